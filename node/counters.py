@@ -1,0 +1,85 @@
+"""Counters in shared memory: one file of slots, one slot a process, one writer a slot, any number of readers.
+
+A slot is 1024 unsigned 64-bit words: pid, heartbeat (CLOCK_MONOTONIC, ns), start (wall clock, s), a spare, then from
+word FIRST on one word for each name of COUNTERS, GAUGES and the buckets of ACK_LATENCY. A worker that is started anew
+continues its slot's counters and zeroes its gauges.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from pathlib import Path
+
+SLOT_BYTES = 8192
+FIRST = 16
+KEEPER, ADMIN, WATCHDOG, WORKER_0 = 0, 1, 2, 8
+SLOTS = WORKER_0 + 48
+PID, HEARTBEAT_NS, STARTED_S = 0, 1, 2
+
+# The order is the layout: append only within one run of a host. The compiled core reads the indexes by name at import.
+COUNTERS = (
+    "bytes_received", "bytes_sent",
+    "packets_received", "packets_sent",
+    "publish_received_qos0", "publish_received_qos1", "publish_received_qos2",
+    "publish_sent_qos0", "publish_sent_qos1", "publish_sent_qos2",
+    "connects_accepted", "connects_refused", "connections_opened", "connections_closed",
+    "sockets_opened",
+    "subscribes", "unsubscribes",
+    "auth_failures", "authz_denied",
+    "takeovers", "sessions_expired", "wills_published",
+    "dropped_queue_full", "dropped_queue_bytes", "dropped_expired", "dropped_slow_subscriber", "dropped_too_large",
+    "dropped_no_window", "dropped_denied", "dropped_session_ended",
+    "refused_disk_full", "refused_quota",
+    "publishers_paused", "malformed_packets", "protocol_errors",
+    "sibling_messages_sent", "sibling_messages_received",
+    "commits", "commit_ns", "commit_ops", "fsync_errors",
+    "redispatched", "retained_set", "retained_deleted", "handler_errors",
+)  # fmt: skip
+GAUGES = (
+    "connections", "clients_connected", "subscriptions", "subscriptions_shared",
+    "sessions", "sessions_connected", "queued_messages", "queued_bytes", "retained_messages", "inflight",
+    "output_bytes", "paused_publishers", "store_used_bytes", "store_map_bytes", "loop_lag_us", "disk_full",
+    "ready", "keeper_connected", "siblings_connected", "match_cache_entries", "topic_nodes", "wills_pending",
+)  # fmt: skip
+# upper bounds in microseconds of the buckets of PUBLISH-received to PUBACK/PUBREC-released, the last is open
+ACK_LATENCY_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 0)
+NAMES = COUNTERS + GAUGES + tuple(f"ack_latency_{us}" for us in ACK_LATENCY_US) + ("ack_latency_sum_us",)
+INDEX = {name: FIRST + position for position, name in enumerate(NAMES)}
+
+
+class Counters:
+    """The mapped file. `words` is all of it as unsigned 64-bit words; `slot(n)` is the view of one process."""
+
+    def __init__(self, path: str | Path) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_size < SLOTS * SLOT_BYTES:
+                os.ftruncate(descriptor, SLOTS * SLOT_BYTES)
+            self._map = mmap.mmap(descriptor, SLOTS * SLOT_BYTES)
+        finally:
+            os.close(descriptor)
+        self.words = memoryview(self._map).cast("Q")
+
+    def slot(self, number: int) -> memoryview:
+        words = SLOT_BYTES // 8
+        return self.words[number * words : (number + 1) * words]
+
+    def claim(self, number: int) -> memoryview:
+        """This process becomes the writer of slot `number`: counters go on, gauges start at 0."""
+        slot = self.slot(number)
+        for name in GAUGES:
+            slot[INDEX[name]] = 0
+        slot[STARTED_S] = int(time.time())
+        beat(slot)
+        slot[PID] = os.getpid()
+        return slot
+
+    def read(self, number: int) -> dict[str, int]:
+        slot = self.slot(number)
+        return {name: slot[index] for name, index in INDEX.items()}
+
+
+def beat(slot: memoryview) -> None:
+    slot[HEARTBEAT_NS] = time.monotonic_ns()
