@@ -1,0 +1,151 @@
+"""Listening sockets of the configuration, and the filters that each new connection of them needs.
+
+TCP: one socket a worker and address, spread by the kernel (SO_REUSEPORT). A unix socket has one owner: worker 0.
+All are bound, listening, non-blocking and close-on-exec. Must not know what comes after accept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from node.config import Listener
+
+BACKLOG = 4096  # the kernel takes the smaller of this and net.core.somaxconn
+Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+_PATH_MAX_BYTES = 107  # sockaddr_un
+
+
+class ListenError(Exception):
+    """A listener cannot be opened; the text says why, what it means, and what to do."""
+
+
+def open_listener(listener: Listener) -> list[socket.socket]:
+    """The bound and listening sockets of `listener`: one for each address its name has. Raises ListenError."""
+    if listener.type == "unix":
+        return [_open_unix(Path(listener.bind), int(listener.mode, 8))]
+    opened: list[socket.socket] = []
+    try:
+        for family, address in _addresses(listener.bind):
+            opened.append(_open_tcp(family, address, listener.bind, shared=True))
+    except ListenError:
+        for each in opened:
+            each.close()
+        raise
+    return opened
+
+
+def check_free(bind: str) -> None:
+    """Raise ListenError if another program has the TCP address `bind`: SO_REUSEPORT alone would share it silently."""
+    for family, address in _addresses(bind):
+        _open_tcp(family, address, bind, shared=False).close()
+
+
+def split_bind(bind: str) -> tuple[str, int]:
+    """`ADDRESS:PORT` or `[IPV6]:PORT` in its parts. Raises ListenError."""
+    host, colon, port = bind.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
+        raise ListenError(
+            f'bind = "{bind}" is not ADDRESS:PORT or [IPV6]:PORT: the listener has no address. '
+            'Write for example "0.0.0.0:1883" or "[::]:1883".'
+        )
+    return (host[1:-1] if bracketed else host), int(port)
+
+
+def _addresses(bind: str) -> list[tuple[int, Address]]:
+    host, port = split_bind(bind)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise ListenError(
+            f"{bind}: the name has no address ({error.strerror}): nothing listens there. Write an address of this host."
+        ) from error
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _new_socket(family: int) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM)  # close-on-exec by default
+    opened.setblocking(False)
+    return opened
+
+
+def _open_tcp(family: int, address: Address, bind: str, shared: bool) -> socket.socket:
+    opened = _new_socket(family)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind(address)
+        if shared:
+            opened.listen(BACKLOG)
+    except OSError as error:
+        opened.close()
+        raise ListenError(_explain(bind, error)) from error
+    return opened
+
+
+def _explain(bind: str, error: OSError) -> str:
+    port = split_bind(bind)[1]
+    if error.errno == errno.EADDRINUSE:
+        way_out = f"Another program has it; `ss -ltnp sport = :{port}` names it. Stop that one or change `bind`."
+    elif error.errno == errno.EACCES:
+        way_out = (
+            f"Ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher port than {port}, or add "
+            "AmbientCapabilities=CAP_NET_BIND_SERVICE to the unit with `systemctl edit mqnode`."
+        )
+    elif error.errno == errno.EADDRNOTAVAIL:
+        way_out = "No interface of this host has the address; `ip address` lists those it has."
+    elif error.errno == errno.EAFNOSUPPORT:
+        way_out = "This host has no IPv6: remove the listener from the configuration."
+    else:
+        way_out = "Check `bind` of this listener."
+    return f"{bind}: cannot listen: {error.strerror}. {way_out}"
+
+
+def _open_unix(path: Path, mode: int) -> socket.socket:
+    """Made under another name with its mode, then renamed: no client meets it half made, no stale path stays."""
+    _refuse_live(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    if len(os.fsencode(temporary)) > _PATH_MAX_BYTES:
+        raise ListenError(f"{path}: longer than a unix socket's path may be. Choose a path of 90 bytes or less.")
+    opened = _new_socket(socket.AF_UNIX)
+    try:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        opened.bind(os.fspath(temporary))
+        temporary.chmod(mode)
+        opened.listen(BACKLOG)
+        temporary.rename(path)
+    except OSError as error:
+        opened.close()
+        with suppress(OSError):
+            temporary.unlink()
+        raise ListenError(
+            f"{path}: cannot make the socket: {error.strerror}. "
+            f"`ls -ld {path.parent}` must show a directory that user {os.getuid()} may write to."
+        ) from error
+    return opened
+
+
+def _refuse_live(path: Path) -> None:
+    """Raise ListenError unless `path` is free, or a socket that nobody answers."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ListenError(f"{path}: exists and is no socket; it is left alone. Remove it or change `bind`.")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(
+            f"{path}: cannot be looked at: {error.strerror}. Check the rights of its directory."
+        ) from error
+    with _new_socket(socket.AF_UNIX) as probe:
+        result = probe.connect_ex(os.fspath(path))
+    if result not in (errno.ECONNREFUSED, errno.ENOENT):
+        raise ListenError(f"{path}: another program answers there; `ss -lxp src {path}` names it. Stop it first.")

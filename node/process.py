@@ -1,0 +1,42 @@
+"""What each process of a host does for its supervisor and for systemd, whatever else it does.
+
+`die_with_parent` first thing in main(): no process outlives a killed supervisord. `notify` speaks systemd's
+readiness protocol. Knows nothing of the configuration; needs no gevent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+
+SUPERVISOR_PID = "MQNODE_SUPERVISOR_PID"  # set by node/supervise.py, the pid that supervisord will have
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel SIGKILL this process when its supervisord dies. Without a supervisor it does nothing.
+
+    SIGKILL, because a hung process is just the one that would stay; whatever was acknowledged is on disk.
+    """
+    supervisor = os.environ.get(SUPERVISOR_PID)
+    if supervisor is None:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != int(supervisor):  # it died before the call: there will be no signal
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def notify(message: str) -> None:
+    """Send `READY=1`, `WATCHDOG=1`, `STATUS=…` or `STOPPING=1` to systemd, if it started us with Type=notify."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # abstract namespace
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(1)
+        channel.sendto(message.encode(), address)

@@ -1,0 +1,148 @@
+"""`mqnode start`: checks what would keep the host from starting, writes supervisord's configuration, becomes it.
+
+The lock on data_dir is held by supervisord for as long as it lives. Descriptors after exec: 3 the lock, which the
+children do not get; 8 and 9 our stdout and stderr, which they do (deploy/supervisord.conf). Never returns but with
+StartError, whose text tells the operator cause, effect and way out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import shlex
+import sys
+import time
+from pathlib import Path
+from string import Template
+from typing import NoReturn
+
+from node.config import Config, ConfigError, load, run_dir, worker_count
+from node.listeners.sockets import ListenError, check_free
+from node.process import SUPERVISOR_PID
+
+LOCK_FD, STDOUT_FD, STDERR_FD = 3, 8, 9
+_RUN_DIR_MAX_BYTES = 80  # + "/supervisor.sock.12345678" must fit a unix socket's path, 107 bytes
+_ADDRESS_WAIT_S = 3.0  # workers of a supervisord that was killed just now may still be on their way out
+_LAUNCH = """/bin/sh -c 'exec "$@" 3>&1 >&8 2>&9 8>&- 9>&-' sh"""
+
+
+class StartError(Exception):
+    """The host cannot be started."""
+
+
+def run(config_path: str | Path, config: Config) -> NoReturn:
+    """Become the supervisor of this host's processes, in the foreground. Raises StartError."""
+    data, run = Path(config.node.data_dir).resolve(), run_dir(config).resolve()
+    _make_directory(data, "data_dir")
+    lock = _lock(data)
+    _make_directory(run, "run_dir")
+    _check_listeners(config)
+    _clean(run)
+    written = _write_configuration(run, Path(config_path).resolve(), worker_count(config))
+    _raise_descriptor_limit()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(1, STDOUT_FD)
+    os.dup2(2, STDERR_FD)
+    os.dup2(lock, LOCK_FD) if lock != LOCK_FD else os.set_inheritable(lock, True)
+    os.environ[SUPERVISOR_PID] = str(os.getpid())  # exec keeps the pid
+    # -P: a folder called `node` in the current directory must not be taken for ours
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", os.fspath(written)])
+
+
+def _make_directory(path: Path, key: str) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(
+            f"{path}: cannot be made: {error.strerror}. mqnode keeps its state there and does not start. "
+            f"Set node.{key} to a directory that this user may write to, or `install -d -m 700 -o USER {path}`."
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StartError(
+            f"{path}: this user may not write there; mqnode keeps its state there and does not start. "
+            f"Run mqnode as the owner of the directory, or `chown` it."
+        )
+
+
+def _lock(data: Path) -> int:
+    descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        pid = os.read(descriptor, 32).decode().strip() or "?"
+        os.close(descriptor)
+        raise StartError(
+            f"{data}: another mqnode (pid {pid}) runs on this data_dir; a second one would write to the same store "
+            f"and does not start. Stop the other one (`kill {pid}`) or set another node.data_dir."
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    return descriptor
+
+
+def _check_listeners(config: Config) -> None:
+    deadline = time.monotonic() + _ADDRESS_WAIT_S
+    for bind in [*(each.bind for each in config.listeners if each.type != "unix"), config.admin.bind]:
+        while True:
+            try:
+                check_free(bind)
+                break
+            except ListenError as error:
+                if time.monotonic() > deadline:
+                    raise StartError(str(error)) from error
+            time.sleep(0.1)
+
+
+def _clean(run: Path) -> None:
+    """Remove what an earlier run left: the layout of its counters may be of another version."""
+    for left in [run / "counters", *run.glob("*.sock"), *run.glob("*.sock.*")]:
+        left.unlink(missing_ok=True)
+
+
+def _write_configuration(run: Path, config_path: Path, workers: int) -> Path:
+    if len(os.fsencode(run)) > _RUN_DIR_MAX_BYTES:
+        raise StartError(
+            f"{run}: too long for the unix sockets in it. Set node.run_dir to {_RUN_DIR_MAX_BYTES} bytes or less."
+        )
+    template = Template(Path(__file__).with_name("supervisord.conf").read_text(encoding="utf-8"))
+    text = template.substitute(
+        run_dir=_value(os.fspath(run)),
+        config=_value(shlex.quote(os.fspath(config_path))),
+        launch=f"{_LAUNCH} {_value(shlex.quote(sys.executable))} -P",
+        workers=workers,
+        user="user=root" if os.getuid() == 0 else "",  # else supervisord complains about being root
+    )
+    written = run / "supervisord.conf"
+    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return written
+
+
+def _value(text: str) -> str:
+    """`text` as supervisord's parser reads it back."""
+    if any(forbidden in text for forbidden in ("\n", "\r", " ;", " #")):
+        raise StartError(f"{text!r}: supervisord would take part of this path for a comment. Choose another path.")
+    return text.replace("%", "%%")
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:  # under systemd they are equal, and setrlimit is forbidden
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """`python -m node.supervise --config FILE`."""
+    if len(arguments) != 2 or arguments[0] != "--config":
+        sys.exit("usage: python -m node.supervise --config FILE")
+    try:
+        run(arguments[1], load(arguments[1]))
+    except (ConfigError, StartError) as error:
+        sys.exit(f"mqnode: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

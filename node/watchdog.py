@@ -1,0 +1,181 @@
+"""`python -m node.watchdog`: kills processes of this host that hang, and tells systemd how the host is.
+
+Theory: supervisord starts anew what dies, but does not see what hangs; and a hung worker goes on trapping its share of
+new connections. So every 250 ms each child of supervisord is judged by its heartbeat in the counters. When one
+is missing, supervisord is spoken to: that wakes it at once, and shows that it lives. systemd's watchdog is fed unless
+something is missing *and* supervisord does not answer, which is all that a restart of the whole host would heal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from node import counters
+from node.config import load, run_dir, worker_count
+from node.process import die_with_parent, notify
+
+INTERVAL_S = 0.25
+SILENT_NS = 2_000_000_000  # older than this, and the process hangs
+FRESH_NS = 5_000_000_000  # a process so young is not judged by its heartbeats …
+FIRST_BEAT_NS = 15_000_000_000  # … and one without any may still be loading its modules on a slow machine
+PROBE_INTERVAL_NS = 1_000_000_000
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    started_ns: int  # on CLOCK_MONOTONIC
+
+
+@dataclass(frozen=True)
+class Slot:
+    name: str
+    number: int
+
+
+def is_hung(process: Process, beat_ns: int | None, now_ns: int) -> bool:
+    """`beat_ns`: the heartbeat in the slot that has the process's pid, None without such a slot."""
+    if beat_ns is None or beat_ns < process.started_ns:  # the stamp of an earlier process that had this pid
+        return now_ns - process.started_ns > FIRST_BEAT_NS
+    return now_ns - beat_ns > SILENT_NS and now_ns - process.started_ns > FRESH_NS
+
+
+def expected_slots(workers: int) -> list[Slot]:
+    return [
+        Slot("keeper", counters.KEEPER),
+        Slot("admin", counters.ADMIN),
+        *(Slot(f"worker-{index}", counters.WORKER_0 + index) for index in range(workers)),
+    ]
+
+
+def children(parent: int, known: set[int]) -> list[Process]:
+    """The living child processes of `parent`; of `known` only, where the kernel does not list children."""
+    found = []
+    boot_to_monotonic_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    with suppress(FileNotFoundError):
+        known |= {int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
+    for pid in known:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:  # gone since
+            continue
+        state, ppid, *fields = stat.rpartition(")")[2].split()  # the name before the bracket may hold anything
+        if state not in "ZX" and int(ppid) == parent:
+            found.append(Process(pid, int(fields[17]) * _TICK_NS - boot_to_monotonic_ns))  # field 22, starttime
+    return found
+
+
+class Watchdog:
+    """One `look` every INTERVAL_S; all that it remembers between two of them stands in __init__."""
+
+    def __init__(self, words: counters.Counters, slots: list[Slot], supervisor: int, supervisor_socket: Path) -> None:
+        self.counters = words
+        self.slots = slots
+        self.supervisor = supervisor
+        self.supervisor_socket = supervisor_socket
+        self.ready = False
+        self.missing: frozenset[str] = frozenset()
+        self.status = ""
+        self.probed_ns = 0
+        self.supervisor_answers = True
+
+    def look(self, now_ns: int) -> None:
+        stamps = self._stamps()
+        living = children(self.supervisor, set(stamps))
+        self._kill_hung(living, stamps, now_ns)
+        missing = frozenset(slot.name for slot in self.slots if not self._beats(slot, living, now_ns))
+        if missing and (missing - self.missing or now_ns - self.probed_ns > PROBE_INTERVAL_NS):
+            self.supervisor_answers = answers(self.supervisor_socket)
+            self.probed_ns = now_ns
+        if self.ready:
+            for name in sorted(missing - self.missing):
+                report("warning", "process_missing", name=name)
+            for name in sorted(self.missing - missing):
+                report("info", "process_back", name=name)
+        self.missing = missing
+        self._tell_systemd()
+
+    def _kill_hung(self, living: list[Process], stamps: dict[int, int], now_ns: int) -> None:
+        for process in living:
+            beat_ns = stamps.get(process.pid)
+            if process.pid != os.getpid() and is_hung(process, beat_ns, now_ns):
+                silent_s = (now_ns - max(beat_ns or 0, process.started_ns)) / 1e9
+                report("error", "process_killed", pid=process.pid, silent_s=round(silent_s, 1))
+                os.kill(process.pid, signal.SIGKILL)
+
+    def _stamps(self) -> dict[int, int]:
+        slots = [self.counters.slot(slot.number) for slot in self.slots]
+        return {slot[counters.PID]: slot[counters.HEARTBEAT_NS] for slot in slots}
+
+    def _beats(self, slot: Slot, living: list[Process], now_ns: int) -> bool:
+        words = self.counters.slot(slot.number)
+        return (
+            any(each.pid == words[counters.PID] for each in living)
+            and now_ns - words[counters.HEARTBEAT_NS] < SILENT_NS
+        )
+
+    def _tell_systemd(self) -> None:
+        workers = [self.counters.slot(slot.number) for slot in self.slots if slot.number >= counters.WORKER_0]
+        serving = sum(1 for slot in workers if slot[counters.INDEX["ready"]])
+        if not self.ready and not self.missing and serving == len(workers):
+            self.ready = True
+            report("info", "ready", workers=serving)
+            notify("READY=1")
+        if not self.missing or self.supervisor_answers:
+            notify("WATCHDOG=1")
+        clients = sum(slot[counters.INDEX["clients_connected"]] for slot in workers)
+        status = f"{serving} of {len(workers)} workers serve {clients} clients"
+        if self.missing:
+            status += f"; missing: {', '.join(sorted(self.missing))}"
+        if status != self.status:
+            self.status = status
+            notify(f"STATUS={status}")
+
+
+def answers(path: Path) -> bool:
+    """Whether supervisord answers on its socket. To be asked wakes it: it starts what died at once, not in a second."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+            channel.settimeout(1)
+            channel.connect(os.fspath(path))
+            channel.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return channel.recv(1) != b""
+    except OSError:
+        return False
+
+
+def report(level: str, event: str, **fields: object) -> None:
+    line = {"time": round(time.time(), 3), "level": level, "process": "watchdog", "event": event, **fields}
+    print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 2 or arguments[0] != "--config":
+        sys.exit("usage: python -m node.watchdog --config FILE")
+    die_with_parent()
+    config = load(arguments[1])
+    run = run_dir(config)
+    words = counters.Counters(run / "counters")
+    own = words.claim(counters.WATCHDOG)
+    watchdog = Watchdog(words, expected_slots(worker_count(config)), os.getppid(), run / "supervisor.sock")
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
+    signal.signal(signal.SIGINT, lambda number, frame: stopping.append(number))
+    while not stopping:
+        counters.beat(own)
+        watchdog.look(time.monotonic_ns())
+        time.sleep(INTERVAL_S)
+    notify("STOPPING=1")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,221 @@
+"""`mqnode start` with real processes: supervisord, the watchdog, and stand-ins for keeper, worker and admin."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from node import counters, supervise, watchdog
+from node.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+STAND_IN = """
+import sys, time
+from node import config, counters, process
+process.die_with_parent()
+settings = config.load(sys.argv[sys.argv.index("--config") + 1])
+index = int(sys.argv[sys.argv.index("--index") + 1]) if "--index" in sys.argv else None
+number = {SLOT} if index is None else counters.WORKER_0 + index
+slot = counters.Counters(config.run_dir(settings) / "counters").claim(number)
+slot[counters.INDEX["ready"]] = 1
+print("started", number, flush=True)
+while True:
+    counters.beat(slot)
+    time.sleep(0.1)
+"""
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10, what: str = "") -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < timeout_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class Host:
+    """A started host in a directory of its own, with our node package but stand-ins for what serves."""
+
+    def __init__(self, tmp_path: Path, workers: int = 2) -> None:
+        self.package = tmp_path / "path"
+        (self.package / "node").mkdir(parents=True)
+        for name in ("__init__.py", "config.py", "counters.py", "process.py", "supervise.py", "watchdog.py"):
+            shutil.copy(ROOT / "node" / name, self.package / "node" / name)
+        shutil.copy(ROOT / "deploy/supervisord.conf", self.package / "node/supervisord.conf")
+        shutil.copytree(ROOT / "node/listeners", self.package / "node/listeners")
+        for name, slot in (("keeper", counters.KEEPER), ("worker", -1), ("admin", counters.ADMIN)):
+            (self.package / "node" / f"{name}.py").write_text(STAND_IN.replace("{SLOT}", str(slot)))
+        self.run = tmp_path / "data/run"
+        self.config = tmp_path / "it's 100% mine.toml"
+        self.config.write_text(
+            f'[node]\ndata_dir = "{tmp_path}/data"\nworkers = {workers}\n[admin]\nbind = "127.0.0.1:{free_port()}"\n'
+            f'[[listeners]]\ntype = "tcp"\nbind = "127.0.0.1:{free_port()}"\n'
+        )
+        self.slots = [counters.KEEPER, counters.ADMIN, counters.WATCHDOG]
+        self.slots += [counters.WORKER_0 + index for index in range(workers)]
+        self.notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notices.bind(str(tmp_path / "notify"))
+        self.environ = {**os.environ, "PYTHONPATH": str(self.package), "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-P", "-m", "node.supervise", "--config", str(self.config)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environ, stdout=pipe, stderr=pipe, text=True)
+
+    def pids(self) -> list[int]:
+        if not (self.run / "counters").exists():
+            return []
+        words = counters.Counters(self.run / "counters")
+        return [words.slot(number)[counters.PID] for number in self.slots]
+
+    def is_up(self) -> bool:
+        pids = self.pids()
+        return bool(pids) and all(pid and alive(pid) for pid in pids)
+
+    def notified(self, text: str, timeout_s: float = 10) -> None:
+        self.notices.settimeout(timeout_s)
+        while text not in (got := self.notices.recv(4096).decode()):
+            assert got
+        return
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    host = Host(tmp_path)
+    host.process = host.start()
+    try:
+        yield host
+    finally:
+        if host.process.poll() is None:
+            host.process.kill()
+        host.process.communicate()
+        host.notices.close()
+        wait_for(lambda: not any(alive(pid) for pid in host.pids()), what="no orphans")
+
+
+def test_starts_says_ready_and_stops(host: Host) -> None:
+    assert host.process is not None
+    begin = time.monotonic()
+    host.notified("READY=1")
+    ready_s = time.monotonic() - begin
+    print(f"ready after {ready_s:.2f} s")
+    assert ready_s < 3
+    host.notified("WATCHDOG=1")
+    assert (host.run / "supervisord.conf").stat().st_mode & 0o777 == 0o600
+    assert host.run.stat().st_mode & 0o777 == 0o700
+    pids = host.pids()
+    begin = time.monotonic()
+    host.process.send_signal(signal.SIGTERM)
+    out, err = host.process.communicate(timeout=15)
+    print(f"stopped after {time.monotonic() - begin:.2f} s")
+    assert host.process.returncode == 0
+    assert not any(alive(pid) for pid in pids)
+    assert sorted(out.splitlines()) == ["started 0", "started 1", "started 8", "started 9"]  # the children's stdout
+    assert '"event": "ready"' in err  # and their stderr
+    host.notified("STOPPING=1")
+
+
+def test_second_start_is_refused(host: Host) -> None:
+    wait_for(host.is_up)
+    second = host.start()
+    _out, err = second.communicate(timeout=10)
+    assert second.returncode == 1
+    assert f"pid {host.process.pid}" in err  # type: ignore[union-attr]
+    assert "Stop the other one" in err
+    assert "Traceback" not in err
+    assert host.is_up()
+
+
+def test_killed_processes_come_back_without_end(host: Host) -> None:
+    wait_for(host.is_up)
+    for _ in range(6):
+        for number in (0, 3):  # keeper and worker-0
+            pid = host.pids()[number]
+            os.kill(pid, signal.SIGKILL)
+            took_s = wait_for(lambda: host.is_up() and host.pids()[number] != pid, what="restart")  # noqa: B023
+            print(f"slot {number} back after {took_s:.2f} s")
+    host.notified("missing: keeper")
+
+
+def test_stopped_worker_is_killed_and_replaced(host: Host) -> None:
+    wait_for(host.is_up)
+    pid = host.pids()[3]
+    time.sleep(watchdog.FRESH_NS / 1e9 - 2)  # so young a process is given time
+    os.kill(pid, signal.SIGSTOP)
+    took_s = wait_for(lambda: host.is_up() and host.pids()[3] != pid, what="replacement")
+    print(f"replaced after {took_s:.2f} s")
+    assert took_s < 4.5
+
+
+def test_killed_supervisord_leaves_no_orphans(host: Host) -> None:
+    assert host.process is not None
+    wait_for(host.is_up)
+    pids = host.pids()
+    host.process.kill()
+    took_s = wait_for(lambda: not any(alive(pid) for pid in pids), what="children gone")
+    assert took_s < 1
+    host.process.communicate()
+    host.process = host.start()  # and the lock and the address are free again
+    wait_for(host.is_up)
+
+
+def test_address_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        host = Host(tmp_path)
+        text = host.config.read_text().replace('type = "tcp"\nbind = "127.0.0.1:', 'type = "tcp"\nbind = "127.0.0.1:0')
+        host.config.write_text(text.replace(text.rsplit(":", 1)[1].split('"')[0], str(port)))
+        process = host.start()
+        _, err = process.communicate(timeout=15)
+        host.notices.close()
+    assert process.returncode == 1
+    assert f"127.0.0.1:{port}: cannot listen: Address already in use" in err
+    assert f"ss -ltnp sport = :{port}" in err
+
+
+def test_unusable_directory_is_told() -> None:
+    with pytest.raises(supervise.StartError, match="data_dir"):
+        supervise.run("/dev/null", Config(node=supervise.Config().node.__class__(data_dir="/proc/nowhere")))
+
+
+def test_judgement_of_heartbeats() -> None:
+    s = 1_000_000_000
+    process = watchdog.Process(pid=7, started_ns=100 * s)
+    assert not watchdog.is_hung(process, 109 * s, 110 * s)
+    assert watchdog.is_hung(process, 109 * s, 112 * s)
+    assert not watchdog.is_hung(process, 101 * s, 104 * s)  # fresh
+    assert not watchdog.is_hung(process, None, 110 * s)  # no beat yet
+    assert not watchdog.is_hung(process, 90 * s, 110 * s)  # the beat of its pid's earlier owner
+    assert watchdog.is_hung(process, None, 116 * s)
+    assert watchdog.is_hung(process, 90 * s, 116 * s)
+
+
+def test_only_children_of_the_supervisor_are_seen() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        seen = {each.pid: each for each in watchdog.children(os.getpid(), {1, os.getppid()})}
+        assert set(seen) == {child.pid}
+        assert abs(seen[child.pid].started_ns - time.monotonic_ns()) < 1_000_000_000
+        child.kill()
