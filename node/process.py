@@ -30,13 +30,19 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def notify(message: str) -> None:
-    """Send `READY=1`, `WATCHDOG=1`, `STATUS=…` or `STOPPING=1` to systemd, if it started us with Type=notify."""
+def notify(message: str) -> bool:
+    """Send `READY=1`, `WATCHDOG=1`, `STATUS=…` or `STOPPING=1` to systemd, if it started us with Type=notify.
+
+    False when systemd does not take it now, as while it reloads: the caller says it again later.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return
+        return True
     if address.startswith("@"):  # abstract namespace
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.settimeout(1)
-        channel.sendto(message.encode(), address)
+        try:
+            channel.sendto(message.encode(), socket.MSG_DONTWAIT, address)
+        except OSError:
+            return False
+    return True

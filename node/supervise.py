@@ -24,7 +24,7 @@ from node.process import SUPERVISOR_PID
 LOCK_FD, STDOUT_FD, STDERR_FD = 3, 8, 9
 _RUN_DIR_MAX_BYTES = 80  # + "/supervisor.sock.12345678" must fit a unix socket's path, 107 bytes
 _ADDRESS_WAIT_S = 3.0  # workers of a supervisord that was killed just now may still be on their way out
-_LAUNCH = """/bin/sh -c 'exec "$@" 3>&1 >&8 2>&9 8>&- 9>&-' sh"""
+_LAUNCH = """/bin/sh -c 'exec "$@" >&8 2>&9 8>&- 9>&-' sh"""
 
 
 class StartError(Exception):
@@ -48,7 +48,7 @@ def run(config_path: str | Path, config: Config) -> NoReturn:
     os.dup2(lock, LOCK_FD) if lock != LOCK_FD else os.set_inheritable(lock, True)
     os.environ[SUPERVISOR_PID] = str(os.getpid())  # exec keeps the pid
     # -P: a folder called `node` in the current directory must not be taken for ours
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", os.fspath(written)])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "node.supervisord", "-c", os.fspath(written)])
 
 
 def _make_directory(path: Path, key: str) -> None:

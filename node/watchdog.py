@@ -126,19 +126,17 @@ class Watchdog:
     def _tell_systemd(self) -> None:
         workers = [self.counters.slot(slot.number) for slot in self.slots if slot.number >= counters.WORKER_0]
         serving = sum(1 for slot in workers if slot[counters.INDEX["ready"]])
-        if not self.ready and not self.missing and serving == len(workers):
+        if not self.ready and not self.missing and serving == len(workers) and notify("READY=1"):
             self.ready = True
             report("info", "ready", workers=serving)
-            notify("READY=1")
         if not self.missing or self.supervisor_answers:
             notify("WATCHDOG=1")
         clients = sum(slot[counters.INDEX["clients_connected"]] for slot in workers)
         status = f"{serving} of {len(workers)} workers serve {clients} clients"
         if self.missing:
             status += f"; missing: {', '.join(sorted(self.missing))}"
-        if status != self.status:
+        if status != self.status and notify(f"STATUS={status}"):
             self.status = status
-            notify(f"STATUS={status}")
 
 
 def answers(path: Path) -> bool:

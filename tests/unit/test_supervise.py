@@ -61,7 +61,15 @@ class Host:
     def __init__(self, tmp_path: Path, workers: int = 2) -> None:
         self.package = tmp_path / "path"
         (self.package / "node").mkdir(parents=True)
-        for name in ("__init__.py", "config.py", "counters.py", "process.py", "supervise.py", "watchdog.py"):
+        for name in (
+            "__init__.py",
+            "config.py",
+            "counters.py",
+            "process.py",
+            "supervise.py",
+            "supervisord.py",
+            "watchdog.py",
+        ):
             shutil.copy(ROOT / "node" / name, self.package / "node" / name)
         shutil.copy(ROOT / "deploy/supervisord.conf", self.package / "node/supervisord.conf")
         shutil.copytree(ROOT / "node/listeners", self.package / "node/listeners")
@@ -157,7 +165,11 @@ def test_killed_processes_come_back_without_end(host: Host) -> None:
             os.kill(pid, signal.SIGKILL)
             took_s = wait_for(lambda: host.is_up() and host.pids()[number] != pid, what="restart")  # noqa: B023
             print(f"slot {number} back after {took_s:.2f} s")
-    host.notified("missing: keeper")
+        while True:  # a full socket must not matter, but is not what is tested here
+            try:
+                host.notices.recv(4096, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
 
 
 def test_stopped_worker_is_killed_and_replaced(host: Host) -> None:
