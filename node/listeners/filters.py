@@ -13,6 +13,10 @@ class FilterError(Exception):
     """The connection must be closed; the text is a short reason for the log. The client is at fault, not us."""
 
 
+class ListenError(Exception):
+    """A listener cannot be opened as configured; the text says why, what it means, and what to do."""
+
+
 class Filter(Protocol):
     finished: bool  # nothing left to do: the core drops the filter and uses the socket directly
 
@@ -37,18 +41,25 @@ class Chain:
 
     def __init__(self, filters: list[Filter]) -> None:
         self._filters = filters
-        self._facts: dict[str, object] = {}  # of filters that are finished and gone
+        self._left = b""  # unsent bytes and facts of filters that are finished and gone
+        self._facts: dict[str, object] = {}
         self.finished = False
 
     def receive(self, data: bytes) -> bytes:
-        for position, part in enumerate(self._filters):
+        position = 0
+        while data and position < len(self._filters):
+            part = self._filters[position]
             try:
                 data = part.receive(data)
-            finally:
+            finally:  # of an alert or a close frame, too
                 self._push_out(position)
-            if not data:
-                break
-        self._drop_finished()
+            if part.finished and position == 0 and len(self._filters) > 1:
+                self._filters.pop(0)
+                self._left += part.take()
+                self._facts.update(part.facts())
+            else:
+                position += 1
+        self.finished = len(self._filters) == 1 and self._filters[0].finished
         return data
 
     def send(self, data: bytes) -> None:
@@ -56,7 +67,8 @@ class Chain:
         self._push_out(len(self._filters) - 1)
 
     def take(self) -> bytes:
-        return self._filters[0].take()
+        data, self._left = self._left + self._filters[0].take(), b""
+        return data
 
     def close(self) -> None:
         for position in range(len(self._filters) - 1, -1, -1):
@@ -71,16 +83,7 @@ class Chain:
 
     def _push_out(self, position: int) -> None:
         """Hand what the filter at `position` wants to write through those nearer to the socket."""
-        for outer in range(position, 0, -1):
-            data = self._filters[outer].take()
+        for inner in range(position, 0, -1):
+            data = self._filters[inner].take()
             if data:
-                self._filters[outer - 1].send(data)
-
-    def _drop_finished(self) -> None:
-        while self._filters[0].finished:
-            if len(self._filters) == 1:
-                self.finished = True
-                return
-            gone = self._filters.pop(0)
-            self._facts.update(gone.facts())
-            assert not gone.take(), "a finished filter still holds bytes"
+                self._filters[inner - 1].send(data)

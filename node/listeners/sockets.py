@@ -7,21 +7,22 @@ All are bound, listening, non-blocking and close-on-exec. Must not know what com
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from node.config import Listener
+from node.config import Limits, Listener
+from node.listeners.filters import Chain, Filter, ListenError
+from node.listeners.proxy_protocol import ProxyProtocolFilter, check_peer
+from node.listeners.tls import TlsContexts
+from node.listeners.websocket import WebSocketFilter
 
 BACKLOG = 4096  # the kernel takes the smaller of this and net.core.somaxconn
 Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 _PATH_MAX_BYTES = 107  # sockaddr_un
-
-
-class ListenError(Exception):
-    """A listener cannot be opened; the text says why, what it means, and what to do."""
 
 
 def open_listener(listener: Listener) -> list[socket.socket]:
@@ -149,3 +150,57 @@ def _refuse_live(path: Path) -> None:
         result = probe.connect_ex(os.fspath(path))
     if result not in (errno.ECONNREFUSED, errno.ENOENT):
         raise ListenError(f"{path}: another program answers there; `ss -lxp src {path}` names it. Stop it first.")
+
+
+def filter_factory(listener: Listener, limits: Limits) -> FilterFactory:
+    """What gives each new connection of `listener` its filter. Raises ListenError."""
+    return FilterFactory(listener, limits)
+
+
+class FilterFactory:
+    """Called with the peer's address, without port ("" on a unix socket), for each accepted connection."""
+
+    def __init__(self, listener: Listener, limits: Limits) -> None:
+        self._listener = listener
+        self._limits = limits
+        self._tls = TlsContexts(listener) if listener.type in ("tls", "wss") else None
+        self._proxied = listener.proxy_protocol == "required"
+        try:
+            self._networks = tuple(ipaddress.ip_network(each) for each in listener.proxy_networks)
+        except ValueError as error:
+            raise ListenError(
+                f"listener {listener.bind}: proxy_networks: {error}. Write 10.0.0.0/8 or 10.1.2.3."
+            ) from error
+        if self._proxied and not self._networks and listener.type != "unix":
+            raise ListenError(
+                f"listener {listener.bind}: proxy_protocol needs proxy_networks: else anybody could claim any address. "
+                "Name the load balancers' addresses."
+            )
+        if self._tls is None and listener.identity != "none" and not (self._proxied and listener.identity == "cn"):
+            raise ListenError(
+                f'listener {listener.bind}: identity = "{listener.identity}" needs TLS here, or "cn" from a proxy in '
+                "front. Change `type` or `identity`."
+            )
+
+    def __call__(self, peer: str) -> Filter | None:
+        """None: the socket speaks MQTT itself. Raises FilterError for a peer that is not welcome."""
+        filters: list[Filter] = []
+        if self._proxied:
+            if self._listener.type != "unix":
+                check_peer(peer, self._networks)
+            filters.append(ProxyProtocolFilter(self._tls is None and self._listener.identity == "cn"))
+        if self._tls is not None:
+            filters.append(self._tls.filter())
+        if self._listener.type in ("ws", "wss"):
+            filters.append(WebSocketFilter(self._listener.path, self._listener.origins, self._limits.max_packet_bytes))
+        return Chain(filters) if len(filters) > 1 else filters[0] if filters else None
+
+    def reload(self) -> None:
+        """Read certificates, keys and revocation lists anew. Raises TlsError, and then nothing has changed."""
+        if self._tls is not None:
+            self._tls.reload()
+
+    @property
+    def certificate_expires_at(self) -> float | None:
+        """When the first of the listener's certificates expires, in seconds since the epoch; None without TLS."""
+        return None if self._tls is None else self._tls.expires_at
