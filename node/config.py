@@ -73,6 +73,7 @@ class Limits(_Section):
     connect_timeout_s: Seconds = 10
     max_keepalive_s: UInt = 65535  # S07; larger or 0 asked for: the server's value is told (v5) or applied (v3)
     max_packet_bytes: Annotated[int, Meta(ge=256, le=268_435_455)] = 2_097_152
+    max_connect_bytes: Annotated[int, Meta(ge=256, le=268_435_455)] = 32_768  # of the packets before CONNACK (S05)
     max_topic_levels: Annotated[int, Meta(ge=1, le=1024)] = 128
     max_topic_bytes: Annotated[int, Meta(ge=1, le=65535)] = 4096
     max_client_id_bytes: Annotated[int, Meta(ge=23, le=65535)] = 1024

@@ -1,0 +1,277 @@
+# Unix sockets to the keeper, to sibling workers and from the admin process: frames of docs/internals.md.
+#
+# PUBLISH frame: records `<BHIIQ` flags (bits 0-1 QoS, 2 retain, 3 shared), lengths of topic, properties, payload,
+# expiry (store clock ms, 0 never); if shared `<H` length and SHARE/FILTER; then topic, properties, payload.
+# ROUTES frame: records `<BHHH` kind (0 gone, 1 there, 2 members of a shared group), length of the filter, and for
+# kind 2 how many live and how many attached durable members; then the filter (kind 2: SHARE/FILTER).
+
+cdef enum:
+    FRAME_OPS = 1
+    FRAME_COMMITTED = 2
+    FRAME_WAKE = 3
+    FRAME_PUBLISH = 7
+    FRAME_ROUTES = 8
+
+    LINK_HIGH_WATER = 16777216
+    FRAME_MAX = 1073741824
+
+
+cdef inline char* write_link_header(char* p, uint8_t kind, uint32_t length) noexcept:
+    put_u32(p, length)
+    p[4] = <char>kind
+    return p + 5
+
+
+cdef int forward(Link link, Publication* pub, bint normal, Group* group) except -1:
+    """Add the message to the frame that leaves for a sibling at the end of this wake-up."""
+    cdef uint32_t size = 19 + pub.topic_length + pub.properties_length + pub.payload_length
+    cdef char* p
+    if group != NULL:
+        size += 2 + group.name_length + 1 + filter_length(group.node)
+    if link.publishes.length == 0:
+        buffer_reserve(&link.publishes, 5 + size)
+        link.publishes.length = 5
+        touch(link)
+    p = buffer_reserve(&link.publishes, size)
+    p[0] = <char>(pub.qos | (4 if pub.retain else 0) | (0 if normal else 8))
+    p = put_u16(p + 1, <uint16_t>pub.topic_length)
+    p = put_u32(p, pub.properties_length)
+    p = put_u32(p, pub.payload_length)
+    p = put_u64(p, pub.expires_ms)
+    if group != NULL:
+        p = write_share(p, group)
+    memcpy(p, pub.topic, pub.topic_length)
+    p += pub.topic_length
+    memcpy(p, pub.properties, pub.properties_length)
+    p += pub.properties_length
+    memcpy(p, pub.payload, pub.payload_length)
+    link.publishes.length += size
+    link.loop.stats[S_SIBLING_SENT] += 1
+    if link.publishes.length + link.output_end - link.output_start > LINK_HIGH_WATER:
+        link.congested = True
+    return 0
+
+
+cdef int close_publishes(Link link) except -1:
+    if link.publishes.length:
+        write_link_header(link.publishes.data, FRAME_PUBLISH, <uint32_t>(link.publishes.length - 5))
+        append(link, link.publishes.data, link.publishes.length)
+        link.publishes.length = 0
+        if link.publishes.capacity > 1048576:
+            PyMem_RawFree(link.publishes.data)
+            link.publishes.data = NULL
+            link.publishes.capacity = 0
+    return 0
+
+
+cdef int send_route(Link link, uint8_t kind, bytes filter, uint32_t live, uint32_t durable) except -1:
+    cdef bytes body = struct.pack("<BHHH", kind, len(filter), min(live, 65535), min(durable, 65535)) + filter
+    close_publishes(link)
+    return send_frame(link, FRAME_ROUTES, body)
+
+
+cdef int send_frame(Link link, uint8_t kind, bytes body) except -1:
+    cdef char header[5]
+    write_link_header(header, kind, <uint32_t>len(body))
+    append(link, header, 5)
+    return append(link, body, len(body))
+
+
+cdef size_t read_frames(Link link, const char* p, size_t size) except? 0:
+    """Handle the whole frames of `size` bytes; returns how many bytes they were."""
+    cdef size_t used = 0
+    cdef uint32_t length
+    while size - used >= 5 and link.fd >= 0:
+        memcpy(&length, p + used, 4)
+        if length > FRAME_MAX:
+            raise ValueError(f"a frame of {length} bytes on the {link.role} link")
+        if size - used - 5 < length:
+            break
+        read_frame(link, <uint8_t>p[used + 4], p + used + 5, length)
+        used += 5 + length
+    return used
+
+
+cdef int read_frame(Link link, uint8_t kind, const char* body, uint32_t length) except -1:
+    cdef Loop loop = link.loop
+    if kind == FRAME_PUBLISH:
+        return read_publishes(link, body, length)
+    if kind == FRAME_WAKE:
+        return read_wake(loop, body, length)
+    if kind == FRAME_COMMITTED:
+        return read_committed(loop, body, length)
+    if kind == FRAME_ROUTES:
+        return read_routes(link, body, length)
+    loop.handler.frame(link, kind, body[:length])
+    return 0
+
+
+cdef int read_wake(Loop loop, const char* p, uint32_t length) except -1:
+    cdef uint64_t sid, qseq
+    cdef uint32_t at = 0
+    while at + 16 <= length:
+        memcpy(&sid, p + at, 8)
+        memcpy(&qseq, p + at + 8, 8)
+        session = loop.sessions.get(sid)
+        if session is not None:
+            (<Session>session).wake(qseq)
+        at += 16
+    return 0
+
+
+cdef int read_committed(Loop loop, const char* p, uint32_t length) except -1:
+    cdef uint64_t batch, number
+    cdef uint32_t count, i, op
+    cdef dict refused = None
+    memcpy(&batch, p, 8)
+    memcpy(&count, p + 8, 4)
+    if count:
+        refused = {}
+        for i in range(count):
+            memcpy(&number, p + 12 + 13 * i, 8)
+            memcpy(&op, p + 12 + 13 * i + 8, 4)
+            refused[number, op] = <uint8_t>p[12 + 13 * i + 12]
+    return committed(loop, batch, refused)
+
+
+cdef int read_routes(Link link, const char* p, uint32_t length) except -1:
+    cdef TopicTree tree = link.loop.tree
+    cdef Node* node
+    cdef uint16_t size, live, durable
+    cdef uint32_t at = 0
+    cdef uint64_t bit = <uint64_t>1 << link.index
+    while at + 7 <= length:
+        memcpy(&size, p + at + 1, 2)
+        memcpy(&live, p + at + 3, 2)
+        memcpy(&durable, p + at + 5, 2)
+        if p[at] == 2:
+            set_group_members(link.loop, p[at + 7:at + 7 + size], link.index, live, durable)
+        elif p[at] == 1:
+            node = tree.make(p + at + 7, size)
+            node.workers |= bit
+        else:
+            node = tree.find(p + at + 7, size)
+            if node != NULL:
+                node.workers &= ~bit
+                tree.prune(node)
+        at += 7 + size
+    tree.touch()
+    return 0
+
+
+cdef int read_publishes(Link link, const char* p, uint32_t length) except -1:
+    """Messages that came in at a sibling: for our live subscribers, and by QoS 0 for attached durable ones."""
+    cdef Loop loop = link.loop
+    cdef Publication pub
+    cdef Match* match
+    cdef uint16_t topic, share
+    cdef const char* end = p + length
+    cdef const char* name
+    cdef uint8_t flags
+    while end - p >= 19:
+        flags = <uint8_t>p[0]
+        memcpy(&topic, p + 1, 2)
+        memcpy(&pub.properties_length, p + 3, 4)
+        memcpy(&pub.payload_length, p + 7, 4)
+        memcpy(&pub.expires_ms, p + 11, 8)
+        p += 19
+        name = NULL
+        share = 0
+        if flags & 8:
+            memcpy(&share, p, 2)
+            name = p + 2
+            p += 2 + share
+        pub.topic = p
+        pub.topic_length = topic
+        pub.properties = p + topic
+        pub.payload = pub.properties + pub.properties_length
+        pub.qos = flags & 3
+        pub.retain = bool(flags & 4)
+        pub.received_ms = loop.now_ms + loop.clock_offset_ms
+        p = pub.payload + pub.payload_length
+        loop.stats[S_SIBLING_RECEIVED] += 1
+        if name != NULL:
+            take_shared(loop, &pub, name[:share])
+            continue
+        match = loop.tree.match(pub.topic, topic, topic_hash(pub.topic, topic))
+        route_here(loop, &pub, match)
+    return 0
+
+
+cdef int route_here(Loop loop, Publication* pub, Match* match) except -1:
+    cdef Target* target
+    cdef Session session
+    cdef uint32_t i
+    cdef uint8_t options
+    for i in range(4):
+        loop.frames[i].built = False
+    for i in range(match.target_count):
+        target = match.targets + i
+        session = <Session>target.session
+        options = delivered_options(pub, target.options)
+        if (session.sid == 0 or options & 3 == 0) and session.connection is not None and (
+                session.connection.state == CONNECTED):
+            deliver(loop, session, pub, options, match.identifiers + target.identifiers, target.identifier_count,
+                    NULL, None, match.target_count > 1)
+    return 0
+
+
+cdef int take_shared(Loop loop, Publication* pub, bytes name) except -1:
+    """A sibling chose this worker's members of a shared group; if they have left meanwhile, whoever is there."""
+    share, filter = name.split(b"/", 1)
+    cdef Node* node = loop.tree.find(filter, len(filter))
+    cdef Group* group = loop.tree.group(node, share, len(share), False) if node != NULL else NULL
+    cdef int result
+    if group == NULL:
+        loop.stats[S_DROPPED_SESSION_ENDED] += 1
+        return 0
+    loop.durable_count = 0
+    result = route_group(loop, group, pub, None, None, False)
+    if result & STORED:
+        op_publish(loop, pub, 0, None, 0, 0, 0, 0)
+    return 0
+
+
+cdef int forget_routes(Loop loop, int index) except -1:
+    """A sibling is gone: nothing leads to it any more."""
+    cdef NodeList empty
+    cdef uint64_t i
+    empty.nodes = NULL
+    empty.count = empty.capacity = 0
+    for i in range(loop.tree.mask + 1):
+        if <size_t>loop.tree.table[i] > 1:
+            forget_below(loop.tree, loop.tree.table[i], index, &empty)
+    forget_below(loop.tree, loop.tree.root, index, &empty)
+    # Only now, since pruning a leaf frees its ancestors too.
+    for i in range(empty.count):
+        loop.tree.prune(empty.nodes[i])
+    PyMem_RawFree(empty.nodes)
+    loop.tree.touch()
+    return 0
+
+
+cdef int forget_below(TopicTree tree, Node* node, int index, NodeList* empty) except -1:
+    """Forget at a literal node and at its wildcard descendants; its literal ones are in the table themselves."""
+    forget_at(tree, node, index, empty)
+    while node != NULL:
+        if node.multi != NULL:
+            forget_at(tree, node.multi, index, empty)
+        node = node.plus
+        if node != NULL:
+            forget_at(tree, node, index, empty)
+    return 0
+
+
+cdef int forget_at(TopicTree tree, Node* node, int index, NodeList* empty) except -1:
+    cdef Group* group = node.groups
+    cdef Group* following
+    node.workers &= ~(<uint64_t>1 << index)
+    while group != NULL:
+        following = group.next
+        if group.siblings != NULL:
+            group.siblings[index] = group.siblings[64 + index] = 0
+            tree.drop_group_if_empty(group)
+        group = following
+    if node.parent != NULL and node.count == 0 and node.children == 0 and node.workers == 0 and node.groups == NULL:
+        push_node(empty, node)
+    return 0

@@ -1,0 +1,237 @@
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from node.core.topics cimport Group, Match, Node, Target, TopicTree
+from node.core.window cimport Message, PacketIds, Window
+
+cdef struct Publication:    # a publish on its way, wherever its bytes lie
+    const char* topic
+    const char* properties
+    const char* payload
+    uint32_t topic_length
+    uint32_t properties_length
+    uint32_t payload_length
+    uint64_t received_ms    # store clock
+    uint64_t expires_ms     # store clock, 0: never
+    uint8_t qos
+    bint retain
+
+cdef struct Frame:          # an encoded PUBLISH that several targets get
+    char* data
+    uint32_t length
+    uint32_t capacity
+    uint32_t packet_id_at   # 0: QoS 0
+    bint built
+
+cdef struct Ack:            # an acknowledgement that waits for a commit
+    void* connection        # a counted reference
+    uint64_t batch
+    uint64_t qseq
+    uint32_t op
+    uint16_t packet_id
+    uint8_t kind
+    uint8_t reason
+
+cdef struct Pending:        # a delivery that waits for room in the window of a live session
+    Message* message
+    uint32_t* identifiers
+    Group* group
+    uint16_t identifier_count
+    uint8_t options         # bits 0-1 QoS, 2 retain
+
+cdef struct Buffer:
+    char* data
+    size_t length
+    size_t capacity
+
+cdef struct DurableTarget:
+    void* session
+    uint32_t* identifiers
+    Group* group            # the shared subscription that chose it, or NULL
+    uint8_t identifier_count
+    uint8_t options
+
+cdef struct Alias:
+    char* topic
+    uint32_t length
+
+cdef class Stream:
+    cdef Loop loop
+    cdef readonly int fd
+    cdef uint32_t slot
+    cdef bint readable
+    cdef bint writable
+    cdef bint ended         # the peer has shut its side down
+    cdef bint touched
+    cdef bint again
+    cdef char* input
+    cdef size_t input_length
+    cdef size_t input_capacity
+    cdef char* output
+    cdef size_t output_start
+    cdef size_t output_end
+    cdef size_t output_capacity
+
+cdef class Connection(Stream):
+    cdef readonly uint64_t number
+    cdef public uint8_t state
+    cdef public uint8_t version
+    cdef uint8_t expected   # packet type that a NEW connection has to send
+    cdef bint closing       # once the output is flushed
+    cdef bint paused
+    cdef public bint congested
+    cdef bint stalled
+    cdef public bint problem_information
+    cdef uint16_t alias_in_max
+    cdef uint16_t alias_out_max
+    cdef uint32_t max_packet_out
+    cdef uint32_t waiting_acks
+    cdef uint32_t waiting_pubacks
+    cdef uint64_t last_received_ms
+    cdef uint64_t deadline_ms
+    cdef uint64_t keepalive_ms
+    cdef uint64_t congested_ms
+    cdef uint64_t permit_version
+    cdef uint64_t* permits
+    cdef Alias* aliases
+    cdef dict aliases_out
+    cdef void* wheel_next
+    cdef void* wheel_previous
+    cdef int wheel_slot
+    cdef readonly Session session
+    cdef public object filter
+    cdef bytearray raw      # what the filter has to write
+    cdef readonly object listener
+    cdef public str address
+    cdef public object context  # the handlers' own
+
+cdef class Session:
+    cdef Loop loop
+    cdef readonly uint64_t sid
+    cdef readonly str client_id
+    cdef public str user
+    cdef Connection connection
+    cdef Node** nodes
+    cdef uint32_t node_count
+    cdef uint32_t node_capacity
+    cdef public dict shares         # {(share, filter): options}, None while there is none
+    cdef Window window
+    cdef PacketIds* packet_ids
+    cdef uint64_t next_qseq         # live
+    cdef uint64_t read_after        # durable: read from the queue up to here
+    cdef uint64_t last_qseq         # durable: the queue goes up to here, as far as known
+    cdef uint64_t resent_until      # durable: up to here a delivery may be a repetition
+    cdef uint32_t receive_max
+    cdef bint pump_wanted
+    cdef public bint online         # durable: connected to some worker
+    cdef Pending* pending
+    cdef uint32_t pending_first
+    cdef uint32_t pending_count
+    cdef uint32_t pending_capacity
+    cdef uint64_t pending_bytes
+
+    cdef void free_deliveries(self)
+
+cdef class Link(Stream):
+    cdef readonly str role          # "keeper", "worker" or "admin"
+    cdef readonly int index         # of the sibling worker
+    cdef public object context
+    cdef Buffer publishes           # the PUBLISH frame of this wake-up
+    cdef bint congested
+
+cdef class Loop:
+    cdef readonly TopicTree tree
+    cdef readonly dict sessions     # sid -> durable Session, attached or not
+    cdef int epoll
+    cdef readonly object handler
+    cdef list slots
+    cdef uint32_t* generations
+    cdef uint32_t generation_capacity
+    cdef list free_slots
+    cdef list touched
+    cdef list again
+    cdef list paused
+    cdef list congested
+    cdef list pumps
+    cdef list siblings              # Link or None, by index
+    cdef Link keeper
+    cdef char* buffer               # one receive at a time, shared by all
+    cdef char* scratch
+    cdef size_t scratch_capacity
+    cdef Frame frames[4]
+    cdef DurableTarget* durable     # targets in the store of the publish at work
+    cdef uint32_t durable_count
+    cdef uint32_t durable_capacity
+    cdef uint64_t* stats
+    cdef object stats_view
+    cdef readonly uint64_t now_ms
+    cdef public uint64_t clock_offset_ms
+    cdef uint64_t numbers
+    cdef readonly uint64_t connection_count
+    cdef uint64_t output_bytes
+    cdef bint blocked               # the publisher at work has to wait
+    cdef bint resume_wanted
+    cdef bint inside                # a wake-up is running: who asks for a flush need not
+    cdef bint scheduled
+    cdef object schedule_callback
+    # operations for the keeper
+    cdef Buffer ops
+    cdef uint32_t ops_count
+    cdef uint64_t batch             # number of the open batch
+    cdef uint64_t committed
+    cdef object batches             # deque of (number, frame bytes, opened us), sent but not committed
+    cdef uint64_t unacked_bytes
+    cdef uint64_t opened_us
+    cdef Ack* acks
+    cdef uint64_t ack_first
+    cdef uint64_t ack_end
+    cdef uint64_t ack_mask
+    # limits and policies
+    cdef public bint allows_all
+    cdef public uint64_t permit_version
+    cdef public object authorize    # callable(connection, topic, qos, retain) -> bool
+    cdef public object reader       # storage reader
+    cdef uint32_t max_packet
+    cdef uint32_t max_connect
+    cdef uint32_t levels_max
+    cdef uint32_t topic_max
+    cdef uint32_t user_properties_max
+    cdef uint32_t receive_max
+    cdef uint16_t alias_max
+    cdef uint64_t output_max
+    cdef uint64_t worker_output_max
+    cdef uint64_t slow_ms
+    cdef uint64_t message_expiry_ms
+    cdef uint64_t connect_timeout_ms
+    cdef uint8_t share_strategy
+    cdef void* wheel[256]
+    cdef uint64_t wheel_second
+    cdef uint64_t random
+    cdef int sibling_count
+
+    cdef uint64_t take_slot(self, object stream) except 0
+    cdef void drop_slot(self, uint32_t slot)
+    cdef int add_stream(self, Stream stream, int fd) except -1
+    cdef int accept(self, Listener listener) except -1
+    cdef int add_connection(self, Listener listener, int fd, str address) except -1
+    cdef int handle_event(self, object entry, uint32_t events) except -1
+    cdef int run_again(self) except -1
+    cdef int read(self, Stream stream) except -1
+    cdef int decode(self, Connection connection, bytes data) except -1
+    cdef int take_raw(self, Connection connection) except -1
+    cdef int parse(self, Stream stream, const char* data, size_t size) except -1
+    cdef int peer_ended(self, Stream stream) except -1
+    cdef int schedule(self) except -1
+    cdef int finish(self) except -1
+    cdef int flush(self, Connection connection) except -1
+    cdef bint flush_filtered(self, Connection connection) except -1
+    cdef int leave(self, Connection connection) except -1
+    cdef int linger(self, Connection connection) except -1
+    cdef int shut(self, Connection connection) except -1
+    cdef int end(self, Connection connection, int reason) except -1
+    cdef int end_link(self, Link link) except -1
+    cdef int resume_publishers(self) except -1
+
+cdef class Listener:
+    cdef readonly object socket
+    cdef readonly object config
+    cdef object make_filter

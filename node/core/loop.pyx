@@ -1,0 +1,849 @@
+"""The data plane of a worker: one epoll set, all sockets, every message from receipt to flush in C.
+
+gevent's hub watches the epoll descriptor; `wake` drains it: receive into one shared buffer, parse in place, match, append to the
+subscribers' output, and at the end flush every touched stream once. No greenlet, Python call or Python object per message.
+What happens once per connection or subscription goes to `handler` (node/worker.py):
+packet(connection, kind, body), failed(connection, reason, text), broken(connection), timed_out(connection),
+closed(connection), frame(link, kind, body), link_closed(link). Handlers run inside the wake-up and must not switch greenlets.
+"""
+
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove, memset
+from node.core.topics cimport (
+    Group, Match, Node, NodeList, Subscription, Target, TopicTree, drop_subscription, filter_of, push_node, put_subscription,
+    release_group, topic_hash,
+)
+from node.core.window cimport (
+    AWAIT_PUBACK, AWAIT_PUBCOMP, AWAIT_PUBREC, COMMITTING, FREE, Flight, Message, PacketIds, ids_add, ids_drop,
+    ids_free, ids_has, message_new, message_release, packet_id_of, window_close, window_find, window_fits, window_free,
+    window_open,
+)
+from node.core.wire cimport (
+    PublishProperties, parse_publish_properties, read_u16, read_varint, topic_problem, varint_size, write_u16,
+    write_u32, write_varint,
+)
+
+import collections
+import os
+import struct
+
+from node.core.wire import ProtocolError, check_ack_properties, record_names
+from node.counters import ACK_LATENCY_US, INDEX
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <time.h>
+    #include <sys/epoll.h>
+    #include <sys/socket.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    #include <arpa/inet.h>
+    #include <unistd.h>
+    #include <stdio.h>
+
+    static inline uint64_t mq_monotonic_us(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+    }
+    static int mq_epoll_add(int epoll, int fd, uint64_t data, int edge) {
+        struct epoll_event e;
+        e.events = EPOLLIN | (edge ? EPOLLOUT | EPOLLRDHUP | EPOLLET : 0);
+        e.data.u64 = data;
+        return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e);
+    }
+    /* Accepts one connection; writes "address:port" of the peer. */
+    static int mq_accept(int listener, char *text, size_t size) {
+        struct sockaddr_storage peer;
+        socklen_t length = sizeof peer;
+        int one = 1, idle = 20000;
+        int fd = accept4(listener, (struct sockaddr *)&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) return fd;
+        char host[INET6_ADDRSTRLEN] = "";
+        if (peer.ss_family == AF_INET) {
+            struct sockaddr_in *in = (struct sockaddr_in *)&peer;
+            inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
+            snprintf(text, size, "%s:%d", host, ntohs(in->sin_port));
+        } else if (peer.ss_family == AF_INET6) {
+            struct sockaddr_in6 *in = (struct sockaddr_in6 *)&peer;
+            inet_ntop(AF_INET6, &in->sin6_addr, host, sizeof host);
+            snprintf(text, size, "[%s]:%d", host, ntohs(in->sin6_port));
+        } else {
+            snprintf(text, size, "unix");
+            return fd;
+        }
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &idle, sizeof idle);
+        return fd;
+    }
+    """
+    uint64_t monotonic_us "mq_monotonic_us"() noexcept nogil
+    int epoll_add "mq_epoll_add"(int epoll, int fd, uint64_t data, int edge) noexcept nogil
+    int accept_one "mq_accept"(int listener, char* text, size_t size) noexcept nogil
+    ctypedef union EpollData "epoll_data_t":
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        EpollData data
+    int epoll_create1(int flags) noexcept nogil
+    int epoll_wait(int epoll, epoll_event* events, int count, int timeout) noexcept nogil
+    enum: EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR, EPOLL_CLOEXEC
+    int c_close "close"(int fd) noexcept nogil
+    int c_shutdown "shutdown"(int fd, int how) noexcept nogil
+    enum: SHUT_WR
+
+cdef enum:
+    BUFFER_SIZE = 262144
+    EVENTS = 512
+    ACCEPTS = 64            # of one listener in one wake-up
+    ACK_BUCKETS = 14
+    PUMP_BYTES = 262144     # read from a queue at a time, and unsent at most before more is read
+    LINGER_MS = 2000
+    UNSENT_MS = 5000        # a closing connection has so long to take what is queued
+
+cdef uint64_t UNKNOWN_QSEQ = 0xFFFFFFFFFFFFFFFF
+cdef uint64_t ack_bounds[ACK_BUCKETS]
+for _i, _us in enumerate(ACK_LATENCY_US):
+    ack_bounds[_i] = _us
+assert len(ACK_LATENCY_US) == ACK_BUCKETS
+
+PACKET_NAMES = ("packet type 0", "CONNECT", "CONNACK", "PUBLISH", "PUBACK", "PUBREC", "PUBREL", "PUBCOMP", "SUBSCRIBE",
+                "SUBACK", "UNSUBSCRIBE", "UNSUBACK", "PINGREQ", "PINGRESP", "DISCONNECT", "AUTH")
+
+cdef int S_BYTES_RECEIVED = INDEX["bytes_received"]
+cdef int S_BYTES_SENT = INDEX["bytes_sent"]
+cdef int S_PACKETS_RECEIVED = INDEX["packets_received"]
+cdef int S_PACKETS_SENT = INDEX["packets_sent"]
+cdef int S_PUBLISH_RECEIVED = INDEX["publish_received_qos0"]
+cdef int S_PUBLISH_SENT = INDEX["publish_sent_qos0"]
+cdef int S_SOCKETS_OPENED = INDEX["sockets_opened"]
+cdef int S_AUTHZ_DENIED = INDEX["authz_denied"]
+cdef int S_DROPPED_EXPIRED = INDEX["dropped_expired"]
+cdef int S_DROPPED_SLOW = INDEX["dropped_slow_subscriber"]
+cdef int S_DROPPED_TOO_LARGE = INDEX["dropped_too_large"]
+cdef int S_DROPPED_SESSION_ENDED = INDEX["dropped_session_ended"]
+cdef int S_PUBLISHERS_PAUSED = INDEX["publishers_paused"]
+cdef int S_MALFORMED = INDEX["malformed_packets"]
+cdef int S_PROTOCOL_ERRORS = INDEX["protocol_errors"]
+cdef int S_SIBLING_SENT = INDEX["sibling_messages_sent"]
+cdef int S_SIBLING_RECEIVED = INDEX["sibling_messages_received"]
+cdef int S_REDISPATCHED = INDEX["redispatched"]
+cdef int S_RETAINED_SET = INDEX["retained_set"]
+cdef int S_HANDLER_ERRORS = INDEX["handler_errors"]
+cdef int S_ACK_LATENCY = INDEX[f"ack_latency_{ACK_LATENCY_US[0]}"]
+cdef int S_ACK_LATENCY_SUM = INDEX["ack_latency_sum_us"]
+cdef int S_CONNECTIONS = INDEX["connections"]
+cdef int S_OUTPUT_BYTES = INDEX["output_bytes"]
+cdef int S_PAUSED = INDEX["paused_publishers"]
+cdef int S_MATCHES = INDEX["match_cache_entries"]
+cdef int S_NODES = INDEX["topic_nodes"]
+
+
+cdef class Listener:
+    """A listening socket and how its connections are decoded."""
+
+    def __init__(self, socket, config, make_filter):
+        self.socket = socket
+        self.config = config
+        self.make_filter = make_filter
+
+
+include "connections.pxi"
+include "streams.pxi"
+include "acks.pxi"
+include "publish.pxi"
+include "shared.pxi"
+include "links.pxi"
+include "sessions.pxi"
+
+
+cdef class Link(Stream):
+    """A unix socket to the keeper or a sibling worker, or from the admin process."""
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.publishes.data)
+
+    def send(self, int kind, bytes body):
+        """Queue a frame, behind everything that was published or stored before it."""
+        if self.fd < 0:
+            return
+        close_publishes(self)
+        if self is self.loop.keeper:
+            close_batch(self.loop)
+        send_frame(self, kind, body)
+
+    def identify(self, str role, int index):
+        """Who the other side says it is."""
+        self.role = role
+        self.index = index
+
+    def close(self):
+        self.loop.end_link(self)
+
+
+cdef class Loop:
+    def __cinit__(self, handler, stats, limits, share_strategy, slow_s=10):
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.handler = handler
+        self.stats_view = stats
+        cdef uint64_t[::1] words = stats
+        self.stats = &words[0]
+        self.tree = TopicTree()
+        self.sessions = {}
+        self.slots = []
+        self.free_slots = []
+        self.touched = []
+        self.again = []
+        self.paused = []
+        self.congested = []
+        self.pumps = []
+        self.siblings = []
+        self.batches = collections.deque()
+        self.batch = 1
+        self.buffer = <char*>PyMem_RawMalloc(BUFFER_SIZE)
+        self.acks = <Ack*>PyMem_RawMalloc(1024 * sizeof(Ack))
+        self.ack_mask = 1023
+        self.allows_all = True
+        self.permit_version = 1
+        self.now_ms = monotonic_us() // 1000
+        self.wheel_second = self.now_ms // 1000
+        self.random = int.from_bytes(os.urandom(8), "little") | 1
+        self.share_strategy = SHARE_STRATEGIES[share_strategy]
+        self.set_limits(limits)
+
+    def set_limits(self, limits):
+        """`limits` is config.Limits."""
+        self.max_packet = limits.max_packet_bytes
+        self.max_connect = min(limits.max_connect_bytes, limits.max_packet_bytes)
+        self.levels_max = limits.max_topic_levels
+        self.topic_max = limits.max_topic_bytes
+        self.user_properties_max = limits.max_user_properties
+        self.receive_max = limits.receive_maximum
+        self.alias_max = limits.topic_alias_maximum
+        self.output_max = limits.max_output_bytes
+        self.worker_output_max = limits.max_worker_output_bytes
+        self.slow_ms = int(limits.slow_subscriber_s * 1000)
+        self.message_expiry_ms = limits.message_expiry_s * 1000
+        self.connect_timeout_ms = int(limits.connect_timeout_s * 1000)
+
+    def start(self, schedule):
+        """`schedule(callback)` runs the callback soon, from gevent's hub."""
+        self.schedule_callback = schedule
+
+    def fileno(self):
+        return self.epoll
+
+    # -- sockets ------------------------------------------------------------------------------------------------------
+
+    cdef uint64_t take_slot(self, object stream) except 0:
+        """A slot number with its generation, for epoll's data: an event of a closed predecessor is recognised."""
+        cdef uint32_t slot
+        cdef uint32_t* grown
+        if self.free_slots:
+            slot = self.free_slots.pop()
+            self.slots[slot] = stream
+        else:
+            slot = <uint32_t>len(self.slots)
+            self.slots.append(stream)
+            if slot >= self.generation_capacity:
+                self.generation_capacity = max(1024, self.generation_capacity * 2)
+                grown = <uint32_t*>PyMem_RawRealloc(self.generations, self.generation_capacity * sizeof(uint32_t))
+                if grown == NULL:
+                    raise MemoryError
+                self.generations = grown
+            self.generations[slot] = 1
+        return <uint64_t>self.generations[slot] << 32 | slot
+
+    cdef void drop_slot(self, uint32_t slot):
+        self.slots[slot] = None
+        self.generations[slot] += 1
+        if self.generations[slot] == 0:
+            self.generations[slot] = 1
+        self.free_slots.append(slot)
+
+    cdef int add_stream(self, Stream stream, int fd) except -1:
+        cdef uint64_t data
+        stream.loop = self
+        stream.fd = fd
+        stream.writable = True
+        data = self.take_slot(stream)
+        stream.slot = <uint32_t>(data & 0xFFFFFFFF)
+        if epoll_add(self.epoll, fd, data, True) < 0:
+            self.drop_slot(stream.slot)
+            raise OSError(errno, os.strerror(errno))
+        return 0
+
+    def listen(self, socket, config, make_filter):
+        """Accept clients on this listening socket; `make_filter(address)` gives each its filter or None."""
+        cdef uint64_t data = self.take_slot(Listener(socket, config, make_filter))
+        if epoll_add(self.epoll, socket.fileno(), data, False) < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def unlisten(self):
+        """Accept nobody any more."""
+        for slot, entry in enumerate(self.slots):
+            if isinstance(entry, Listener):
+                (<Listener>entry).socket.close()
+                self.drop_slot(slot)
+
+    def accept_links(self, socket):
+        """Accept the admin process and sibling workers on this unix socket."""
+        self.listen(socket, None, None)
+
+    def link(self, int fd, str role, int index=-1):
+        """A Link over this connected unix socket, which the loop owns from now on."""
+        cdef Link link = Link.__new__(Link)
+        link.role = role
+        link.index = index
+        self.add_stream(link, fd)
+        return link
+
+    def use_keeper(self, Link link, uint64_t committed_until):
+        """Operations go to this link; what the last keeper had not committed is sent again."""
+        committed(self, max(committed_until, self.committed), None)
+        self.keeper = link
+        for number, frame, opened in self.batches:
+            append(link, frame, len(frame))
+        self.resume_wanted = True
+        self.schedule()
+
+    def use_sibling(self, Link link, int index):
+        """Messages for the worker `index` go to this link; it is told our routes."""
+        cdef Session session
+        cdef uint32_t i
+        while len(self.siblings) <= index:
+            self.siblings.append(None)
+        self.siblings[index] = link
+        self.sibling_count += 1
+        shares = set()
+        for entry in self.slots:
+            if isinstance(entry, Connection) and (<Connection>entry).session is not None:
+                session = (<Connection>entry).session
+                for i in range(session.node_count):
+                    send_route(link, 1, filter_of(session.nodes[i]), 0, 0)
+                shares.update(session.shares or ())
+        for share, filter in shares:
+            announce_group(self, share, filter)
+
+    cdef int accept(self, Listener listener) except -1:
+        cdef char text[96]
+        cdef int i, fd
+        for i in range(ACCEPTS):
+            fd = accept_one(listener.socket.fileno(), text, sizeof(text))
+            if fd < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.handler.accept_failed(errno)
+                return 0
+            if listener.config is None:
+                self.link(fd, "new")
+            else:
+                self.add_connection(listener, fd, text.decode())
+        return 0
+
+    cdef int add_connection(self, Listener listener, int fd, str address) except -1:
+        cdef Connection connection = Connection.__new__(Connection)
+        connection.wheel_slot = -1
+        connection.listener = listener.config
+        connection.address = address
+        self.numbers += 1
+        connection.number = self.numbers
+        connection.expected = 1
+        try:
+            if listener.make_filter is not None:
+                connection.filter = listener.make_filter(address)
+                if connection.filter is not None:
+                    connection.raw = bytearray()
+            self.add_stream(connection, fd)
+        except Exception:
+            c_close(fd)
+            self.handler.broken(connection)
+            return 0
+        self.connection_count += 1
+        self.stats[S_SOCKETS_OPENED] += 1
+        connection.deadline_ms = self.now_ms + self.connect_timeout_ms
+        wheel_put(connection)
+        return 0
+
+    # -- a wake-up ------------------------------------------------------------------------------------------------------
+
+    def wake(self):
+        """Handle what epoll has, then flush; called when the epoll descriptor is readable."""
+        cdef epoll_event events[EVENTS]
+        cdef int i, count
+        cdef uint32_t slot
+        self.now_ms = monotonic_us() // 1000
+        self.inside = True
+        try:
+            count = epoll_wait(self.epoll, events, EVENTS, 0)
+            for i in range(count):
+                slot = <uint32_t>(events[i].data.u64 & 0xFFFFFFFF)
+                if slot < <uint32_t>len(self.slots) and self.generations[slot] == <uint32_t>(events[i].data.u64 >> 32):
+                    self.handle_event(self.slots[slot], events[i].events)
+            self.run_again()
+            self.finish()
+        finally:
+            self.inside = False
+
+    cdef int handle_event(self, object entry, uint32_t events) except -1:
+        cdef Stream stream
+        if isinstance(entry, Listener):
+            return self.accept(<Listener>entry)
+        stream = <Stream>entry
+        if events & EPOLLOUT:
+            stream.writable = True
+            if stream.output_end or (isinstance(stream, Connection) and (<Connection>stream).raw):
+                touch(stream)
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            stream.ended = True
+        if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            stream.readable = True
+            self.read(stream)
+        return 0
+
+    cdef int run_again(self) except -1:
+        """Streams that have more to read or to parse; once each."""
+        cdef list again = self.again
+        cdef Stream stream
+        if not again:
+            return 0
+        self.again = []
+        for stream in again:
+            stream.again = False
+            if stream.fd < 0:
+                continue
+            if stream.input_length:
+                self.parse(stream, stream.input, stream.input_length)
+            if stream.readable:
+                self.read(stream)
+        return 0
+
+    cdef int read(self, Stream stream) except -1:
+        cdef ssize_t size
+        cdef Connection connection = <Connection>stream if isinstance(stream, Connection) else None
+        if connection is not None and (connection.paused or connection.state == CONNECTING):
+            if stream.ended and connection.state == CONNECTING:
+                connection.abort()
+            return 0
+        size = c_recv(stream.fd, self.buffer, BUFFER_SIZE, 0)
+        if size <= 0:
+            stream.readable = False
+            if size == 0 or (errno != EAGAIN and errno != EINTR):
+                self.peer_ended(stream)
+            return 0
+        if size < BUFFER_SIZE and not stream.ended:
+            stream.readable = False
+        elif not stream.again:
+            stream.again = True
+            self.again.append(stream)
+        self.stats[S_BYTES_RECEIVED] += size
+        if connection is None:
+            return self.parse(stream, self.buffer, size)
+        connection.last_received_ms = self.now_ms
+        if connection.state >= CLOSING:
+            return 0
+        if connection.filter is not None:
+            return self.decode(connection, self.buffer[:size])
+        return self.parse(stream, self.buffer, size)
+
+    cdef int decode(self, Connection connection, bytes data) except -1:
+        """Through TLS, WebSocket or PROXY."""
+        cdef bytes plain
+        try:
+            plain = connection.filter.receive(data)
+        except Exception as error:
+            self.handler.filter_failed(connection, error)
+            self.take_raw(connection)
+            connection.close()
+            return 0
+        self.take_raw(connection)
+        if connection.filter.finished:
+            self.handler.filter_finished(connection)
+            connection.filter = None
+        if plain:
+            self.parse(connection, plain, len(plain))
+        return 0
+
+    cdef int take_raw(self, Connection connection) except -1:
+        cdef bytes raw = connection.filter.take()
+        if raw:
+            connection.raw += raw
+            touch(connection)
+        return 0
+
+    cdef int parse(self, Stream stream, const char* data, size_t size) except -1:
+        """Handle whole packets or frames; keep the rest."""
+        cdef size_t used
+        if stream.input_length and data != stream.input:
+            add_input(stream, data, size)
+            data = stream.input
+            size = stream.input_length
+        if isinstance(stream, Connection):
+            used = read_packets(<Connection>stream, data, size)
+        else:
+            try:
+                used = read_frames(<Link>stream, data, size)
+            except Exception:
+                self.handler.link_broken(stream)
+                self.end_link(<Link>stream)
+                return 0
+            if stream.fd < 0:
+                return 0
+        if stream.input_length or used < size:
+            keep_input(stream, data + used, size - used)
+        return 0
+
+    cdef int peer_ended(self, Stream stream) except -1:
+        cdef Connection connection
+        if isinstance(stream, Connection):
+            connection = <Connection>stream
+            if connection.state == CLOSING and not connection.closing:
+                self.shut(connection)       # it was lingering
+            else:
+                connection.abort()
+        else:
+            self.end_link(<Link>stream)
+        return 0
+
+    # -- the end of a wake-up -------------------------------------------------------------------------------------------
+
+    cdef int schedule(self) except -1:
+        """Something was queued outside of a wake-up: finish soon."""
+        if not self.scheduled:
+            self.scheduled = True
+            self.schedule_callback(self.finish_soon)
+        return 0
+
+    def finish_soon(self):
+        self.scheduled = False
+        if self.inside:
+            return
+        self.now_ms = monotonic_us() // 1000
+        self.inside = True
+        try:
+            self.run_again()
+            self.finish()
+        finally:
+            self.inside = False
+
+    cdef int finish(self) except -1:
+        """Pump queues, hand over batches, flush all touched streams once."""
+        cdef list streams
+        cdef list sessions
+        cdef Stream stream
+        cdef Session session
+        cdef Link link
+        while self.pumps or self.touched or self.ops.length:
+            if self.pumps:
+                sessions = self.pumps
+                self.pumps = []
+                for session in sessions:
+                    pump(session)
+            for entry in self.siblings:
+                if entry is not None:
+                    close_publishes(<Link>entry)
+            close_batch(self)
+            streams = self.touched
+            self.touched = []
+            for stream in streams:
+                stream.touched = False
+                if stream.fd < 0:
+                    continue
+                if isinstance(stream, Connection):
+                    self.flush(<Connection>stream)
+                else:
+                    link = <Link>stream
+                    if not send_output(link):
+                        self.end_link(link)
+                    elif link.congested and link.output_end - link.output_start < LINK_HIGH_WATER // 2:
+                        link.congested = False
+                        self.resume_wanted = True
+        if self.resume_wanted:
+            self.resume_publishers()
+        if self.again:
+            self.schedule()
+        return 0
+
+    cdef int flush(self, Connection connection) except -1:
+        cdef bint sound
+        cdef Session session
+        if connection.closing:
+            connection.closing = False
+            self.leave(connection)
+        if connection.raw is not None:
+            sound = self.flush_filtered(connection)
+        else:
+            sound = send_output(connection)
+        if not sound:
+            if connection.state < CLOSING:
+                connection.abort()
+                connection.closing = False
+                self.leave(connection)
+            return self.shut(connection)
+        if connection.state == CLOSING:
+            if connection.output_end == connection.output_start and not connection.raw:
+                self.linger(connection)
+            return 0
+        if connection.congested and backlog(connection) < self.output_max // 2:
+            connection.congested = connection.stalled = False
+            self.congested.remove(connection)
+            self.resume_wanted = True
+        session = connection.session
+        if session is not None and connection.output_end == connection.output_start:
+            if session.sid == 0:
+                if session.pending_count:
+                    send_pending(session)
+            elif session.read_after < session.last_qseq and session.window.open < session.receive_max:
+                refill(session)
+        return 0
+
+    cdef bint flush_filtered(self, Connection connection) except -1:
+        cdef size_t size = connection.output_end - connection.output_start
+        cdef ssize_t sent
+        cdef const char* raw
+        if size and connection.filter is not None:
+            try:
+                connection.filter.send(connection.output[connection.output_start:connection.output_end])
+                connection.raw += connection.filter.take()
+            except Exception as error:
+                self.handler.filter_failed(connection, error)
+                return False
+        elif size:
+            connection.raw += connection.output[connection.output_start:connection.output_end]
+        if size:
+            self.output_bytes -= size
+            PyMem_RawFree(connection.output)
+            connection.output = NULL
+            connection.output_start = connection.output_end = connection.output_capacity = 0
+        while connection.raw and connection.writable:
+            raw = connection.raw
+            sent = c_send(connection.fd, raw, len(connection.raw), MSG_NOSIGNAL)
+            if sent > 0:
+                del connection.raw[:sent]
+                self.stats[S_BYTES_SENT] += sent
+            elif errno == EAGAIN:
+                connection.writable = False
+            elif errno != EINTR:
+                return False
+        if not connection.raw and connection.filter is None:
+            connection.raw = None
+        return True
+
+    cdef int leave(self, Connection connection) except -1:
+        """The connection is over for everybody but its socket."""
+        if connection.congested:
+            connection.congested = False
+            self.congested.remove(connection)
+            self.resume_wanted = True
+        if connection.filter is not None:
+            try:
+                if connection.output_end > connection.output_start:
+                    connection.filter.send(connection.output[connection.output_start:connection.output_end])
+                    free_buffers(connection)
+                connection.filter.close()
+                if connection.raw is not None:
+                    connection.raw += connection.filter.take()
+            except Exception as error:
+                self.handler.filter_failed(connection, error)
+        wheel_remove(connection)
+        connection.deadline_ms = self.now_ms + UNSENT_MS
+        wheel_put(connection)
+        self.handler.closed(connection)
+        return 0
+
+    cdef int linger(self, Connection connection) except -1:
+        """Everything is sent. Wait for the peer's end, lest unread input turns our last packet into a reset."""
+        if connection.ended:
+            return self.shut(connection)
+        c_shutdown(connection.fd, SHUT_WR)
+        wheel_remove(connection)
+        connection.deadline_ms = self.now_ms + LINGER_MS
+        wheel_put(connection)
+        connection.paused = False
+        return self.read(connection) if connection.readable else 0
+
+    cdef int shut(self, Connection connection) except -1:
+        """Close the socket; the connection holds nothing any more."""
+        if connection.fd < 0:
+            return 0
+        wheel_remove(connection)
+        c_close(connection.fd)
+        connection.fd = -1
+        connection.state = CLOSED
+        free_buffers(connection)
+        connection.raw = None
+        connection.filter = None
+        self.drop_slot(connection.slot)
+        self.connection_count -= 1
+        return 0
+
+    def force(self, Connection connection):
+        """Close the socket of a connection that is out of time."""
+        if connection.state < CLOSING:
+            connection.abort()
+        elif not connection.closing:
+            self.shut(connection)
+
+    cdef int end(self, Connection connection, int reason) except -1:
+        self.handler.ended(connection, reason)
+        return 0
+
+    cdef int end_link(self, Link link) except -1:
+        if link.fd < 0:
+            return 0
+        c_close(link.fd)
+        link.fd = -1
+        free_buffers(link)
+        self.drop_slot(link.slot)
+        if self.keeper is link:
+            self.keeper = None
+        if link.index >= 0 and link.index < len(self.siblings) and self.siblings[link.index] is link:
+            self.siblings[link.index] = None
+            self.sibling_count -= 1
+            forget_routes(self, link.index)
+            self.resume_wanted = True
+        self.handler.link_closed(link)
+        return 0
+
+    cdef int resume_publishers(self) except -1:
+        """Something has room again: everybody who waits may try."""
+        cdef list paused = self.paused
+        cdef Connection connection
+        self.resume_wanted = False
+        self.paused = []
+        for connection in paused:
+            if connection.fd >= 0 and connection.paused:
+                connection.paused = False
+                if not connection.again:
+                    connection.again = True
+                    self.again.append(connection)
+        return 0
+
+    def tick(self):
+        """Every quarter of a second: keep-alive, stalled subscribers, gauges."""
+        cdef Connection connection
+        self.now_ms = monotonic_us() // 1000
+        self.inside = True
+        try:
+            wheel_turn(self)
+            for connection in self.congested:
+                if self.now_ms - connection.congested_ms > self.slow_ms and not connection.stalled:
+                    connection.stalled = True
+                    self.handler.stalled(connection)
+                    self.resume_wanted = True
+            if self.paused and self.output_bytes < self.worker_output_max // 2 and not self.congested:
+                self.resume_wanted = True
+            self.run_again()
+            self.finish()
+        finally:
+            self.inside = False
+        self.stats[S_CONNECTIONS] = self.connection_count
+        self.stats[S_OUTPUT_BYTES] = self.output_bytes
+        self.stats[S_PAUSED] = len(self.paused)
+        self.stats[S_MATCHES] = self.tree.cached
+        self.stats[S_NODES] = self.tree.nodes
+
+    # -- from Python ----------------------------------------------------------------------------------------------------
+
+    def session(self, uint64_t sid, str client_id, str user):
+        """The durable session `sid`, made if this worker does not know it yet."""
+        session = self.sessions.get(sid)
+        if session is None:
+            session = self.sessions[sid] = Session(self, client_id, user, sid)
+        return session
+
+    def publish_will(self, bytes record, uint64_t will_id, bint allowed):
+        """Publish a will's record, whose deletion is part of the same commit; not `allowed`: only delete it."""
+        cdef Publication pub
+        cdef Match* match
+        if not read_record(<const char*>record, len(record), &pub):
+            raise ValueError("not a message record")
+        if not allowed:
+            self.durable_count = 0
+            pub.retain = False
+            op_publish(self, &pub, 0, None, 0, will_id, 0, 0)
+            return False
+        match = self.tree.match(pub.topic, pub.topic_length, topic_hash(pub.topic, pub.topic_length))
+        publish(self, &pub, match, None, None, record_names(record)[1], 0, will_id)
+        return True
+
+    def redispatch(self, bytes name, bytes record, uint64_t sid, uint64_t qseq):
+        """Give a durable session's shared message to another member of SHARE/FILTER."""
+        share, filter = name.split(b"/", 1)
+        cdef Node* node = self.tree.find(filter, len(filter))
+        cdef Group* group = self.tree.group(node, share, len(share), False) if node != NULL else NULL
+        cdef Publication pub
+        if group == NULL or not read_record(<const char*>record, len(record), &pub):
+            op_dropped(self, sid, qseq, DROP_DENIED)
+            return False
+        self.durable_count = 0
+        pub.retain = False
+        route_group(self, group, &pub, None, None, True)
+        op_publish(self, &pub, 0, None, 0, 0, sid, qseq)
+        self.stats[S_REDISPATCHED] += 1
+        return True
+
+    def publish_here(self, bytes topic, bytes payload):
+        """QoS 0 to this worker's subscribers only: $SYS."""
+        cdef Publication pub
+        pub.topic = topic
+        pub.topic_length = <uint32_t>len(topic)
+        pub.payload = payload
+        pub.payload_length = <uint32_t>len(payload)
+        pub.properties = NULL
+        pub.properties_length = 0
+        pub.received_ms = self.now_ms + self.clock_offset_ms
+        pub.expires_ms = 0
+        pub.qos = 0
+        pub.retain = False
+        route_here(self, &pub, self.tree.match(topic, len(topic), topic_hash(topic, len(topic))))
+
+    def group_members(self, bytes share, bytes filter):
+        """[session] of the members that this worker knows."""
+        cdef Node* node = self.tree.find(filter, len(filter))
+        cdef Group* group = self.tree.group(node, share, len(share), False) if node != NULL else NULL
+        cdef uint32_t i
+        if group == NULL:
+            return []
+        return [<object>group.members[i].session for i in range(group.count)]
+
+    def connections(self):
+        return [entry for entry in self.slots if isinstance(entry, Connection)]
+
+    def drop_session(self, Session session):
+        """The store has ended it."""
+        self.sessions.pop(session.sid, None)
+        session.leave_tree()
+
+    def record(self, bytes topic, bytes payload, bytes properties, str author, int qos, bint retain, expiry_s=None):
+        """The message record of docs/internals.md, received now."""
+        cdef Publication pub
+        cdef bytes name = (author or "").encode()
+        cdef bytearray out
+        pub.topic = topic
+        pub.topic_length = <uint32_t>len(topic)
+        pub.payload = payload
+        pub.payload_length = <uint32_t>len(payload)
+        pub.properties = properties
+        pub.properties_length = <uint32_t>len(properties)
+        pub.received_ms = self.now_ms + self.clock_offset_ms
+        pub.expires_ms = 0 if expiry_s is None else pub.received_ms + <uint64_t>expiry_s * 1000
+        pub.qos = qos
+        pub.retain = retain
+        out = bytearray(record_size(&pub, <uint32_t>len(name)))
+        write_record(out, &pub, name, <uint32_t>len(name))
+        return bytes(out)
+
+    @property
+    def output_total(self):
+        return self.output_bytes
+
+    @property
+    def uncommitted(self):
+        """Operations sent or gathered whose commit was not yet reported: batches."""
+        return len(self.batches) + (1 if self.ops.length else 0)

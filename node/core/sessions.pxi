@@ -1,0 +1,436 @@
+# Sessions: subscriptions, the outbound window, the queue of a live session, the cursor of a durable one.
+
+cdef class Session:
+    """One client's session. Live (sid 0) it ends with its connection; durable it stays in the tree while the store has it."""
+
+    def __cinit__(self, Loop loop, str client_id, str user, uint64_t sid=0):
+        self.loop = loop
+        self.client_id = client_id
+        self.user = user
+        self.sid = sid
+        self.next_qseq = 0
+        self.receive_max = 65535
+
+    def __dealloc__(self):
+        self.free_deliveries()
+        PyMem_RawFree(self.nodes)
+
+    cdef void free_deliveries(self):
+        cdef Pending* pending
+        cdef uint64_t seq
+        while self.pending_count:
+            pending = pop_pending(self)
+            release_pending(self, pending)
+        PyMem_RawFree(self.pending)
+        self.pending = NULL
+        self.pending_capacity = 0
+        if self.window.ring != NULL:
+            for seq in range(self.window.lowest, self.window.next):
+                if self.window.ring[seq & self.window.mask].message != NULL:
+                    release_group(<Group*>self.window.ring[seq & self.window.mask].group)
+        window_free(&self.window)
+        if self.packet_ids != NULL:
+            ids_free(self.packet_ids)
+            PyMem_RawFree(self.packet_ids)
+            self.packet_ids = NULL
+
+    @property
+    def attached(self):
+        return self.connection is not None
+
+    @property
+    def inflight(self):
+        return self.window.open
+
+    @property
+    def sent_until(self):
+        """Durable: deliveries up to this qseq may have been sent."""
+        return self.read_after
+
+    @property
+    def queue_known_until(self):
+        return max(self.read_after, self.last_qseq if self.last_qseq != UNKNOWN_QSEQ else 0)
+
+    @property
+    def waiting(self):
+        """Live: deliveries that wait for room in the window."""
+        return self.pending_count
+
+    def filters(self):
+        """[(filter, options, identifier)] with shared ones as $share/NAME/FILTER."""
+        cdef uint32_t i, j
+        found = []
+        for i in range(self.node_count):
+            for j in range(self.nodes[i].count):
+                if self.nodes[i].subscriptions[j].session == <void*>self:
+                    found.append((filter_of(self.nodes[i]), self.nodes[i].subscriptions[j].options,
+                                  self.nodes[i].subscriptions[j].identifier))
+                    break
+        for (share, filter), (options, identifier) in (self.shares or {}).items():
+            found.append((b"$share/" + share + b"/" + filter, options, identifier))
+        return found
+
+    @property
+    def subscription_count(self):
+        return self.node_count + (len(self.shares) if self.shares else 0)
+
+    def subscribe(self, bytes filter, int options, unsigned int identifier=0):
+        """(new, announced): was there none before; did the siblings have to be told."""
+        cdef Node* node = self.loop.tree.make(filter, len(filter))
+        cdef void* grown
+        cdef bint announced = False
+        if not put_subscription(&node.subscriptions, &node.count, &node.capacity, <void*>self, <uint8_t>options,
+                                identifier):
+            self.loop.tree.touch()
+            return False, False
+        if self.node_count == self.node_capacity:
+            self.node_capacity = 1 if self.node_capacity == 0 else self.node_capacity * 2
+            grown = PyMem_RawRealloc(self.nodes, self.node_capacity * sizeof(Node*))
+            if grown == NULL:
+                raise MemoryError
+            self.nodes = <Node**>grown
+        self.nodes[self.node_count] = node
+        self.node_count += 1
+        if self.connection is not None:
+            announced = add_local(self.loop, node, 1)
+        self.loop.tree.touch()
+        return True, announced
+
+    def unsubscribe(self, bytes filter):
+        """(existed, announced)"""
+        cdef Node* node = self.loop.tree.find(filter, len(filter))
+        cdef bint announced
+        cdef uint32_t i
+        if node == NULL or not drop_subscription(node.subscriptions, &node.count, <void*>self):
+            return False, False
+        for i in range(self.node_count):
+            if self.nodes[i] == node:
+                self.node_count -= 1
+                self.nodes[i] = self.nodes[self.node_count]
+                break
+        announced = add_local(self.loop, node, -1) if self.connection is not None else False
+        self.loop.tree.prune(node)
+        self.loop.tree.touch()
+        return True, announced
+
+    def share(self, bytes share, bytes filter, int options, unsigned int identifier=0):
+        """Join a shared subscription; True if it is new."""
+        if self.shares is None:
+            self.shares = {}
+        new = (share, filter) not in self.shares
+        self.shares[share, filter] = (options, identifier)
+        join_group(self.loop, self, share, filter, options, identifier)
+        if self.connection is not None:
+            announce_group(self.loop, share, filter)
+        return new
+
+    def unshare(self, bytes share, bytes filter):
+        if not self.shares or self.shares.pop((share, filter), None) is None:
+            return False
+        leave_group(self.loop, self, share, filter)
+        announce_group(self.loop, share, filter)
+        return True
+
+    def remember_packet_ids(self, list ids):
+        """Durable: inbound QoS 2 ids that await PUBREL, from the store."""
+        for packet_id in ids:
+            open_packet_id(self, packet_id)
+
+    def leave_tree(self):
+        """The session is over: nothing may match it any more."""
+        cdef uint32_t i
+        cdef Node* node
+        for i in range(self.node_count):
+            node = self.nodes[i]
+            drop_subscription(node.subscriptions, &node.count, <void*>self)
+            if self.connection is not None:
+                add_local(self.loop, node, -1)
+            self.loop.tree.prune(node)
+        self.node_count = 0
+        PyMem_RawFree(self.nodes)
+        self.nodes = NULL
+        self.node_capacity = 0
+        for share, filter in list(self.shares or ()):
+            self.unshare(share, filter)
+        self.loop.tree.touch()
+
+    def attach(self, Connection connection, unsigned int receive_max, uint64_t resent_until=0):
+        """`connection` is now this session's; a durable session's queue is read from its start."""
+        cdef uint32_t i
+        assert self.connection is None and connection.session is None
+        self.connection = connection
+        connection.session = self
+        self.receive_max = receive_max
+        self.read_after = 0
+        self.last_qseq = UNKNOWN_QSEQ
+        self.resent_until = resent_until
+        for i in range(self.node_count):
+            add_local(self.loop, self.nodes[i], 1)
+        for share, filter in self.shares or ():
+            announce_group(self.loop, share, filter)
+        if self.sid:
+            want_pump(self)
+
+    def detach(self):
+        """The connection is gone. A live session is over: it leaves the tree, and its unacknowledged shared messages go on."""
+        cdef uint32_t i
+        cdef list left = None
+        if self.connection is None:
+            return
+        if self.sid == 0:
+            self.leave_tree()
+            self.connection.session = None
+            self.connection = None
+            pass_on_shared(self)
+        else:
+            for i in range(self.node_count):
+                add_local(self.loop, self.nodes[i], -1)
+            self.connection.session = None
+            self.connection = None
+            for share, filter in self.shares or ():
+                announce_group(self.loop, share, filter)
+        self.free_deliveries()
+
+    def wake(self, uint64_t last_qseq):
+        """The store has entries up to `last_qseq`."""
+        if last_qseq > self.last_qseq or self.last_qseq == UNKNOWN_QSEQ:
+            self.last_qseq = last_qseq
+        if self.connection is not None and self.read_after < last_qseq:
+            want_pump(self)
+
+    def retained(self, list records, int options, unsigned int identifier):
+        """Deliver message records of the store as retained messages to a live session or by QoS 0.
+
+        `options` as subscribed. Returns how many were taken; the caller goes on with the rest when there is room.
+        """
+        cdef Publication pub
+        cdef bytes record
+        cdef uint32_t ids = identifier
+        cdef uint8_t qos
+        cdef int count = 0
+        for record in records:
+            if self.connection is None or self.connection.congested:
+                break
+            count += 1
+            if not read_record(<const char*>record, len(record), &pub):
+                continue
+            qos = min(pub.qos, options & 3)
+            if qos and self.sid:
+                self.loop.durable_count = 0
+                add_durable(self.loop, <void*>self, qos | 4, &ids, 1 if identifier else 0, NULL)
+                pub.retain = False          # the record must not set the retained message again
+                op_publish(self.loop, &pub, 0, None, 0, 0, 0, 0)
+            else:
+                deliver(self.loop, self, &pub, qos | 4, &ids, 1 if identifier else 0, NULL, None, False)
+        return count
+
+
+cdef int pass_on_shared(Session session) except -1:
+    """QoS 1 messages that the client has not acknowledged, and unsent ones; QoS 2 in flight must not move [MQTT-4.8.2-5]."""
+    cdef uint64_t seq
+    cdef Flight* flight
+    cdef Pending* pending
+    if session.window.ring != NULL:
+        for seq in range(session.window.lowest, session.window.next):
+            flight = session.window.ring + (seq & session.window.mask)
+            if flight.message != NULL and flight.state == AWAIT_PUBACK:
+                dispatch_again(session.loop, flight.message, <Group*>flight.group)
+    while session.pending_count:
+        pending = pop_pending(session)
+        if pending.group != NULL:
+            dispatch_again(session.loop, pending.message, pending.group)
+        release_pending(session, pending)
+    return 0
+
+
+cdef int open_packet_id(Session session, uint16_t packet_id) except -1:
+    if session.packet_ids == NULL:
+        session.packet_ids = <PacketIds*>PyMem_RawCalloc(1, sizeof(PacketIds))
+        if session.packet_ids == NULL:
+            raise MemoryError
+    return ids_add(session.packet_ids, packet_id)
+
+
+cdef bint add_local(Loop loop, Node* node, int change) except -1:
+    """Count a local subscription at `node`; True if the siblings were told that it is the first or was the last."""
+    cdef uint32_t before = node.local
+    node.local = <uint32_t>(<int>before + change)
+    if not loop.sibling_count or (before and node.local):
+        return False
+    filter = filter_of(node)
+    for link in loop.siblings:
+        if link is not None:
+            send_route(<Link>link, 1 if node.local else 0, filter, 0, 0)
+    return True
+
+
+# -- live: deliveries that wait for the window ----------------------------------------------------------------------
+
+cdef int pend(Session session, Publication* pub, uint8_t options, uint32_t* identifiers, uint32_t count,
+              Group* group) except -1:
+    cdef Loop loop = session.loop
+    cdef Pending* grown
+    cdef Pending* pending
+    cdef uint32_t i, capacity
+    if session.pending_count == session.pending_capacity:
+        capacity = max(8, session.pending_capacity * 2)
+        grown = <Pending*>PyMem_RawMalloc(capacity * sizeof(Pending))
+        if grown == NULL:
+            raise MemoryError
+        for i in range(session.pending_count):
+            grown[i] = session.pending[(session.pending_first + i) & (session.pending_capacity - 1)]
+        PyMem_RawFree(session.pending)
+        session.pending = grown
+        session.pending_first = 0
+        session.pending_capacity = capacity
+    pending = session.pending + ((session.pending_first + session.pending_count) & (session.pending_capacity - 1))
+    pending.message = message_of(pub)
+    pending.identifiers = NULL
+    if count:
+        pending.identifiers = <uint32_t*>PyMem_RawMalloc(count * sizeof(uint32_t))
+        if pending.identifiers == NULL:
+            raise MemoryError
+        memcpy(pending.identifiers, identifiers, count * sizeof(uint32_t))
+    pending.identifier_count = <uint16_t>count
+    pending.options = options
+    pending.group = group
+    if group != NULL:
+        group.references += 1
+    session.pending_count += 1
+    session.pending_bytes += pending_size(pending)
+    loop.output_bytes += pending_size(pending)
+    if backlog(session.connection) > loop.output_max:
+        congest(session.connection)
+    return 0
+
+
+cdef inline uint64_t pending_size(Pending* pending) noexcept:
+    return (sizeof(Message) + sizeof(Pending) + pending.message.topic_length + pending.message.properties_length
+            + pending.message.payload_length)
+
+
+cdef Pending* pop_pending(Session session) noexcept:
+    """The oldest, which stays valid until the next `pend`; the caller releases it."""
+    cdef Pending* pending = session.pending + session.pending_first
+    session.pending_first = (session.pending_first + 1) & (session.pending_capacity - 1)
+    session.pending_count -= 1
+    session.pending_bytes -= pending_size(pending)
+    session.loop.output_bytes -= pending_size(pending)
+    return pending
+
+
+cdef void release_pending(Session session, Pending* pending) noexcept:
+    message_release(pending.message)
+    PyMem_RawFree(pending.identifiers)
+    release_group(pending.group)
+
+
+cdef int send_pending(Session session) except -1:
+    cdef Loop loop = session.loop
+    cdef Connection connection = session.connection
+    cdef Pending* pending
+    cdef Publication pub
+    cdef uint8_t qos
+    while (session.pending_count and session.window.open < session.receive_max
+            and window_fits(&session.window, session.next_qseq)
+            and connection.output_end - connection.output_start < loop.output_max):
+        pending = pop_pending(session)
+        publication_of(pending.message, &pub)
+        qos = pending.options & 3
+        if pub.expires_ms and pub.expires_ms <= loop.now_ms + loop.clock_offset_ms:     # [MQTT-3.3.2-5]
+            loop.stats[S_DROPPED_EXPIRED] += 1
+        elif write_publish(connection, &pub, qos, (pending.options >> 2) & 1, packet_id_of(session.next_qseq),
+                           pending.identifiers, pending.identifier_count, False):
+            open_live(session, &pub, qos, pending.group)
+        else:
+            loop.stats[S_DROPPED_TOO_LARGE] += 1
+        release_pending(session, pending)
+    return 0
+
+
+# -- durable: the queue in the store ---------------------------------------------------------------------------------
+
+cdef int want_pump(Session session) except -1:
+    if not session.pump_wanted:
+        session.pump_wanted = True
+        session.loop.pumps.append(session)
+        if not session.loop.inside:
+            session.loop.schedule()
+    return 0
+
+
+cdef int pump(Session session) except -1:
+    """Read the queue from the store as far as the client's window and buffer have room."""
+    cdef Loop loop = session.loop
+    cdef Connection connection = session.connection
+    cdef uint64_t known
+    session.pump_wanted = False
+    if connection is None or connection.state != CONNECTED or loop.reader is None:
+        return 0
+    while session.read_after < session.last_qseq:
+        if session.window.open >= session.receive_max or connection.output_end - connection.output_start > PUMP_BYTES:
+            return 0
+        known = session.last_qseq
+        entries = loop.reader.read_queue(session.sid, session.read_after,
+                                         min(session.receive_max - session.window.open, 512), PUMP_BYTES)
+        if not entries:
+            if known == session.last_qseq:
+                if known == UNKNOWN_QSEQ:
+                    session.last_qseq = session.read_after
+                else:
+                    session.read_after = known
+            return 0
+        for entry in entries:
+            if not send_stored(session, connection, entry):
+                return 0
+    return 0
+
+
+cdef bint send_stored(Session session, Connection connection, entry) except -1:
+    """Send one entry of the queue; False if its packet id is still in use."""
+    cdef Loop loop = session.loop
+    cdef uint64_t qseq = entry[0]
+    cdef bint received = entry[1]
+    cdef uint8_t options = entry[2]
+    cdef bytes record = entry[4]
+    cdef uint32_t identifiers[32]
+    cdef uint32_t count = 0
+    cdef Publication pub
+    cdef uint8_t qos = options & 3, flags
+    if not window_fits(&session.window, qseq):
+        return False
+    session.read_after = qseq
+    if received:                                    # never PUBLISH again after PUBREC
+        window_open(&session.window, qseq, AWAIT_PUBCOMP)
+        write_ack(connection, 6, packet_id_of(qseq), 0)
+        return True
+    if not read_record(<const char*>record, len(record), &pub):
+        op_dropped(loop, session.sid, qseq, DROP_TOO_LARGE)
+        return True
+    if pub.expires_ms and pub.expires_ms <= loop.now_ms + loop.clock_offset_ms:
+        op_dropped(loop, session.sid, qseq, DROP_EXPIRED)
+        return True
+    if loop.tree.receive_permitted is not None and not loop.tree.receive_permitted(session, pub.topic[:pub.topic_length]):
+        op_dropped(loop, session.sid, qseq, DROP_DENIED)
+        return True
+    for identifier in entry[3]:
+        if count < 32:
+            identifiers[count] = identifier
+            count += 1
+    flags = (options >> 2 & 1) | (8 if qseq <= session.resent_until else 0)
+    if write_publish(connection, &pub, qos, flags, packet_id_of(qseq), identifiers, count, False):
+        window_open(&session.window, qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
+    else:
+        op_dropped(loop, session.sid, qseq, DROP_TOO_LARGE)
+    return True
+
+
+cdef int refill(Session session) except -1:
+    """The client acknowledged something: there may be room in its window."""
+    if session.sid == 0:
+        if session.pending_count:
+            send_pending(session)
+    elif session.read_after < session.last_qseq and (
+            session.window.open == 0 or session.receive_max - session.window.open >= min(session.receive_max // 2, 64)):
+        want_pump(session)
+    return 0

@@ -1,0 +1,230 @@
+"""CONNECT to CONNACK: what the packet may ask for, who the client is, and the claim of its session at the keeper.
+
+Steps, each of which may refuse: the packet's own rules, authentication (at once, in a thread, or by AUTH exchange),
+the will's authorization, the claim. CONNACK leaves when the claim is durable (guarantees.md, ack table).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from node.core.loop import Connection, Session
+from node.core.wire import Connect, encode_connack, parse_connect
+from node.mqtt import client as codes
+from node.mqtt.client import NEVER, Client
+
+if TYPE_CHECKING:
+    from node.worker import Worker
+
+# MQTT 3.1.1 table 3.1: the return code for each of our reasons
+_RETURN_CODES = {
+    codes.UNSUPPORTED_VERSION: 1,
+    codes.CLIENT_ID_NOT_VALID: 2,
+    codes.BAD_USER_OR_PASSWORD: 4,
+    codes.NOT_AUTHORIZED: 5,
+}
+
+
+class Connects:
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def packet(self, connection: Connection, body: bytes) -> None:
+        worker = self.worker
+        limits = worker.config.limits
+        client = connection.context
+        if client is None:
+            client = connection.context = Client(connection.number)
+        packet = parse_connect(body, limits.max_user_properties, limits.max_topic_levels)
+        client.packet = packet
+        client.version = packet.version
+        client.problem_information = packet.properties.get(0x17, 1) == 1
+        connection.version = packet.version
+        connection.hold()
+        reason, text = self._judge(connection, packet)
+        if reason:
+            self.refuse(connection, reason, text)
+            return
+        self._name(client, packet)
+        if 0x15 in packet.properties:
+            worker.auth_exchange.begin(connection, packet)
+        else:
+            self._authenticate(connection, packet)
+
+    def _judge(self, connection: Connection, packet: Connect) -> tuple[int, str]:
+        limits = self.worker.config.limits
+        listener = connection.listener
+        if packet.version not in listener.protocol_versions:
+            return codes.UNSUPPORTED_VERSION, "this listener does not speak that version of MQTT"
+        if len(packet.client_id.encode()) > limits.max_client_id_bytes:
+            return codes.CLIENT_ID_NOT_VALID, "the client id is too long"
+        if not packet.client_id and (packet.version == 3 or (packet.version == 4 and not packet.clean_start)):
+            return codes.CLIENT_ID_NOT_VALID, "a client id is needed"  # [MQTT-3.1.3-8]
+        if self.worker.stopping:
+            return codes.SERVER_SHUTTING_DOWN, "the server is shutting down"
+        if self.worker.throttled(connection.address):
+            return codes.SERVER_BUSY, "too many failed attempts from this address"
+        if listener.max_connections and self.worker.connections_of(listener) > listener.max_connections:
+            return codes.SERVER_BUSY, "too many connections"
+        if limits.max_connections and self.worker.loop.connection_count > limits.max_connections:
+            return codes.SERVER_BUSY, "too many connections"
+        return 0, ""
+
+    def _name(self, client: Client, packet: Connect) -> None:
+        limits = self.worker.config.limits
+        client.id = packet.client_id
+        if not client.id:
+            client.id = "auto-" + secrets.token_hex(10)
+            client.assigned = True
+        if packet.version == 5:
+            client.expiry_s = min(packet.properties.get(0x11, 0), limits.max_session_expiry_s)
+        else:
+            client.expiry_s = 0 if packet.clean_start else limits.max_session_expiry_s
+        client.keepalive_s = packet.keepalive_s
+        cap = limits.max_keepalive_s
+        if cap < 65535 and (packet.keepalive_s == 0 or packet.keepalive_s > cap):  # S07
+            client.keepalive_s = cap
+            client.server_keepalive = packet.version == 5
+
+    # -- who is it ----------------------------------------------------------------------------------------------------
+
+    def _authenticate(self, connection: Connection, packet: Connect) -> None:
+        worker = self.worker
+        authenticator = worker.authenticator
+        facts = connection.filter.facts() if connection.filter is not None else {}
+        certificate_user = facts.get("user") or connection.context.certificate_user
+        anonymous = worker.anonymous_allowed(connection.listener)
+        decision = authenticator.check(packet.user, packet.password, certificate_user, anonymous)
+        if decision is None:
+            worker.in_thread(
+                authenticator.verify,
+                (packet.user, packet.password),
+                lambda verified: self._authenticated(connection, packet, verified, packet.user),
+            )
+            return
+        self._authenticated(connection, packet, decision, certificate_user or packet.user)
+
+    def _authenticated(self, connection: Connection, packet: Connect, verified: bool, user: str | None) -> None:
+        if connection.is_closing:
+            return
+        if not verified:
+            self.worker.count("auth_failures")
+            self.worker.failed_attempt(connection.address)
+            reason = codes.BAD_USER_OR_PASSWORD if packet.user is not None else codes.NOT_AUTHORIZED
+            self.refuse(connection, reason, "not authenticated")
+            return
+        self.admit(connection, user)
+
+    def admit(self, connection: Connection, user: str | None, properties: dict[int, Any] | None = None) -> None:
+        """The client is `user`: authorize its will and claim its session. `properties` go into CONNACK."""
+        worker = self.worker
+        client = connection.context
+        packet = client.packet
+        client.user = user
+        will = None
+        if packet.will is not None:
+            if not worker.may_publish(client, packet.will.topic, packet.will.qos, packet.will.retain):
+                self.refuse(connection, codes.NOT_AUTHORIZED, "not authorized to publish the will's topic")
+                return
+            will = {
+                "delay_s": min(packet.will.delay_s, client.expiry_s),
+                "cid": client.id,
+                "record": worker.loop.record(
+                    packet.will.topic, packet.will.payload, packet.will.properties, user, packet.will.qos,
+                    packet.will.retain, packet.will.expiry_s,
+                ),
+            }  # fmt: skip
+            client.will = True
+        client.connected_at = time.time()
+        worker.claiming += 1
+        worker.keeper.call(
+            "claim",
+            {
+                "cid": client.id,
+                "conn": connection.number,
+                "clean": packet.clean_start,
+                "expiry_s": client.expiry_s,
+                "durable": client.expiry_s > 0,
+                "user": user,
+                "will": will,
+                "info": {"address": connection.address, "version": packet.version},
+            },
+            lambda ok, result: self._claimed(connection, ok, result, properties or {}),
+        )
+
+    # -- its session ----------------------------------------------------------------------------------------------------
+
+    def _claimed(self, connection: Connection, ok: bool, result: Any, properties: dict[int, Any]) -> None:
+        worker = self.worker
+        client = connection.context
+        worker.claiming -= 1
+        if not ok:
+            worker.log.warning("claim_refused", client_id=client.id, cause=result)
+            self.refuse(connection, codes.SERVER_UNAVAILABLE, str(result))
+            return
+        client.claimed = True
+        if connection.is_closing:
+            worker.release(connection)
+            return
+        previous = worker.clients.get(client.id)
+        if previous is not None and previous is not connection:
+            worker.ends.drop(previous, codes.SESSION_TAKEN_OVER, "session taken over")
+            worker.ends.closed(previous)
+        session = self._session(client, result)
+        packet = client.packet
+        client.packet = None
+        worker.clients[client.id] = connection
+        connection.send(self._connack(client, packet, result["present"], properties))
+        asked = packet.properties.get(0x21, 65535)
+        session.attach(connection, min(asked, worker.config.limits.max_inflight), result.get("sent", 0))
+        connection.accepted(
+            client.version, client.keepalive_s, packet.properties.get(0x27, 0), packet.properties.get(0x22, 0)
+        )
+        worker.count("connects_accepted")
+        worker.access("connect", connection, session_present=result["present"], version=client.version)
+
+    def _session(self, client: Client, result: dict[str, Any]) -> Session:
+        worker = self.worker
+        if not result["sid"]:
+            return Session(worker.loop, client.id, client.user)
+        session = worker.loop.session(result["sid"], client.id, client.user)
+        session.user = client.user
+        session.online = True
+        if result["present"]:
+            session.remember_packet_ids(list(worker.reader.packet_ids(session.sid)))
+        return session
+
+    def _connack(self, client: Client, packet: Connect, present: bool, properties: dict[int, Any]) -> bytes:
+        if packet.version != 5:
+            return encode_connack(present and packet.version != 3, 0)
+        limits = self.worker.config.limits
+        answer: dict[int, Any] = dict(properties)
+        if client.expiry_s != packet.properties.get(0x11, 0):
+            answer[0x11] = client.expiry_s
+        if client.assigned:
+            answer[0x12] = client.id
+        if client.server_keepalive:
+            answer[0x13] = client.keepalive_s
+        answer[0x21] = limits.receive_maximum
+        answer[0x22] = limits.topic_alias_maximum
+        answer[0x27] = limits.max_packet_bytes
+        return encode_connack(present, 0, answer)
+
+    def refuse(self, connection: Connection, reason: int, text: str) -> None:
+        """CONNACK with a reason, and the end."""
+        if connection.is_closing:
+            return
+        client = connection.context
+        self.worker.count("connects_refused")
+        self.worker.access("connect_refused", connection, reason=f"0x{reason:02x}", cause=text)
+        if client.version == 5:
+            connection.send(encode_connack(False, reason, {0x1F: text} if client.problem_information else {}))
+        else:
+            connection.send(encode_connack(False, _RETURN_CODES.get(reason, 3)))
+        connection.close()
+
+
+def session_expiry_text(expiry_s: int) -> str:
+    return "never" if expiry_s == NEVER else f"{expiry_s} s"

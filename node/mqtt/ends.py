@@ -1,0 +1,103 @@
+"""How a connection ends: DISCONNECT of the client, protocol errors, keep-alive, takeover, kick, and what it leaves behind.
+
+The core calls `closed` exactly once for each connection, in the wake-up in which it was closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from node.core.loop import Connection
+from node.core.wire import ProtocolError, encode_connack, encode_disconnect, parse_disconnect
+from node.mqtt import client as codes
+from node.mqtt.client import Client
+
+if TYPE_CHECKING:
+    from node.worker import Worker
+
+
+class Ends:
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def packet(self, connection: Connection, body: bytes) -> None:
+        """DISCONNECT [MQTT-3.14]."""
+        client = connection.context
+        if connection.version != 5:
+            if body:
+                raise ProtocolError(codes.MALFORMED, "a DISCONNECT with a body")
+            reason = 0
+        else:
+            reason, properties = parse_disconnect(body, self.worker.config.limits.max_user_properties)
+            expiry_s = properties.get(0x11)
+            if expiry_s is not None:
+                if expiry_s and not client.expiry_s:  # [MQTT-3.14.2-2]
+                    raise ProtocolError(codes.PROTOCOL_ERROR, "session expiry was 0 at CONNECT")
+                client.expiry_s = min(expiry_s, self.worker.config.limits.max_session_expiry_s)
+        client.normal_end = reason == codes.SUCCESS  # [MQTT-3.14.4-3]
+        client.end_reason = f"client disconnected (0x{reason:02x})"
+        connection.close()
+
+    def failed(self, connection: Connection, reason: int, text: str) -> None:
+        """The client broke the protocol."""
+        client = connection.context
+        if client is None:
+            client = connection.context = Client(connection.number)
+        if connection.is_closing:
+            return
+        if connection.is_connected:
+            self.drop(connection, reason, text)
+            return
+        self.worker.count("connects_refused")
+        self.worker.access("connect_refused", connection, reason=f"0x{reason:02x}", cause=text)
+        client.end_reason = text
+        if client.packet is not None and client.version == 5:
+            connection.send(encode_connack(False, reason, {}))
+        elif reason == codes.UNSUPPORTED_VERSION:  # [MQTT-3.1.2-2]
+            connection.send(encode_connack(False, 1))
+        connection.close()
+
+    def drop(self, connection: Connection, reason: int, text: str) -> None:
+        """End a connection from our side; MQTT 5 clients are told why [MQTT-4.13.1-1]."""
+        if connection.is_closing:
+            return
+        client = connection.context
+        client.end_reason = text
+        if client.version == 5 and connection.is_connected:
+            connection.send(encode_disconnect(reason, {0x1F: text} if client.problem_information else {}))
+        connection.close()
+
+    def timed_out(self, connection: Connection) -> None:
+        if connection.is_connected:
+            self.drop(connection, codes.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-24]
+        else:
+            if not connection.is_closing and connection.context is not None:
+                connection.context.end_reason = "no CONNECT in time"
+            self.worker.loop.force(connection)
+
+    def end_client(self, client_id: str, number: int, reason: int, done: Callable[[], None]) -> None:
+        """Takeover or kick: `done` runs when the connection is over and its last operations are on their way."""
+        connection = self.worker.clients.get(client_id)
+        if connection is None or connection.number != number:
+            done()
+            return
+        connection.context.on_closed = done
+        if reason == codes.SESSION_TAKEN_OVER:
+            self.worker.count("takeovers")
+        self.drop(connection, reason, "session taken over" if reason == codes.SESSION_TAKEN_OVER else "kicked")
+
+    def closed(self, connection: Connection) -> None:
+        worker = self.worker
+        client: Client | None = connection.context
+        worker.left(connection)
+        if client is None:
+            return
+        if worker.clients.get(client.id) is connection:
+            del worker.clients[client.id]
+        if client.claimed:
+            worker.release(connection)
+            worker.access("disconnect", connection, cause=client.end_reason)
+        if client.on_closed is not None:
+            client.on_closed()
+            client.on_closed = None

@@ -1,0 +1,201 @@
+"""SUBSCRIBE and UNSUBSCRIBE, and the retained messages that a new subscription brings.
+
+The tree here is changed at once; SUBACK leaves when siblings have the routes and, for a durable session, when the change is
+committed and every worker has applied it (guarantees.md, ack table). Retained messages follow in a greenlet, at the client's pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from node.core.loop import Connection, Session
+from node.core.wire import (
+    ProtocolError,
+    encode_suback,
+    encode_unsuback,
+    filter_reason,
+    parse_subscribe,
+    parse_unsubscribe,
+    split_share,
+)
+from node.mqtt import client as codes
+
+if TYPE_CHECKING:
+    from node.worker import Worker
+
+_RETAINED_AT_ONCE = 256
+
+
+class Subscriptions:
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    # -- SUBSCRIBE ------------------------------------------------------------------------------------------------------
+
+    def packet(self, connection: Connection, body: bytes) -> None:
+        version = connection.version
+        session = connection.session
+        packet_id, asked, identifier = parse_subscribe(body, version, self.worker.config.limits.max_user_properties)
+        reasons = bytearray()
+        granted: list[tuple[str, int, int]] = []
+        replay: list[tuple[bytes, int]] = []
+        announced = False
+        for filter, options in asked:
+            reason, new, told = self._subscribe(connection, session, filter, options, identifier)
+            reasons.append(reason if reason < 0x80 or version == 5 else 0x80)
+            announced |= told
+            if reason >= 0x80:
+                continue
+            granted.append((filter.decode(), options, identifier))
+            handling = options >> 4 & 3
+            if not filter.startswith(b"$share/") and (handling == 0 or (handling == 1 and new)):
+                replay.append((filter, options))
+        self.worker.count("subscribes", len(granted))
+        self.worker.access("subscribe", connection, filters=[name for name, _, _ in granted])
+        suback = encode_suback(packet_id, bytes(reasons), {} if version == 5 else None)
+        self._when_known(
+            session,
+            "subscribe",
+            {"sid": session.sid, "subs": granted},
+            bool(granted),
+            announced,
+            lambda: self._subscribed(connection, session, suback, replay, identifier),
+        )
+
+    def _subscribe(
+        self, connection: Connection, session: Session, filter: bytes, options: int, identifier: int
+    ) -> tuple[int, bool, bool]:
+        """(reason code, is new, siblings were told)"""
+        worker = self.worker
+        try:
+            share = split_share(filter)
+        except ProtocolError:
+            return codes.FILTER_INVALID, False, False
+        if share is not None and options & 4:  # [MQTT-3.8.3-4]
+            raise ProtocolError(codes.PROTOCOL_ERROR, "no local on a shared subscription")
+        plain = share[1] if share else filter
+        limits = worker.config.limits
+        if len(filter) > limits.max_topic_bytes or filter_reason(plain, limits.max_topic_levels):
+            return codes.FILTER_INVALID, False, False
+        if not worker.may_subscribe(connection.context, plain, options & 3):
+            worker.count("authz_denied")
+            return codes.NOT_AUTHORIZED, False, False
+        if session.subscription_count >= limits.max_subscriptions_per_client:
+            return codes.QUOTA_EXCEEDED, False, False
+        if share is not None:
+            new = session.share(share[0], share[1], options & 0x0F, identifier)
+            return options & 3, new, True
+        new, told = session.subscribe(filter, options & 0x0F, identifier)
+        return options & 3, new, told
+
+    def _when_known(self, session: Session, method: str, arguments: dict[str, Any], changed: bool, announced: bool,
+                    then: Any) -> None:  # fmt: skip
+        """Run `then` when the store (durable) and the siblings (announced) have the change."""
+        waiting = _Countdown(then)
+        if changed and session.sid:
+            self.worker.keeper.call(method, arguments, waiting.one_more())
+        if announced:
+            for sibling in self.worker.siblings.values():
+                if sibling.link is not None:
+                    sibling.call("sync", {}, waiting.one_more())
+        waiting.start()
+
+    def _subscribed(
+        self, connection: Connection, session: Session, suback: bytes, replay: list[tuple[bytes, int]], identifier: int
+    ) -> None:
+        if connection.is_closing:
+            return
+        connection.send(suback)
+        worker = self.worker
+        if not replay:
+            return
+        worker.system.replay(session, [filter for filter, _ in replay])
+        if worker.loop.uncommitted:  # what this worker was told to retain before must be seen
+            worker.keeper.call("barrier", {}, lambda ok, result: self._replay(connection, session, replay, identifier))
+        else:
+            self._replay(connection, session, replay, identifier)
+
+    # -- retained messages ------------------------------------------------------------------------------------------------
+
+    def _replay(
+        self, connection: Connection, session: Session, replay: list[tuple[bytes, int]], identifier: int
+    ) -> None:
+        for filter, options in replay:
+            records = self._retained(session, filter)
+            some = list(islice(records, _RETAINED_AT_ONCE))
+            taken = session.retained(some, options, identifier)
+            if taken < len(some) or len(some) == _RETAINED_AT_ONCE:
+                gevent.spawn(self._replay_rest, connection, session, filter, some[taken:], records, options, identifier)
+
+    def _replay_rest(
+        self, connection: Connection, session: Session, filter: bytes, some: list[bytes], records: Iterator[bytes],
+        options: int, identifier: int,
+    ) -> None:  # fmt: skip
+        """At the client's pace: nothing is read ahead of what it takes."""
+        while session.attached and not connection.is_closing:
+            if not some:
+                some = list(islice(records, _RETAINED_AT_ONCE))
+                if not some:
+                    return
+            some = some[session.retained(some, options, identifier) :]
+            gevent.sleep(0.005 if some or connection.congested else 0)
+
+    def _retained(self, session: Session, filter: bytes) -> Iterator[bytes]:
+        worker = self.worker
+        for record in worker.reader.retained(filter.decode(), worker.now_ms()):
+            if worker.may_receive_retained(session, record):
+                yield record
+
+    # -- UNSUBSCRIBE ------------------------------------------------------------------------------------------------------
+
+    def unsubscribe_packet(self, connection: Connection, body: bytes) -> None:
+        version = connection.version
+        session = connection.session
+        packet_id, filters = parse_unsubscribe(body, version, self.worker.config.limits.max_user_properties)
+        reasons = bytearray()
+        gone: list[str] = []
+        announced = False
+        for filter in filters:
+            existed, told = self._unsubscribe(session, filter)
+            announced |= told
+            reasons.append(codes.SUCCESS if existed else codes.NO_SUBSCRIPTION_EXISTED)
+            if existed:
+                gone.append(filter.decode())
+        self.worker.count("unsubscribes", len(gone))
+        self.worker.access("unsubscribe", connection, filters=gone)
+        unsuback = encode_unsuback(packet_id, bytes(reasons), {} if version == 5 else None)
+        self._when_known(
+            session, "unsubscribe", {"sid": session.sid, "filters": gone}, bool(gone), announced,
+            lambda: connection.send(unsuback),
+        )  # fmt: skip
+
+    def _unsubscribe(self, session: Session, filter: bytes) -> tuple[bool, bool]:
+        try:
+            share = split_share(filter)
+        except ProtocolError:
+            return False, False
+        if share is not None:
+            return session.unshare(*share), True
+        existed, told = session.unsubscribe(filter)
+        return existed, told
+
+
+class _Countdown:
+    """Runs `then` when all the answers that were asked for are there."""
+
+    def __init__(self, then: Any) -> None:
+        self._then = then
+        self._open = 1
+
+    def one_more(self) -> Any:
+        self._open += 1
+        return lambda ok, result: self.start()
+
+    def start(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._then()

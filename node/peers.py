@@ -1,0 +1,67 @@
+"""Requests over the unix sockets of a host: REQUEST, REPLY and EVENT frames of docs/internals.md, by callback.
+
+A Peer is one other process seen from here; its link may be lost and replaced. Requests that have no answer yet are sent
+again over the new link (to the keeper, whose requests may be repeated) or answered False (to a sibling, which has started anew).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+HELLO, REQUEST, REPLY, EVENT = 0, 4, 5, 6
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder().decode
+
+Done = Callable[[bool, Any], None]
+
+
+class LinkLike(Protocol):
+    def send(self, kind: int, body: bytes) -> None: ...
+
+
+class Peer:
+    def __init__(self, repeat: bool) -> None:
+        self.link: LinkLike | None = None
+        self._repeat = repeat
+        self._next = 0
+        self._waiting: dict[int, tuple[bytes, Done | None]] = {}
+
+    def call(self, method: str, arguments: dict[str, Any], done: Done | None = None) -> None:
+        """Ask; `done(ok, result)` runs with the answer."""
+        self._next += 1
+        body = encode((self._next, method, arguments))
+        if self.link is None and not self._repeat:
+            if done is not None:
+                done(False, "not connected")
+            return
+        self._waiting[self._next] = (body, done)
+        if self.link is not None:
+            self.link.send(REQUEST, body)
+
+    def connected(self, link: LinkLike) -> None:
+        self.link = link
+        for body, _ in list(self._waiting.values()):
+            link.send(REQUEST, body)
+
+    def lost(self) -> None:
+        self.link = None
+        if self._repeat:
+            return
+        waiting, self._waiting = self._waiting, {}
+        for _, done in waiting.values():
+            if done is not None:
+                done(False, "connection lost")
+
+    def answered(self, body: bytes) -> None:
+        number, ok, result = decode(body)
+        _, done = self._waiting.pop(number, (b"", None))
+        if done is not None:
+            done(ok, result)
+
+
+def reply(link: LinkLike, number: int, ok: bool, result: Any) -> None:
+    link.send(REPLY, encode((number, ok, result)))

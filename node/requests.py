@@ -1,0 +1,165 @@
+"""What the keeper, siblings and the admin process ask of a worker (docs/internals.md, "Requests to a worker")."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import TYPE_CHECKING, Any
+
+from node.core.loop import Connection, Link
+from node.core.wire import split_share
+from node.mqtt import client as codes
+from node.peers import reply
+
+if TYPE_CHECKING:
+    from node.worker import Worker
+
+
+class Requests:
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def handle(self, link: Link, number: int, method: str, arguments: dict[str, Any]) -> None:
+        handler = getattr(self, f"_on_{method}", None)
+        if handler is None:
+            reply(link, number, False, f"unknown request {method}")
+            return
+        handler(lambda result: reply(link, number, True, result), **arguments)
+
+    def event(self, method: str, arguments: dict[str, Any]) -> None:
+        handler = getattr(self, f"_event_{method}", None)
+        if handler is not None:
+            handler(**arguments)
+
+    # -- of the keeper ----------------------------------------------------------------------------------------------------
+
+    def _on_takeover(self, answer: Any, cid: str, conn: int, reason: int = codes.SESSION_TAKEN_OVER) -> None:
+        self.worker.ends.end_client(cid, conn, reason, lambda: answer(True))
+
+    def _on_subs_changed(self, answer: Any, changes: list[list[Any]]) -> None:
+        for sid, cid, user, filter, options, identifier in changes:
+            self.set_subscription(sid, cid, user, filter, options, identifier)
+        answer(True)
+
+    def set_subscription(
+        self, sid: int, cid: str, user: str | None, filter: str, options: int | None, identifier: int | None
+    ) -> None:
+        """A durable session's subscription as the store has it; options None: it is gone."""
+        loop = self.worker.loop
+        if options is None and sid not in loop.sessions:
+            return
+        session = loop.session(sid, cid, user)
+        name = filter.encode()
+        share = split_share(name)
+        if options is None:
+            if share is None:
+                session.unsubscribe(name)
+            else:
+                session.unshare(*share)
+        elif share is None:
+            session.subscribe(name, options & 0x0F, identifier or 0)
+        else:
+            session.share(share[0], share[1], options & 0x0F, identifier or 0)
+
+    def _event_session_ended(self, sid: int) -> None:
+        session = self.worker.loop.sessions.get(sid)
+        if session is not None:
+            self.worker.loop.drop_session(session)
+
+    def _event_presence(self, sid: int, online: bool) -> None:
+        session = self.worker.loop.sessions.get(sid)
+        if session is not None:
+            session.online = online
+
+    def _on_publish_will(self, answer: Any, will_id: int, cid: str, record: bytes) -> None:
+        """The will's topic is judged again: rules may have changed since CONNECT (S12)."""
+        worker = self.worker
+        if worker.loop.publish_will(record, will_id, worker.will_permitted(cid, record)):
+            worker.count("wills_published")
+        answer(True)
+
+    def _event_redispatch(self, sid: int, qseq: int, share: str, record: bytes) -> None:
+        self.worker.loop.redispatch(share.encode(), record, sid, qseq)
+
+    # -- of a sibling -----------------------------------------------------------------------------------------------------
+
+    def _on_sync(self, answer: Any) -> None:
+        """Routes came before this frame: they are in the tree now."""
+        answer(True)
+
+    # -- of the admin process ---------------------------------------------------------------------------------------------
+
+    def _on_clients(self, answer: Any, limit: int = 100, after: str = "", match: str = "*") -> None:
+        names = sorted(
+            name for name in self.worker.clients if name > after and (match == "*" or fnmatch.fnmatchcase(name, match))
+        )
+        answer([self._describe(self.worker.clients[name]) for name in names[:limit]])
+
+    def _on_client(self, answer: Any, cid: str) -> None:
+        connection = self.worker.clients.get(cid)
+        if connection is None:
+            answer(None)
+            return
+        description = self._describe(connection)
+        session = connection.session
+        if session is not None:
+            description["filters"] = [[name.decode(), options] for name, options, _ in session.filters()]
+        answer(description)
+
+    def _describe(self, connection: Connection) -> dict[str, Any]:
+        client = connection.context
+        session = connection.session
+        return {
+            "client_id": client.id,
+            "user": client.user,
+            "address": connection.address,
+            "listener": connection.listener.name or connection.listener.bind,
+            "version": client.version,
+            "keepalive_s": client.keepalive_s,
+            "connected_at": client.connected_at,
+            "worker": self.worker.index,
+            "durable": bool(session and session.sid),
+            "expiry_s": client.expiry_s,
+            "subscriptions": session.subscription_count if session else 0,
+            "inflight": session.inflight if session else 0,
+            "waiting": session.waiting if session else 0,
+            "output_bytes": connection.output_size,
+            "paused": connection.is_paused,
+        }
+
+    def _on_kick(self, answer: Any, cid: str) -> None:
+        connection = self.worker.clients.get(cid)
+        if connection is None:
+            answer(False)
+            return
+        self.worker.ends.end_client(cid, connection.number, codes.ADMINISTRATIVE_ACTION, lambda: answer(True))
+
+    def _on_match(self, answer: Any, topic: str) -> None:
+        loop = self.worker.loop
+        found = [
+            {
+                "client_id": session.client_id,
+                "qos": options & 3,
+                "durable": session.sid != 0,
+                "connected_here": session.attached,
+                "worker": self.worker.index,
+            }
+            for session, options, _ in loop.tree.matches(topic.encode())
+        ]
+        answer(found)
+
+    def _on_reload(self, answer: Any) -> None:
+        answer(self.worker.reload())
+
+    def _on_status(self, answer: Any) -> None:
+        loop = self.worker.loop
+        answer(
+            {
+                "worker": self.worker.index,
+                "clients": len(self.worker.clients),
+                "connections": loop.connection_count,
+                "durable_sessions": len(loop.sessions),
+                "topic_nodes": loop.tree.nodes,
+                "uncommitted_batches": loop.uncommitted,
+                "output_bytes": loop.output_total,
+            }
+        )

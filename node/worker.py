@@ -1,0 +1,448 @@
+"""A worker: `python -m node.worker --config FILE --index I`.
+
+Owns its share of the clients (SO_REUSEPORT), their sessions and the host's topic tree; reads the store, never writes it.
+Start: counters, unix socket, keeper (HELLO, welcome), subscriptions from the store, siblings, then listeners.
+The compiled core (node/core/loop.pyx) moves the messages; this file answers its calls and the keeper's.
+Everything that runs in a wake-up of the core must return at once; what may block runs in a greenlet or in the thread pool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from node import counters, log, process
+from node.auth.authenticate import Authenticator
+from node.auth.authorize import Authorizer
+from node.auth.throttle import Throttle
+from node.config import Config, Listener, load, run_dir, worker_count
+from node.core import wire
+from node.core.loop import Connection, Link, Loop, Session
+from node.listeners.sockets import ListenError, filter_factory, open_listener
+from node.mqtt import client as codes
+from node.mqtt.auth_exchange import AuthExchange
+from node.mqtt.client import Client
+from node.mqtt.connect import Connects
+from node.mqtt.ends import Ends
+from node.mqtt.subscribe import Subscriptions
+from node.peers import EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode, reply
+from node.requests import Requests
+from node.system import System
+from storage.reader import Reader
+
+RETRY_S = 0.05
+TICK_S = 0.25
+SIBLING_WAIT_S = 1.0  # for siblings at start: one that is slow or dead must not keep this worker from serving
+
+
+class Worker:
+    """The handler of the compiled core's calls, and the state that its parts share."""
+
+    def __init__(self, config: Config, index: int) -> None:
+        self.config = config
+        self.index = index
+        self.log = log.logger("worker", worker=index)
+        self.run_dir = run_dir(config)
+        self.counters = counters.Counters(self.run_dir / "counters")
+        self.slot = self.counters.claim(counters.WORKER_0 + index)
+        self.loop = Loop(self, self.slot, config.limits, config.shared.strategy)
+        self.instance = random.getrandbits(63)
+        self.keeper = Peer(repeat=True)
+        self.keeper_link: Link | None = None
+        self.welcomed = Event()
+        self.siblings: dict[int, Peer] = {}
+        self.clients: dict[str, Connection] = {}
+        self.claiming = 0
+        self.stopping = False
+        self.reader: Reader = None  # type: ignore[assignment]  # opened once the keeper has made the store
+        self.authenticator = Authenticator(config.auth)
+        self.authorizer = Authorizer(config.auth)
+        self.throttle = Throttle(config.auth.connect_rate_per_address)
+        self.connects = Connects(self)
+        self.ends = Ends(self)
+        self.subscriptions = Subscriptions(self)
+        self.auth_exchange = AuthExchange(self)
+        self.requests = Requests(self)
+        self.system = System(self)
+        self.listener_sockets: dict[str, int] = {}
+        self.pool = gevent.get_hub().threadpool
+        self._packets: dict[int, Callable[[Connection, bytes], None]] = {
+            wire.CONNECT: self._connect,
+            wire.SUBSCRIBE: self.subscriptions.packet,
+            wire.UNSUBSCRIBE: self.subscriptions.unsubscribe_packet,
+            wire.DISCONNECT: self.ends.packet,
+            wire.AUTH: self.auth_exchange.packet,
+        }
+        self._apply_rules()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until SIGTERM."""
+        hub = gevent.get_hub()
+        self.loop.start(hub.loop.run_callback)
+        watcher = hub.loop.io(self.loop.fileno(), 1)
+        watcher.start(self.loop.wake)
+        ticker = hub.loop.timer(TICK_S, TICK_S)
+        ticker.start(self._tick)
+        self.stop = Event()
+        gevent.signal_handler(signal.SIGTERM, self.stop.set)
+        gevent.signal_handler(signal.SIGHUP, lambda: gevent.spawn(self.reload))
+        self._open_unix_socket()
+        gevent.spawn(self._keep_keeper)
+        self.welcomed.wait()
+        for index in range(worker_count(self.config)):
+            if index < self.index:
+                gevent.spawn(self._keep_sibling, index)
+        self._wait_for_siblings()
+        self._listen()
+        self.slot[counters.INDEX["ready"]] = 1
+        self.log.info("ready", listeners=[each.bind for each in self.config.listeners])
+        gevent.spawn(self.system.run)
+        self.stop.wait()
+        self._shut_down()
+
+    def _tick(self) -> None:
+        counters.beat(self.slot)
+        self.loop.tick()
+        gauge = counters.INDEX
+        self.slot[gauge["clients_connected"]] = len(self.clients)
+        self.slot[gauge["keeper_connected"]] = int(self.keeper.link is not None)
+        self.slot[gauge["siblings_connected"]] = sum(peer.link is not None for peer in self.siblings.values())
+
+    def _open_unix_socket(self) -> None:
+        path = self.run_dir / f"worker-{self.index}.sock"
+        path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.setblocking(False)
+        listening.bind(os.fspath(path))
+        listening.listen(128)
+        self.loop.accept_links(listening)
+
+    def _wait_for_siblings(self) -> None:
+        expected = worker_count(self.config) - 1
+        deadline = time.monotonic() + SIBLING_WAIT_S
+        while time.monotonic() < deadline:
+            if sum(peer.link is not None for peer in self.siblings.values()) == expected:
+                return
+            gevent.sleep(0.01)
+
+    def _listen(self) -> None:
+        for listener in self.config.listeners:
+            if listener.type == "unix" and self.index:
+                continue  # a path has one owner
+            factory = filter_factory(listener, self.config.limits)
+            for listening in open_listener(listener):
+                self.loop.listen(listening, listener, factory)
+
+    def _shut_down(self) -> None:
+        """Tell everybody, let it be flushed, and go."""
+        self.stopping = True
+        self.slot[counters.INDEX["ready"]] = 0
+        self.loop.unlisten()
+        for connection in list(self.clients.values()):
+            self.ends.drop(connection, codes.SERVER_SHUTTING_DOWN, "server shutting down")
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and (self.loop.uncommitted or self.clients):
+            gevent.sleep(0.01)
+        self.log.info("stopped")
+
+    def reload(self) -> list[str]:
+        """Read users, rules and certificates anew; each keeps its old state if the new one is bad. Returns the errors."""
+        errors = []
+        for part in (self.authenticator, self.authorizer, *self.listener_contexts()):
+            try:
+                part.reload()
+            except Exception as error:  # a bad file must never open or close the door; the operator is told
+                errors.append(str(error))
+                self.log.error("reload_failed", cause=str(error), effect="the old state stays in force")
+        self._apply_rules()
+        return errors
+
+    def listener_contexts(self) -> list[Any]:
+        from node.listeners.sockets import reloadable
+
+        return reloadable()
+
+    # -- the keeper and the siblings ------------------------------------------------------------------------------------
+
+    def _dial(self, name: str) -> int | None:
+        dialling = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            dialling.connect(os.fspath(self.run_dir / name))
+        except OSError:
+            dialling.close()
+            return None
+        dialling.setblocking(False)
+        return dialling.detach()
+
+    def _keep_keeper(self) -> None:
+        """Connect to the keeper, and again whenever it is lost."""
+        while not self.stopping:
+            if self.keeper_link is None:
+                descriptor = self._dial("keeper.sock")
+                if descriptor is not None:
+                    self.keeper_link = self.loop.link(descriptor, "keeper")
+                    self.keeper_link.send(HELLO, encode(self._hello()))
+            gevent.sleep(RETRY_S)
+
+    def _hello(self) -> dict[str, Any]:
+        clients = [
+            [client_id, connection.number, connection.session.sid, connection.session.queue_known_until,
+             connection.context.user]
+            for client_id, connection in self.clients.items()
+            if connection.session is not None
+        ]  # fmt: skip
+        return {"role": "worker", "index": self.index, "instance": self.instance, "clients": clients}
+
+    def _keep_sibling(self, index: int) -> None:
+        while not self.stopping:
+            peer = self.siblings.get(index)
+            if peer is None or peer.link is None:
+                descriptor = self._dial(f"worker-{index}.sock")
+                if descriptor is not None:
+                    link = self.loop.link(descriptor, "worker", index)
+                    link.send(HELLO, encode({"role": "worker", "index": self.index, "instance": self.instance}))
+                    self._use_sibling(link, index)
+            gevent.sleep(RETRY_S)
+
+    def _use_sibling(self, link: Link, index: int) -> None:
+        peer = self.siblings.setdefault(index, Peer(repeat=False))
+        if peer.link is not None:
+            peer.link.close()  # type: ignore[attr-defined]
+        link.identify("worker", index)
+        self.loop.use_sibling(link, index)
+        peer.connected(link)
+
+    def frame(self, link: Link, kind: int, body: bytes) -> None:
+        """A frame that the core does not handle itself."""
+        if kind == REPLY:
+            peer = self.keeper if link is self.keeper_link else self.siblings[link.index]
+            peer.answered(body)
+        elif kind == REQUEST:
+            number, method, arguments = decode(body)
+            self.requests.handle(link, number, method, arguments)
+        elif kind == EVENT:
+            method, arguments = decode(body)
+            if method == "welcome":
+                self._welcome(link, arguments)
+            else:
+                self.requests.event(method, arguments)
+        elif kind == HELLO:
+            hello = decode(body)
+            if hello["role"] == "worker":
+                self._use_sibling(link, hello["index"])
+            else:
+                link.identify(hello["role"], -1)
+
+    def _welcome(self, link: Link, arguments: dict[str, Any]) -> None:
+        self.loop.clock_offset_ms = arguments["clock_offset_ms"]
+        if self.reader is None:
+            self.reader = Reader(os.path.join(self.config.node.data_dir, "store"))
+            self.loop.reader = self.reader
+            for sid, client_id, user, filter, options, identifier in self.reader.subscriptions():
+                self.requests.set_subscription(sid, client_id, user, filter, options, identifier)
+        self.loop.use_keeper(link, arguments["committed"])
+        self.keeper.connected(link)
+        self.welcomed.set()
+
+    def link_closed(self, link: Link) -> None:
+        if link is self.keeper_link:
+            self.keeper_link = None
+            self.keeper.lost()
+            if not self.stopping:
+                self.log.warning(
+                    "keeper_lost", effect="nothing is acknowledged until it is back", next="mqnode status"
+                )
+        elif link.role == "worker" and link.index in self.siblings and self.siblings[link.index].link is link:
+            self.siblings[link.index].lost()
+
+    def link_broken(self, link: Link) -> None:
+        self.log.exception("link_broken", role=link.role, index=link.index)
+
+    # -- calls of the core ------------------------------------------------------------------------------------------------
+
+    def packet(self, connection: Connection, kind: int, body: bytes) -> None:
+        handle = self._packets.get(kind)
+        if handle is None:
+            raise wire.ProtocolError(codes.PROTOCOL_ERROR, f"packet type {kind} is not for a server")
+        handle(connection, body)
+
+    def _connect(self, connection: Connection, body: bytes) -> None:
+        if connection.is_connected:
+            raise wire.ProtocolError(codes.PROTOCOL_ERROR, "a second CONNECT")  # [MQTT-3.1.0-2]
+        self.connects.packet(connection, body)
+
+    def failed(self, connection: Connection, reason: int, text: str) -> None:
+        self.ends.failed(connection, reason, text)
+
+    def broken(self, connection: Connection) -> None:
+        self.log.exception("handler_error", address=connection.address, effect="this connection is closed")
+
+    def timed_out(self, connection: Connection) -> None:
+        self.ends.timed_out(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self.ends.closed(connection)
+
+    def ended(self, connection: Connection, reason: int) -> None:
+        self.ends.drop(connection, reason, "the message was refused")
+
+    def stalled(self, connection: Connection) -> None:
+        client = connection.context
+        self.log.warning(
+            "slow_subscriber", client_id=client.id if client else "", address=connection.address,
+            effect="its messages are dropped until it reads again",
+        )  # fmt: skip
+
+    def accept_failed(self, number: int) -> None:
+        self.log.error("accept_failed", cause=os.strerror(number), effect="new clients wait", next="raise LimitNOFILE")
+
+    def filter_failed(self, connection: Connection, error: Exception) -> None:
+        if connection.context is None:
+            connection.context = Client(connection.number)
+        connection.context.end_reason = str(error)
+        self.log.debug("filter_failed", address=connection.address, cause=str(error))
+
+    def filter_finished(self, connection: Connection) -> None:
+        """A PROXY header was read: the client is who it says."""
+        facts = connection.filter.facts()
+        if connection.context is None:
+            connection.context = Client(connection.number)
+        connection.address = facts.get("address") or connection.address
+        connection.context.certificate_user = facts.get("user")
+
+    # -- for the parts in node/mqtt -----------------------------------------------------------------------------------------
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.slot[counters.INDEX[name]] += by
+
+    def now_ms(self) -> int:
+        """The store clock."""
+        return time.monotonic_ns() // 1_000_000 + self.loop.clock_offset_ms
+
+    def access(self, event: str, connection: Connection, **fields: Any) -> None:
+        if self.config.log.access:
+            client = connection.context
+            log.access(
+                event, client_id=client.id, user=client.user, address=connection.address,
+                listener=connection.listener.name or connection.listener.bind, worker=self.index, **fields,
+            )  # fmt: skip
+
+    def connections_of(self, listener: Listener) -> int:
+        return sum(each.listener is listener for each in self.loop.connections())
+
+    def throttled(self, address: str) -> bool:
+        return not self.throttle.allowed(_host(address), time.monotonic())
+
+    def failed_attempt(self, address: str) -> None:
+        self.throttle.failed(_host(address), time.monotonic())
+
+    def in_thread(self, function: Callable[..., Any], arguments: tuple[Any, ...], done: Callable[[Any], None]) -> None:
+        """Run it in the thread pool, `done(result)` in the loop; an error counts as False."""
+        gevent.spawn(self._in_thread, function, arguments, done)
+
+    def _in_thread(self, function: Callable[..., Any], arguments: tuple[Any, ...], done: Callable[[Any], None]) -> None:
+        try:
+            result = self.pool.apply(function, arguments)
+        except Exception:
+            self.log.exception("thread_error", function=function.__name__, effect="the client is refused")
+            result = False
+        done(result)
+
+    def release(self, connection: Connection) -> None:
+        """A claimed connection is over: detach its session, here and at the keeper."""
+        client = connection.context
+        session = connection.session
+        sent = 0
+        if session is not None:
+            sent = session.sent_until if session.sid else 0
+            session.detach()
+            session.online = False
+        will = "drop" if client.normal_end or not client.will else "keep"
+        self.keeper.call(
+            "detach",
+            {"cid": client.id, "conn": connection.number, "expiry_s": client.expiry_s, "will": will, "sent": sent},
+        )
+        client.claimed = False
+
+    def left(self, connection: Connection) -> None:
+        """Any connection is over, claimed or not."""
+        self.count("connections_closed")
+
+    # -- access rules -----------------------------------------------------------------------------------------------------
+
+    def _apply_rules(self) -> None:
+        """Have the core ask where there are rules, and forget what it knew."""
+        open_to_all = self.authorizer.allows_all
+        self.loop.allows_all = open_to_all
+        self.loop.authorize = self._authorize
+        self.loop.tree.receive_permitted = None if open_to_all else self._receive_permitted
+        self.loop.permit_version += 1
+        self.loop.tree.invalidate()
+
+    def anonymous_allowed(self, listener: Listener) -> bool:
+        return self.authenticator.anonymous_allowed(listener)
+
+    def _authorize(self, connection: Connection, topic: bytes, qos: int, retain: bool) -> bool:
+        return self.may_publish(connection.context, topic, qos, retain)
+
+    def may_publish(self, client: Client, topic: bytes, qos: int, retain: bool) -> bool:
+        return self.authorizer.authorize("publish", client.user, client.id, topic.decode(), qos, retain)
+
+    def may_subscribe(self, client: Client, filter: bytes, qos: int) -> bool:
+        return self.authorizer.authorize("subscribe", client.user, client.id, filter.decode(), qos, False)
+
+    def _receive_permitted(self, session: Session, topic: bytes) -> bool:
+        return self.authorizer.authorize("receive", session.user, session.client_id, topic.decode(), 0, False)
+
+    def may_receive(self, session: Session, topic: bytes) -> bool:
+        return self.authorizer.allows_all or self._receive_permitted(session, topic)
+
+    def will_permitted(self, client_id: str, record: bytes) -> bool:
+        topic, author = wire.record_names(record)
+        return self.authorizer.authorize("publish", author or None, client_id, topic.decode(), record[0] & 3,
+                                         bool(record[0] & 4))  # fmt: skip
+
+    def may_receive_retained(self, session: Session, record: bytes) -> bool:
+        """May it be sent, and might its author still publish it (auth.check_retain_source)?"""
+        if self.authorizer.allows_all:
+            return True
+        topic, author = wire.record_names(record)
+        if not self._receive_permitted(session, topic):
+            return False
+        if not self.config.auth.check_retain_source:
+            return True
+        return self.authorizer.authorize("publish", author or None, "", topic.decode(), 0, True)
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
+
+
+def main(arguments: list[str]) -> None:
+    process.die_with_parent()
+    parser = argparse.ArgumentParser(prog="node.worker")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--index", type=int, required=True)
+    options = parser.parse_args(arguments)
+    config = load(options.config)
+    log.setup(config.log, f"worker-{options.index}")
+    try:
+        Worker(config, options.index).run()
+    except ListenError as error:
+        sys.exit(f"mqnode: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
