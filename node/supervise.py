@@ -18,7 +18,8 @@ from string import Template
 from typing import NoReturn
 
 from node.config import Config, ConfigError, load, run_dir, worker_count
-from node.listeners.sockets import ListenError, check_free
+from node.listeners.filters import ListenError
+from node.listeners.sockets import check_free, filter_factory
 from node.process import SUPERVISOR_PID
 
 LOCK_FD, STDOUT_FD, STDERR_FD = 3, 8, 9
@@ -83,6 +84,12 @@ def _lock(data: Path) -> int:
 
 
 def _check_listeners(config: Config) -> None:
+    """Refuse here, in one line, what would make each worker die at its start."""
+    try:
+        for listener in config.listeners:
+            filter_factory(listener, config.limits)
+    except ListenError as error:
+        raise StartError(str(error)) from error
     deadline = time.monotonic() + _ADDRESS_WAIT_S
     for bind in [*(each.bind for each in config.listeners if each.type != "unix"), config.admin.bind]:
         while True:

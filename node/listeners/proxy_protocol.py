@@ -65,7 +65,7 @@ class ProxyProtocolFilter:
             try:
                 family, source, _destination, port, _port = (word.decode("ascii") for word in words[1:])
                 address = ipaddress.ip_address(source)
-                if family != f"TCP{address.version}" or not port.isdigit():
+                if family != f"TCP{address.version}" or "%" in source or not port.isdigit():
                     raise ValueError(family)
                 self._set_source(address, int(port))
             except ValueError as error:

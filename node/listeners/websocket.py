@@ -65,12 +65,15 @@ class WebSocketFilter:
                 self._refuse(b"431 Request Header Fields Too Large", "handshake too large")
             return
         request = events[0]
-        if len(events) > 1 or not isinstance(request, Request):
+        if len(events) > 1 or self._protocol.eof_sent or not isinstance(request, Request):
             self._refuse(b"400 Bad Request", "frames before the handshake was answered")
-        if request.path.partition("?")[0] == self._path:
-            response = self._protocol.accept(request)
-        else:
-            response = self._protocol.reject(404, f"MQTT is at {self._path}\n")
+        try:
+            if request.path.partition("?")[0] == self._path:
+                response = self._protocol.accept(request)
+            else:
+                response = self._protocol.reject(404, f"MQTT is at {self._path}\n")
+        except UnicodeError:  # the library cannot quote a header that is not ASCII in its refusal
+            self._refuse(b"400 Bad Request", "malformed header")
         self._protocol.send_response(response)
         self._out += self._protocol.data_to_send()
         if response.status_code != 101:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from node import counters, supervise, watchdog
-from node.config import Config
+from node.config import Config, Listener, Node
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = """
@@ -210,7 +210,13 @@ def test_address_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
 
 def test_unusable_directory_is_told() -> None:
     with pytest.raises(supervise.StartError, match="data_dir"):
-        supervise.run("/dev/null", Config(node=supervise.Config().node.__class__(data_dir="/proc/nowhere")))
+        supervise.run("/dev/null", Config(node=Node(data_dir="/proc/nowhere")))
+
+
+def test_unusable_listener_is_told(tmp_path: Path) -> None:
+    config = Config(node=Node(data_dir=str(tmp_path)), listeners=(Listener(type="tls", bind="127.0.0.1:0"),))
+    with pytest.raises(supervise.StartError, match="TLS needs `certificate`"):
+        supervise.run("/dev/null", config)
 
 
 def test_judgement_of_heartbeats() -> None:
