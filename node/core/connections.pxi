@@ -488,5 +488,10 @@ cdef int wheel_turn(Loop loop) except -1:
             if connection.deadline_ms > loop.now_ms:
                 wheel_put(connection)
             else:
-                loop.handler.timed_out(connection)
+                try:
+                    loop.handler.timed_out(connection)
+                except Exception:
+                    loop.stats[S_HANDLER_ERRORS] += 1
+                    loop.handler.broken(connection)
+                    connection.abort()
     return 0

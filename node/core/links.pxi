@@ -102,7 +102,11 @@ cdef int read_frame(Link link, uint8_t kind, const char* body, uint32_t length) 
         return read_committed(loop, body, length)
     if kind == FRAME_ROUTES:
         return read_routes(link, body, length)
-    loop.handler.frame(link, kind, body[:length])
+    try:
+        loop.handler.frame(link, kind, body[:length])
+    except Exception:
+        loop.stats[S_HANDLER_ERRORS] += 1
+        loop.handler.link_broken(link)
     return 0
 
 

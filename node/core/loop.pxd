@@ -152,6 +152,7 @@ cdef class Loop:
     cdef list paused
     cdef list congested
     cdef list pumps
+    cdef list resting           # listeners that could not accept
     cdef list siblings              # Link or None, by index
     cdef Link keeper
     cdef char* buffer               # one receive at a time, shared by all
@@ -222,6 +223,7 @@ cdef class Loop:
     cdef int peer_ended(self, Stream stream) except -1
     cdef int schedule(self) except -1
     cdef int finish(self) except -1
+    cdef int pump_one(self, Session session) except -1
     cdef int flush(self, Connection connection) except -1
     cdef bint flush_filtered(self, Connection connection) except -1
     cdef int leave(self, Connection connection) except -1
@@ -235,3 +237,4 @@ cdef class Listener:
     cdef readonly object socket
     cdef readonly object config
     cdef object make_filter
+    cdef uint64_t data

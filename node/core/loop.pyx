@@ -9,7 +9,7 @@ closed(connection), frame(link, kind, body), link_closed(link). Handlers run ins
 
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 from node.core.topics cimport (
@@ -56,6 +56,9 @@ cdef extern from *:
         e.data.u64 = data;
         return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e);
     }
+    static int mq_epoll_remove(int epoll, int fd) {
+        return epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+    }
     /* Accepts one connection; writes "address:port" of the peer. */
     static int mq_accept(int listener, char *text, size_t size) {
         struct sockaddr_storage peer;
@@ -82,6 +85,7 @@ cdef extern from *:
     }
     """
     uint64_t monotonic_us "mq_monotonic_us"() noexcept nogil
+    int epoll_remove "mq_epoll_remove"(int epoll, int fd) noexcept nogil
     int epoll_add "mq_epoll_add"(int epoll, int fd, uint64_t data, int edge) noexcept nogil
     int accept_one "mq_accept"(int listener, char* text, size_t size) noexcept nogil
     ctypedef union EpollData "epoll_data_t":
@@ -203,6 +207,7 @@ cdef class Loop:
         self.paused = []
         self.congested = []
         self.pumps = []
+        self.resting = []
         self.siblings = []
         self.batches = collections.deque()
         self.batch = 1
@@ -281,12 +286,14 @@ cdef class Loop:
 
     def listen(self, socket, config, make_filter):
         """Accept clients on this listening socket; `make_filter(address)` gives each its filter or None."""
-        cdef uint64_t data = self.take_slot(Listener(socket, config, make_filter))
-        if epoll_add(self.epoll, socket.fileno(), data, False) < 0:
+        cdef Listener listener = Listener(socket, config, make_filter)
+        listener.data = self.take_slot(listener)
+        if epoll_add(self.epoll, socket.fileno(), listener.data, False) < 0:
             raise OSError(errno, os.strerror(errno))
 
     def unlisten(self):
         """Accept nobody any more."""
+        self.resting = []
         for slot, entry in enumerate(self.slots):
             if isinstance(entry, Listener):
                 (<Listener>entry).socket.close()
@@ -337,8 +344,11 @@ cdef class Loop:
         for i in range(ACCEPTS):
             fd = accept_one(listener.socket.fileno(), text, sizeof(text))
             if fd < 0:
-                if errno != EAGAIN and errno != EINTR:
+                if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
+                    # Out of descriptors, most likely: the tick tries again, lest this spins.
                     self.handler.accept_failed(errno)
+                    epoll_remove(self.epoll, listener.socket.fileno())
+                    self.resting.append(listener)
                 return 0
             if listener.config is None:
                 self.link(fd, "new")
@@ -543,7 +553,7 @@ cdef class Loop:
                 sessions = self.pumps
                 self.pumps = []
                 for session in sessions:
-                    pump(session)
+                    self.pump_one(session)
             for entry in self.siblings:
                 if entry is not None:
                     close_publishes(<Link>entry)
@@ -567,6 +577,16 @@ cdef class Loop:
             self.resume_publishers()
         if self.again:
             self.schedule()
+        return 0
+
+    cdef int pump_one(self, Session session) except -1:
+        try:
+            pump(session)
+        except Exception:
+            self.stats[S_HANDLER_ERRORS] += 1
+            if session.connection is not None:
+                self.handler.broken(session.connection)
+                session.connection.abort()
         return 0
 
     cdef int flush(self, Connection connection) except -1:
@@ -653,7 +673,11 @@ cdef class Loop:
         wheel_remove(connection)
         connection.deadline_ms = self.now_ms + UNSENT_MS
         wheel_put(connection)
-        self.handler.closed(connection)
+        try:
+            self.handler.closed(connection)
+        except Exception:
+            self.stats[S_HANDLER_ERRORS] += 1
+            self.handler.broken(connection)
         return 0
 
     cdef int linger(self, Connection connection) except -1:
@@ -731,6 +755,9 @@ cdef class Loop:
         self.inside = True
         try:
             wheel_turn(self)
+            for listener in self.resting:
+                epoll_add(self.epoll, (<Listener>listener).socket.fileno(), (<Listener>listener).data, False)
+            self.resting = []
             for connection in self.congested:
                 if self.now_ms - connection.congested_ms > self.slow_ms and not connection.stalled:
                     connection.stalled = True

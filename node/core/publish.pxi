@@ -4,6 +4,7 @@ cdef enum:
     NOTHING = 0             # nobody has asked for it
     REACHED = 1             # somebody got it at once
     STORED = 2              # the keeper has to commit it first
+    TARGETS_MAX = 65535     # of one operation
 
 
 cdef inline uint32_t remaining_s(Loop loop, Publication* pub) noexcept:
@@ -327,9 +328,32 @@ cdef int publish(Loop loop, Publication* pub, Match* match, Connection publisher
     if pub.retain or packet_id or will_id:
         result |= STORED
     if result & STORED:
-        op_publish(loop, pub, author.sid if author is not None else 0, user, packet_id, will_id, 0, 0)
+        store(loop, pub, author.sid if author is not None else 0, user, packet_id, will_id)
         if loop.unacked_bytes + loop.ops.length > UNACKED_BYTES_MAX and publisher is not None:
             loop.blocked = True
     if loop.output_bytes > loop.worker_output_max and publisher is not None:
         loop.blocked = True
     return result
+
+
+cdef int store(Loop loop, Publication* pub, uint64_t publisher_sid, str user, uint16_t packet_id,
+               uint64_t will_id) except -1:
+    """One OP_PUBLISH, or several where there are more durable targets than one can name."""
+    cdef DurableTarget* targets = loop.durable
+    cdef uint32_t count = loop.durable_count, some
+    cdef bint retain = pub.retain
+    while True:
+        some = min(count, TARGETS_MAX)
+        loop.durable_count = some
+        op_publish(loop, pub, publisher_sid, user, packet_id, will_id, 0, 0)
+        count -= some
+        if count == 0:
+            break
+        # What happens once, the first has done.
+        loop.durable += some
+        packet_id = 0
+        will_id = 0
+        pub.retain = False
+    loop.durable = targets
+    pub.retain = retain
+    return 0
