@@ -1,19 +1,75 @@
-# Every target sets up what it needs. `make run` and `make test` are all a new machine takes.
+# `make run` and `make test` are all that a new machine takes: each target sets up what it needs.
 SHELL := /bin/bash
+export PATH := $(PATH):/usr/sbin:/sbin
+PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
+INTEROP := tests/interop/node_modules/.installed
+# command:Debian package
+TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:iproute2 openssl:openssl \
+         systemd-analyze:systemd node:nodejs npm:npm
+ARGS ?=
 
-.PHONY: run test build
+.PHONY: run test soak bench lint types imports format install wheel build tools clean
 
-$(STAMP): pyproject.toml
-	python3 -m venv .venv
-	.venv/bin/pip install --quiet --upgrade pip
-	.venv/bin/pip install --quiet "setuptools>=75,<81" "Cython>=3.1,<4"
-	.venv/bin/pip install --quiet --no-build-isolation --editable '.[dev]'
-	touch $(STAMP)
+run: build
+	.venv/bin/mqnode start --config deploy/mqnode.toml
+
+# all tests, or those of ARGS: make test ARGS="tests/unit -k tls"
+test: build tools $(INTEROP)
+	$(PY) -m pytest $(ARGS)
+
+soak: build tools
+	$(PY) -m pytest -m soak $(ARGS)
+
+bench: build tools
+	$(PY) -m bench $(ARGS)
+
+lint: $(STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: $(STAMP)
+	.venv/bin/mypy
+
+imports: $(STAMP)
+	.venv/bin/lint-imports
+
+format: $(STAMP)
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+# leaves a working .venv/bin/mqnode
+install: build
+
+wheel: $(STAMP)
+	flock .build.lock $(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 build: $(STAMP)
 	flock .build.lock $(PY) setup.py --quiet build_ext --inplace
 
-run: build
-	.venv/bin/mqnode start --config deploy/mqnode.toml
+$(STAMP): pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mqnode needs Python 3.11 or later: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@deploy/require cc:gcc
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/require ensurepip:python3-venv
+	@test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+	  deploy/require Python.h:python3-dev
+	flock .build.lock bash -ec '\
+	  test -x $(PY) || $(PYTHON) -m venv .venv; \
+	  $(PY) -m pip install --quiet --upgrade pip "setuptools>=75,<81" "Cython>=3.1,<4"; \
+	  $(PY) -m pip install --quiet --no-build-isolation --editable ".[dev]"; \
+	  touch $(STAMP)'
+
+tools:
+	@deploy/require $(TOOLS)
+
+$(INTEROP): tests/interop/package.json | tools
+	cd tests/interop && npm install --silent --no-audit --no-fund --no-package-lock
+	touch $(INTEROP)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf tests/interop/node_modules $(STAMP)
+	find node storage bench -name '*.so' -delete -o -name '*.c' -delete
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -26,14 +26,14 @@ class _Section(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     pass
 
 
-class Node(_Section):
+class Node(_Section, frozen=True):
     name: str = ""  # default: the host's name
     data_dir: str = "/var/lib/mqnode"
     run_dir: str = ""  # unix sockets and counters; default: data_dir + "/run"
     workers: Annotated[int, Meta(ge=0, le=48)] = 0  # 0: the number of cores
 
 
-class Listener(_Section):
+class Listener(_Section, frozen=True):
     type: Literal["tcp", "tls", "ws", "wss", "unix"]
     bind: str  # "ADDRESS:PORT", "[IPV6]:PORT", or a path for unix
     name: str = ""  # default: the bind address
@@ -59,17 +59,17 @@ class Listener(_Section):
     mode: str = "0660"
 
 
-class Auth(_Section):
+class Auth(_Section, frozen=True):
     allow_anonymous: bool | None = None  # None: only on loopback listeners, and only while no users are configured
     password_file: str = ""
     acl_file: str = ""
-    scram: bool = True  # MQTT 5 enhanced authentication with SCRAM-SHA-256, for users of password_file that have a verifier
+    scram: bool = True  # SCRAM-SHA-256 (MQTT 5 enhanced authentication), for users of password_file with a verifier
     check_retain_source: bool = True
     cache_ttl_s: Seconds = 300
     connect_rate_per_address: UInt = 0  # failed CONNECTs a minute from one address before it is refused; 0: no limit
 
 
-class Limits(_Section):
+class Limits(_Section, frozen=True):
     connect_timeout_s: Seconds = 10
     max_keepalive_s: UInt = 65535  # S07; larger or 0 asked for: the server's value is told (v5) or applied (v3)
     max_packet_bytes: Annotated[int, Meta(ge=256, le=268_435_455)] = 2_097_152
@@ -88,18 +88,18 @@ class Limits(_Section):
     queue_policy: Literal["drop_new", "drop_oldest", "refuse"] = "drop_new"
     max_retained_messages: UInt = 10_000_000
     max_retained_bytes: UInt = 2_097_152  # of one retained message
-    max_output_bytes: Annotated[int, Meta(ge=65536)] = 4_194_304  # unsent bytes of one connection before its publishers wait
+    max_output_bytes: Annotated[int, Meta(ge=65536)] = 4_194_304  # unsent of a connection before its publishers wait
     max_worker_output_bytes: Annotated[int, Meta(ge=1_048_576)] = 536_870_912  # of all connections of a worker
     slow_subscriber_s: Seconds = 10  # a subscriber that takes nothing for so long no longer holds its publishers back
     max_connections: UInt = 0  # of each worker; 0: as many as there are file descriptors
     message_expiry_s: UInt = 0  # cap for every message; 0: none
 
 
-class Shared(_Section):
+class Shared(_Section, frozen=True):
     strategy: Literal["round_robin", "random", "sticky", "hash_client", "hash_topic"] = "round_robin"
 
 
-class Store(_Section):
+class Store(_Section, frozen=True):
     map_bytes: Annotated[int, Meta(ge=1_048_576)] = 1_073_741_824  # at first; grows by itself
     max_map_bytes: Annotated[int, Meta(ge=1_048_576)] = 1_099_511_627_776
     commit_interval_ms: Annotated[float, Meta(ge=0, le=1000)] = 0.0  # wait for more work before a commit
@@ -108,24 +108,27 @@ class Store(_Section):
     ballast_bytes: UInt = 67_108_864  # reserved so that deletes work on a full disk
 
 
-class Sys(_Section):
+class Sys(_Section, frozen=True):
     interval_s: Annotated[float, Meta(ge=0)] = 10  # $SYS/broker/...; 0: off
 
 
-class Admin(_Section):
+class Admin(_Section, frozen=True):
     bind: str = "127.0.0.1:8883"
     token_file: str = ""  # default: data_dir + "/admin.token", made at first start with mode 0600
 
 
-class Log(_Section):
+class Log(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "json"
     access: bool = True
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     node: Node = field(default_factory=Node)
-    listeners: tuple[Listener, ...] = (Listener(type="tcp", bind="127.0.0.1:1883"), Listener(type="tcp", bind="[::1]:1883"))
+    listeners: tuple[Listener, ...] = (
+        Listener(type="tcp", bind="127.0.0.1:1883"),
+        Listener(type="tcp", bind="[::1]:1883"),
+    )
     auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
     shared: Shared = field(default_factory=Shared)
