@@ -104,7 +104,7 @@ class ProxyProtocolFilter:
             raise ValueError(port)
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
-        self._facts |= {"address": str(address), "port": port}
+        self._facts["address"] = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
     def _parse_tlvs(self, data: bytes) -> None:
         for kind, value in _tlvs(data):
@@ -149,7 +149,7 @@ def _tlvs(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def check_peer(peer: str, networks: tuple[Network, ...]) -> None:
-    """Raise FilterError unless the address `peer` may speak the PROXY protocol to us."""
-    address = ipaddress.ip_address(peer.partition("%")[0])
+    """Raise FilterError unless `peer`, HOST:PORT or [IPV6]:PORT, may speak the PROXY protocol to us."""
+    address = ipaddress.ip_address(peer.rpartition(":")[0].strip("[]").partition("%")[0])
     if not any(address in network for network in networks):
         raise FilterError(f"PROXY protocol: {peer} is not in proxy_networks")

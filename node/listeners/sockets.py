@@ -158,7 +158,7 @@ def filter_factory(listener: Listener, limits: Limits) -> FilterFactory:
 
 
 class FilterFactory:
-    """Called with the peer's address, without port ("" on a unix socket), for each accepted connection."""
+    """Called for each accepted connection with its peer, as the core writes it: HOST:PORT, [IPV6]:PORT, or unix."""
 
     def __init__(self, listener: Listener, limits: Limits) -> None:
         self._listener = listener

@@ -32,18 +32,18 @@ def ssl_tlv(name: bytes, client: int = 0x07, verify: int = 0) -> bytes:
     return tlv(0x20, struct.pack("!BI", client, verify) + fields)
 
 
-SOURCE4 = {"address": "192.0.2.1", "port": 56324}
+SOURCE4 = {"address": "192.0.2.1:56324"}
 TLS = {"tls": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256"}
 VALID = [
     (b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 1883\r\n", SOURCE4),
-    (b"PROXY TCP6 2001:db8::1 ::1 1 2\r\n", {"address": "2001:db8::1", "port": 1}),
+    (b"PROXY TCP6 2001:db8::1 ::1 1 2\r\n", {"address": "[2001:db8::1]:1"}),
     (b"PROXY TCP6 ::ffff:192.0.2.1 ::1 56324 2\r\n", SOURCE4),
     (b"PROXY UNKNOWN\r\n", {}),
     (b"PROXY UNKNOWN ffff::1 what ever\r\n", {}),
     (b"PROXY UNKNOWN " + b"f" * 91 + b"\r\n", {}),  # 107 bytes
     (v2(TCP4), SOURCE4),
-    (v2(TCP6, family=0x21), {"address": "2001:db8::1", "port": 1}),
-    (v2(MAPPED, family=0x21), {"address": "192.0.2.1", "port": 5}),
+    (v2(TCP6, family=0x21), {"address": "[2001:db8::1]:1"}),
+    (v2(MAPPED, family=0x21), {"address": "192.0.2.1:5"}),
     (v2(bytes(216), family=0x31), {}),
     (v2(b"", family=0), {}),
     (v2(tlv(4, b"noop"), family=0), {}),
@@ -133,8 +133,9 @@ def test_mutated_headers_never_break(header: bytes, data: st.DataObject) -> None
 
 def test_peers() -> None:
     networks = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fe80::/10"))
-    check_peer("10.1.2.3", networks)
-    check_peer("fe80::1%eth0", networks)
-    for stranger in ("11.0.0.1", "::1", "2001:db8::1"):
+    check_peer("10.1.2.3:1", networks)
+    check_peer("[fe80::1]:65535", networks)
+    check_peer("[fe80::1%eth0]:1", networks)
+    for stranger in ("11.0.0.1:1", "[::1]:1", "[2001:db8::1]:1"):
         with pytest.raises(FilterError, match="not in proxy_networks"):
             check_peer(stranger, networks)

@@ -111,23 +111,23 @@ def test_factory_gives_what_the_listener_needs(tmp_path: Path) -> None:
     certificate, key = Authority(tmp_path).issue("server", "mqtt.test")
     tls = {"certificate": certificate, "key": key}
     limits = Limits()
-    assert filter_factory(tcp("127.0.0.1:0"), limits)("127.0.0.1") is None
-    assert filter_factory(unix(tmp_path / "x"), limits)("") is None
-    assert isinstance(filter_factory(Listener(type="ws", bind="x:1"), limits)("::1"), WebSocketFilter)
+    assert filter_factory(tcp("127.0.0.1:0"), limits)("127.0.0.1:5") is None
+    assert filter_factory(unix(tmp_path / "x"), limits)("unix") is None
+    assert isinstance(filter_factory(Listener(type="ws", bind="x:1"), limits)("[::1]:5"), WebSocketFilter)
     factory = filter_factory(Listener(type="tls", bind="x:1", **tls), limits)  # type: ignore[arg-type]
-    assert isinstance(factory("::1"), TlsFilter)
+    assert isinstance(factory("[::1]:5"), TlsFilter)
     assert factory.certificate_expires_at is not None
     factory.reload()
     Path(key).unlink()
     with pytest.raises(TlsError):
         factory.reload()
-    assert isinstance(factory("::1"), TlsFilter)
+    assert isinstance(factory("[::1]:5"), TlsFilter)
     proxied = Listener(type="tcp", bind="x:1", proxy_protocol="required", proxy_networks=("10.0.0.0/8",), identity="cn")
-    assert isinstance(filter_factory(proxied, limits)("10.1.1.1"), ProxyProtocolFilter)
+    assert isinstance(filter_factory(proxied, limits)("10.1.1.1:5"), ProxyProtocolFilter)
     with pytest.raises(FilterError, match="not in proxy_networks"):
-        filter_factory(proxied, limits)("11.1.1.1")
+        filter_factory(proxied, limits)("11.1.1.1:5")
     local = Listener(type="unix", bind="/x", proxy_protocol="required")
-    assert isinstance(filter_factory(local, limits)(""), ProxyProtocolFilter)
+    assert isinstance(filter_factory(local, limits)("unix"), ProxyProtocolFilter)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_all_three_filters_with_a_client_certificate(tmp_path: Path, size: int) 
         type="wss", bind="x:1", certificate=certificate, key=key, client_ca=authority.path, identity="cn",
         client_certificate="required", proxy_protocol="required", proxy_networks=("10.0.0.0/8",),
     )  # fmt: skip
-    part = filter_factory(listener, Limits())("10.0.0.1")
+    part = filter_factory(listener, Limits())("10.0.0.1:5")
     assert part is not None
     context = ssl.create_default_context(cafile=authority.path)
     context.load_cert_chain(*authority.issue("client", "alice"))
@@ -180,7 +180,7 @@ def test_all_three_filters_with_a_client_certificate(tmp_path: Path, size: int) 
     assert frame.data == b"y" * 70_000
     facts = part.facts()
     assert facts["user"] == "alice"
-    assert (facts["address"], facts["port"]) == ("192.0.2.1", 5555)
+    assert facts["address"] == "192.0.2.1:5555"
     assert facts["subprotocol"] == "mqtt"
     assert facts["tls"] == "TLSv1.3"
     assert not part.finished
@@ -200,7 +200,7 @@ def web_send(client: Client, web: ClientProtocol) -> None:
 def test_a_refused_handshake_is_told_through_tls(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("server", "mqtt.test", [x509.DNSName("mqtt.test")])
-    part = filter_factory(Listener(type="wss", bind="x:1", certificate=certificate, key=key), Limits())("::1")
+    part = filter_factory(Listener(type="wss", bind="x:1", certificate=certificate, key=key), Limits())("[::1]:5")
     assert part is not None
     client = Client(part, ssl.create_default_context(cafile=authority.path))
     client.connect()
