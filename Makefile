@@ -42,8 +42,10 @@ format: $(STAMP)
 # leaves a working .venv/bin/mqnode
 install: build
 
+# without what an earlier build left in build/lib: it would be in the wheel, too
 wheel: $(STAMP)
-	flock .build.lock $(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	flock .build.lock bash -ec 'rm -rf build/lib* build/bdist*; \
+	  $(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .'
 
 build: $(STAMP)
 	flock .build.lock $(PY) setup.py --quiet build_ext --inplace
