@@ -1,18 +1,21 @@
-"""supervisord, that notices signals at once.
+"""supervisord as a host needs it: it notices signals at once, and SIGHUP makes the workers read their files anew.
 
 Its loop sleeps up to a second while a child has died or SIGTERM has come; so each of the four steps of a stop took a
-second. Here every signal also writes a byte to a pipe that its loop polls. It does not start a dead child
-sooner than its loop does by itself: that second is the pause of a process that dies again and again, and
-node/watchdog.py ends it early for one that had served.
+second. Here every signal also writes a byte to a pipe that the loop polls. It does not start a dead child
+sooner than it would by itself: that second is the pause of a process that dies again and again, and
+node/watchdog.py ends it early for one that had served. SIGHUP would restart the host, clients and all.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
+from types import FrameType
 
-from supervisor.medusa.asyncore_25 import socket_map
-from supervisor.supervisord import main
+from supervisor.medusa.asyncore_25 import ExitNow, socket_map
+from supervisor.options import ServerOptions, SignalReceiver
+from supervisor.supervisord import Supervisor
 
 
 class Waker:
@@ -21,6 +24,8 @@ class Waker:
     def __init__(self) -> None:
         self.descriptor, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        socket_map[self.descriptor] = self
+        os.write(write_end, b"\0")  # the loop sleeps before its first turn, too
 
     def readable(self) -> bool:
         return True
@@ -35,7 +40,34 @@ class Waker:
         raise
 
 
+class Signals(SignalReceiver):  # type: ignore[misc]  # supervisor has no types
+    """Hands over what the loop must act upon. Not SIGCHLD: it reaps at each turn, but takes one signal a turn."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        super().__init__()
+        self.supervisor = supervisor
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            for worker in self.supervisor.process_groups["worker"].processes.values():
+                if worker.pid:
+                    os.kill(worker.pid, signal.SIGHUP)
+        elif number != signal.SIGCHLD:
+            super().receive(number, frame)
+
+
+def main() -> None:
+    options = ServerOptions()
+    options.realize(doc=__doc__)
+    options.first, options.test = True, False
+    supervisor = Supervisor(options)
+    options.signal_receiver = Signals(supervisor)
+    Waker()
+    with suppress(ExitNow):
+        supervisor.main()
+    options.close_httpservers()
+    options.close_logger()
+
+
 if __name__ == "__main__":
-    waker = Waker()
-    socket_map[waker.descriptor] = waker
     main()

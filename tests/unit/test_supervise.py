@@ -19,7 +19,7 @@ from node.config import Config, Listener, Node
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = """
-import sys, time
+import signal, sys, time
 from node import config, counters, process
 process.die_with_parent()
 settings = config.load(sys.argv[sys.argv.index("--config") + 1])
@@ -28,6 +28,7 @@ number = {SLOT} if index is None else counters.WORKER_0 + index
 slot = counters.Counters(config.run_dir(settings) / "counters").claim(number)
 slot[counters.INDEX["ready"]] = 1
 print("started", number, flush=True)
+signal.signal(signal.SIGHUP, lambda *_: print("reload", number, flush=True))
 while True:
     counters.beat(slot)
     time.sleep(0.1)
@@ -130,7 +131,7 @@ def test_starts_says_ready_and_stops(host: Host) -> None:
     host.notified("READY=1")
     ready_s = time.monotonic() - begin
     print(f"ready after {ready_s:.2f} s")
-    assert ready_s < 3
+    assert ready_s < 5  # 1.5 s on two free cores
     host.notified("WATCHDOG=1")
     assert (host.run / "supervisord.conf").stat().st_mode & 0o777 == 0o600
     assert host.run.stat().st_mode & 0o777 == 0o700
@@ -144,6 +145,20 @@ def test_starts_says_ready_and_stops(host: Host) -> None:
     assert sorted(out.splitlines()) == ["started 0", "started 1", "started 8", "started 9"]  # the children's stdout
     assert '"event": "ready"' in err  # and their stderr
     host.notified("STOPPING=1")
+
+
+def test_sighup_reaches_the_workers_and_restarts_nothing(host: Host) -> None:
+    assert host.process is not None
+    wait_for(host.is_up)
+    pids = host.pids()
+    time.sleep(0.5)  # a stand-in claims its slot before it handles signals
+    host.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert host.pids() == pids
+    assert host.is_up()
+    host.process.send_signal(signal.SIGTERM)
+    out, _ = host.process.communicate(timeout=15)
+    assert sorted(line for line in out.splitlines() if "reload" in line) == ["reload 8", "reload 9"]
 
 
 def test_second_start_is_refused(host: Host) -> None:
@@ -179,7 +194,7 @@ def test_stopped_worker_is_killed_and_replaced(host: Host) -> None:
     os.kill(pid, signal.SIGSTOP)
     took_s = wait_for(lambda: host.is_up() and host.pids()[3] != pid, what="replacement")
     print(f"replaced after {took_s:.2f} s")
-    assert took_s < 4.5
+    assert took_s < 6
 
 
 def test_killed_supervisord_leaves_no_orphans(host: Host) -> None:
