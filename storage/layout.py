@@ -1,0 +1,122 @@
+"""The store on disk: one table of databases, their keys and records, and how an environment is opened.
+
+All integers in keys are big-endian, so that cursors walk them in order. Client ids and filters enter keys only as
+BLAKE2b hashes of fixed length: no name can be a prefix of, or collide with, another's key (S21).
+
+database    key                          value
+meta        name                         see META_* below
+sessions    H(client id), 16 bytes       msgpack SessionRecord
+subs        sid u64, H(filter), 16       msgpack [filter, options, identifier]
+queue       sid u64, qseq u64            entry: CRC32, then storage/writer.pyx ENTRY
+bodies      number u64                   CRC32, message record; of entries with several targets
+packet_ids  sid u64, packet id u16       empty: an inbound QoS 2 message that awaits PUBREL
+retained    topic (see topic_key)        CRC32, message record
+wills       will id u64                  msgpack WillRecord
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from hashlib import blake2b
+from pathlib import Path
+
+import lmdb
+import msgspec
+
+FORMAT = 1
+DATABASES = ("meta", "sessions", "subs", "queue", "bodies", "packet_ids", "retained", "wills")
+MAX_READERS = 1024  # LMDB's default of 126 is a classic outage
+KEY_TOPIC_BYTES = 400  # of LMDB's 511
+
+META_FORMAT = b"format"
+META_CLOCK = b"clock_ms"  # store clock at the last start
+META_INCARNATION = b"incarnation"
+META_NEXT = b"next"  # msgpack [next sid, next body number, next will id]
+META_INSTANCE = b"instance/"  # + u64 of a worker process: number of its last committed batch
+
+
+class StoreError(Exception):
+    """The store cannot be used; the text says why, what it means, and what to do. Nothing was deleted."""
+
+
+class SessionRecord(msgspec.Struct, array_like=True):
+    """A durable session. Times are of the store clock, ms. Fields are only ever appended."""
+
+    sid: int
+    client_id: str
+    user: str | None
+    created_ms: int
+    expiry_s: int
+    attached: bool
+    detached_ms: int
+    next_qseq: int
+    sent_qseq: int  # deliveries up to here may have been sent
+    epoch: int
+
+
+class WillRecord(msgspec.Struct, array_like=True):
+    client_id: str
+    delay_s: int
+    record: bytes
+
+
+class Subscription(msgspec.Struct, array_like=True):
+    filter: str
+    options: int
+    identifier: int
+
+
+def open_environment(path: str | os.PathLike[str], map_bytes: int, readonly: bool = False) -> lmdb.Environment:
+    """The LMDB environment at `path`. Raises StoreError for damage and for files of another version."""
+    try:
+        return lmdb.open(
+            os.fspath(path), map_size=map_bytes, max_dbs=16, max_readers=MAX_READERS, readonly=readonly,
+            lib_version=0, mode=0o600, create=not readonly, readahead=False,
+        )  # fmt: skip
+    except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PanicError) as error:
+        raise StoreError(
+            f"{path}: is damaged or not an LMDB 0.9 file: {error}. mqnode does not start on it and has deleted nothing. "
+            "Move the folder aside and run `mqnode backup restore FILE`."
+        ) from error
+    except lmdb.Error as error:
+        raise StoreError(
+            f"{path}: cannot be opened: {error}. mqnode does not start. Check the owner and the rights of the folder."
+        ) from error
+
+
+def open_databases(environment: lmdb.Environment, create: bool) -> dict[str, object]:
+    return {name: environment.open_db(name.encode(), create=create) for name in DATABASES}
+
+
+def u64(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def client_key(client_id: str) -> bytes:
+    return blake2b(client_id.encode(), digest_size=16).digest()
+
+
+def subscription_key(sid: int, filter: str) -> bytes:
+    return u64(sid) + blake2b(filter.encode(), digest_size=16).digest()
+
+
+def topic_key(topic: bytes) -> bytes:
+    """Keys of a subtree stand together; a long topic is cut and told apart by its hash."""
+    if len(topic) <= KEY_TOPIC_BYTES:
+        return topic
+    return topic[:KEY_TOPIC_BYTES] + blake2b(topic, digest_size=16).digest()
+
+
+def sealed(record: bytes) -> bytes:
+    return zlib.crc32(record).to_bytes(4, "little") + record
+
+
+def unsealed(value: bytes) -> bytes | None:
+    """The record, or None if the disk has changed it (R3: a hole, not the end of the store)."""
+    record = value[4:]
+    return record if zlib.crc32(record) == int.from_bytes(value[:4], "little") else None
+
+
+def store_path(data_dir: str | os.PathLike[str]) -> Path:
+    return Path(data_dir) / "store"

@@ -1,0 +1,232 @@
+"""Read-only views of the store for workers and the admin process. Each call sees the last commit; none holds a transaction open."""
+
+import fnmatch
+
+import lmdb
+import msgspec
+
+from storage.layout import (
+    SessionRecord,
+    Subscription,
+    client_key,
+    open_databases,
+    open_environment,
+    topic_key,
+    u64,
+    unsealed,
+)
+from storage.writer import parse_entry
+
+CHUNK = 256     # retained messages read in one transaction
+
+_session = msgspec.msgpack.Decoder(SessionRecord).decode
+_subscription = msgspec.msgpack.Decoder(Subscription).decode
+
+
+cdef class Reader:
+    """`path` is the store's folder. Damaged records are passed over and counted in `damaged`."""
+
+    cdef object environment
+    cdef dict databases
+    cdef object queue
+    cdef readonly int damaged
+
+    def __init__(self, path):
+        self.environment = open_environment(path, 0, readonly=True)
+        self.databases = open_databases(self.environment, create=False)
+        self.queue = self.databases["queue"]
+
+    def close(self):
+        self.environment.close()
+
+    cdef begin(self):
+        try:
+            return self.environment.begin()
+        except lmdb.MapResizedError:        # the keeper has grown it
+            self.environment.set_mapsize(0)
+            return self.environment.begin()
+
+    # -- queues -----------------------------------------------------------------------------------------------------------
+
+    def read_queue(self, unsigned long long sid, unsigned long long after_qseq, int max_messages, int max_bytes):
+        """[(qseq, received, options, identifiers, record, share)] behind `after_qseq`; a damaged one has record b""."""
+        cdef list found = []
+        cdef bytes key, value, prefix = u64(sid)
+        cdef Py_ssize_t size = 0
+        with self.begin() as transaction:
+            cursor = transaction.cursor(db=self.queue)
+            if not cursor.set_range(prefix + u64(after_qseq + 1)):
+                return found
+            for key, value in cursor.iternext():
+                if not key.startswith(prefix) or len(found) >= max_messages or size >= max_bytes:
+                    break
+                received, options, identifiers, record, share = self.entry(transaction, value)
+                found.append((int.from_bytes(key[8:], "big"), received, options, identifiers, record, share))
+                size += len(record)
+        return found
+
+    cdef entry(self, transaction, bytes value):
+        parsed = parse_entry(value)
+        if parsed is None:
+            self.damaged += 1
+            return False, 0, (), b"", None
+        received, options, identifiers, record, share, body = parsed
+        if record is None:
+            stored = transaction.get(u64(body), db=self.databases["bodies"])
+            record = None if stored is None else unsealed(stored)
+            if record is None:
+                self.damaged += 1
+                record = b""
+        return received, options, identifiers, record, share
+
+    def queue_depth(self, unsigned long long sid):
+        """(messages, bytes)"""
+        cdef int count = 0
+        cdef long long size = 0
+        with self.begin() as transaction:
+            cursor = transaction.cursor(db=self.queue)
+            if cursor.set_range(u64(sid)):
+                for key, value in cursor.iternext():
+                    if key[:8] != u64(sid):
+                        break
+                    count += 1
+                    size += len(value)
+        return count, size
+
+    def packet_ids(self, unsigned long long sid):
+        """Inbound QoS 2 packet ids that await PUBREL."""
+        found = []
+        with self.begin() as transaction:
+            cursor = transaction.cursor(db=self.databases["packet_ids"])
+            if cursor.set_range(u64(sid)):
+                for key in cursor.iternext(values=False):
+                    if key[:8] != u64(sid):
+                        break
+                    found.append(int.from_bytes(key[8:], "big"))
+        return found
+
+    # -- sessions ---------------------------------------------------------------------------------------------------------
+
+    def session(self, str client_id):
+        with self.begin() as transaction:
+            value = transaction.get(client_key(client_id), db=self.databases["sessions"])
+        return None if value is None else _session(value)
+
+    def sessions(self, str after="", int limit=100, str match="*"):
+        """Session records in the order of their client ids."""
+        found = []
+        with self.begin() as transaction:
+            for value in transaction.cursor(db=self.databases["sessions"]).iternext(keys=False):
+                record = _session(value)
+                if record.client_id > after and (match == "*" or fnmatch.fnmatchcase(record.client_id, match)):
+                    found.append(record)
+        return sorted(found, key=lambda record: record.client_id)[:limit]
+
+    def subscriptions(self):
+        """Yields (sid, client id, user, filter, options, identifier) of every durable session."""
+        with self.begin() as transaction:
+            owners = {}
+            for value in transaction.cursor(db=self.databases["sessions"]).iternext(keys=False):
+                record = _session(value)
+                owners[record.sid] = record
+            for key, value in transaction.cursor(db=self.databases["subs"]):
+                owner = owners.get(int.from_bytes(key[:8], "big"))
+                if owner is not None:
+                    entry = _subscription(value)
+                    yield owner.sid, owner.client_id, owner.user, entry.filter, entry.options, entry.identifier
+
+    def subscriptions_of(self, unsigned long long sid):
+        """[Subscription]"""
+        found = []
+        with self.begin() as transaction:
+            cursor = transaction.cursor(db=self.databases["subs"])
+            if cursor.set_range(u64(sid)):
+                for key, value in cursor.iternext():
+                    if key[:8] != u64(sid):
+                        break
+                    found.append(_subscription(value))
+        return found
+
+    # -- retained ---------------------------------------------------------------------------------------------------------
+
+    def retained_get(self, str topic):
+        with self.begin() as transaction:
+            value = transaction.get(topic_key(topic.encode()), db=self.databases["retained"])
+        return None if value is None else unsealed(value)
+
+    def retained(self, str filter, unsigned long long now_ms):
+        """Yields the message records of the topics that `filter` matches and that have not expired."""
+        cdef bytes wanted = filter.encode()
+        if b"+" not in wanted and b"#" not in wanted:
+            record = self.retained_get(filter)
+            if record is not None and not expired(record, now_ms):
+                yield record
+            return
+        levels = wanted.split(b"/")
+        prefix = literal_prefix(levels)
+        after = None
+        while True:
+            records, after = self.retained_chunk(levels, prefix, after, now_ms)
+            yield from records
+            if after is None:
+                return
+
+    cdef retained_chunk(self, list levels, bytes prefix, after, unsigned long long now_ms):
+        """Up to CHUNK matching records behind the key `after`, and the key to go on from, None at the end."""
+        cdef list records = []
+        cdef bytes key, value, record, topic
+        cdef int seen = 0
+        with self.begin() as transaction:
+            cursor = transaction.cursor(db=self.databases["retained"])
+            more = cursor.set_range(prefix if after is None else after)
+            while more:
+                key = cursor.key()
+                if not key.startswith(prefix):
+                    return records, None
+                if seen >= CHUNK:
+                    return records, key
+                seen += 1
+                value = cursor.value()
+                record = unsealed(value)
+                if record is None:
+                    self.damaged += 1
+                    more = cursor.next()
+                    continue
+                topic = record[29:29 + record[17] + 256 * record[18]]
+                if matches(levels, topic) and not expired(record, now_ms):
+                    records.append(record)
+                more = cursor.next()
+        return records, None
+
+
+cdef bint matches(list levels, bytes topic):
+    """Does the filter of these levels match this topic [MQTT-4.7]?"""
+    cdef list names = topic.split(b"/")
+    cdef Py_ssize_t i, count = len(names)
+    if topic[:1] == b"$" and (levels[0] == b"+" or levels[0] == b"#"):
+        return False
+    for i in range(len(levels)):
+        level = levels[i]
+        if level == b"#":
+            return True
+        if i >= count or (level != b"+" and level != names[i]):
+            return False
+    return len(levels) == count
+
+
+cdef bytes literal_prefix(list levels):
+    """What every key of a match begins with."""
+    cdef list fixed = []
+    for level in levels:
+        if level == b"#":
+            # "a/#" matches "a" too, so the separator is not part of it
+            return b"/".join(fixed)[:400]
+        if level == b"+":
+            break
+        fixed.append(level)
+    return (b"/".join(fixed) + (b"/" if fixed else b""))[:400]
+
+
+cdef bint expired(bytes record, unsigned long long now_ms):
+    until = int.from_bytes(record[9:17], "little")
+    return until != 0 and until <= now_ms

@@ -1,0 +1,535 @@
+"""The keeper's hand on the store: workers' operations in, one LMDB transaction out.
+
+`begin`, then any number of `apply` and changes, then `commit` (which fsyncs) or `abort`. Deterministic: the time is an argument.
+In memory per durable session: the next qseq and the queue's count and bytes; per shared body: its references. Both are rebuilt
+from the store by `load`, which is also what the caller does after an error.
+
+ENTRY of the queue, little-endian: `<IBBB` CRC32 of the rest, flags (1 body inline, 2 PUBREC received, 4 shared), options, number of
+subscription identifiers; that many `<I`; if shared `<H` length and SHARE/FILTER; then the message record, or `<Q` its number in `bodies`.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+import zlib
+
+import msgspec
+
+from storage.layout import META_INSTANCE, META_NEXT, topic_key, u64
+
+cdef enum:
+    INLINE = 1
+    RECEIVED = 2
+    SHARED = 4
+
+    OP_PUBLISH = 1
+    OP_DONE = 2
+    OP_RECEIVED = 3
+    OP_RELEASED = 4
+    OP_DROPPED = 5
+
+    PUBLISH_HEADER = 36
+    RECORD_HEADER = 29
+
+    QUOTA_EXCEEDED = 0x97
+
+DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
+
+
+cdef class Queue:
+    """What the keeper remembers of one durable session's queue."""
+
+    cdef readonly uint64_t sid
+    cdef public uint64_t next_qseq
+    cdef readonly uint64_t count
+    cdef readonly uint64_t size
+    cdef bint woken
+
+    def __cinit__(self, uint64_t sid, uint64_t next_qseq=1):
+        self.sid = sid
+        self.next_qseq = next_qseq
+
+
+cdef inline uint64_t get_u64(const char* p) noexcept:
+    cdef uint64_t value
+    memcpy(&value, p, 8)
+    return value
+
+
+cdef inline uint32_t get_u32(const char* p) noexcept:
+    cdef uint32_t value
+    memcpy(&value, p, 4)
+    return value
+
+
+cdef inline uint16_t get_u16(const char* p) noexcept:
+    cdef uint16_t value
+    memcpy(&value, p, 2)
+    return value
+
+
+cdef inline void put_big(char* p, uint64_t value) noexcept:
+    cdef int i
+    for i in range(8):
+        p[i] = <char>(value >> (56 - 8 * i) & 255)
+
+
+cdef bytes queue_key(uint64_t sid, uint64_t qseq):
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, 16)
+    put_big(PyBytes_AS_STRING(key), sid)
+    put_big(PyBytes_AS_STRING(key) + 8, qseq)
+    return key
+
+
+cdef class Writer:
+    cdef object environment
+    cdef dict databases
+    cdef object transaction
+    cdef object queue           # cursors of the open transaction
+    cdef object bodies
+    cdef object queue_db
+    cdef object packet_ids
+    cdef object retained
+    cdef object wills
+    cdef readonly dict queues   # sid -> Queue
+    cdef dict references        # number of a shared body -> entries that name it
+    cdef readonly list woken    # [(sid, last qseq)] since `begin`
+    cdef readonly list refused  # [(batch, op index, reason)] since `begin`
+    cdef readonly list fired_wills      # ids whose publish is in this transaction
+    cdef readonly dict tally    # counter name -> increase since `begin`
+    cdef readonly uint64_t operations
+    cdef readonly uint64_t queued_messages
+    cdef readonly uint64_t queued_bytes
+    cdef readonly uint64_t retained_messages
+    cdef uint64_t next_sid
+    cdef uint64_t next_body
+    cdef uint64_t next_will
+    cdef bint next_changed
+    cdef public bint full       # the disk: nothing new is taken, deleting goes on
+    cdef uint64_t messages_max
+    cdef uint64_t bytes_max
+    cdef uint64_t retained_max
+    cdef uint64_t retained_bytes_max
+    cdef str policy
+
+    def __init__(self, environment, databases, limits):
+        """`limits`: max_queued_messages, max_queued_bytes, queue_policy, max_retained_messages, max_retained_bytes."""
+        self.environment = environment
+        self.databases = databases
+        self.queue_db = databases["queue"]
+        self.messages_max = limits.max_queued_messages
+        self.bytes_max = limits.max_queued_bytes
+        self.retained_max = limits.max_retained_messages
+        self.retained_bytes_max = limits.max_retained_bytes
+        self.policy = limits.queue_policy
+        self.load()
+
+    # -- transactions -----------------------------------------------------------------------------------------------------
+
+    def load(self):
+        """Rebuild what is kept in memory from the store."""
+        cdef bytes key
+        cdef const char* value
+        cdef Queue queue
+        cdef uint64_t body
+        self.queues = {}
+        self.references = {}
+        self.queued_messages = self.queued_bytes = 0
+        self.clear()
+        with self.environment.begin() as transaction:
+            found = transaction.get(META_NEXT, db=self.databases["meta"])
+            self.next_sid, self.next_body, self.next_will = msgspec.msgpack.decode(found) if found else (1, 1, 1)
+            for key, entry in transaction.cursor(db=self.queue_db):
+                sid = int.from_bytes(key[:8], "big")
+                queue = self.queue_of(sid)
+                queue.next_qseq = int.from_bytes(key[8:], "big") + 1
+                queue.count += 1
+                queue.size += len(entry)
+                self.queued_messages += 1
+                self.queued_bytes += len(entry)
+                value = entry
+                if not value[4] & INLINE:
+                    body = body_number(value, len(entry))
+                    self.references[body] = self.references.get(body, 0) + 1
+                    self.next_body = max(self.next_body, body + 1)
+            self.retained_messages = transaction.stat(self.databases["retained"])["entries"]
+
+    cdef void clear(self):
+        self.woken = []
+        self.refused = []
+        self.fired_wills = []
+        self.tally = {}
+        self.operations = 0
+        self.next_changed = False
+
+    def begin(self):
+        self.clear()
+        self.transaction = self.environment.begin(write=True)
+        self.queue = self.transaction.cursor(db=self.queue_db)
+        self.bodies = self.transaction.cursor(db=self.databases["bodies"])
+        self.packet_ids = self.databases["packet_ids"]
+        self.retained = self.databases["retained"]
+        self.wills = self.databases["wills"]
+
+    def commit(self):
+        """Make everything since `begin` durable. On lmdb.Error nothing of it is, and `load` has to follow."""
+        if self.next_changed:
+            self.put("meta", META_NEXT, msgspec.msgpack.encode((self.next_sid, self.next_body, self.next_will)))
+        self.close_cursors()
+        self.transaction.commit()
+        self.transaction = None
+
+    def abort(self):
+        """Forget everything since `begin`; `load` has to follow if there was anything."""
+        self.close_cursors()
+        self.transaction.abort()
+        self.transaction = None
+
+    cdef close_cursors(self):
+        self.queue.close()
+        self.bodies.close()
+        self.queue = self.bodies = None
+
+    def put(self, str database, bytes key, bytes value):
+        self.operations += 1
+        self.transaction.put(key, value, db=self.databases[database])
+
+    def delete(self, str database, bytes key):
+        """True if it was there."""
+        self.operations += 1
+        return self.transaction.delete(key, db=self.databases[database])
+
+    def get(self, str database, bytes key):
+        return self.transaction.get(key, db=self.databases[database])
+
+    def delete_retained(self, bytes topic):
+        if not self.delete("retained", topic_key(topic)):
+            return False
+        self.retained_messages -= 1
+        return True
+
+    def cursor(self, str database):
+        return self.transaction.cursor(db=self.databases[database])
+
+    def new_sid(self):
+        self.next_changed = True
+        self.next_sid += 1
+        return self.next_sid - 1
+
+    def new_will_id(self):
+        self.next_changed = True
+        self.next_will += 1
+        return self.next_will - 1
+
+    cpdef Queue queue_of(self, uint64_t sid):
+        queue = self.queues.get(sid)
+        if queue is None:
+            queue = self.queues[sid] = Queue.__new__(Queue, sid)
+        return <Queue>queue
+
+    # -- operations of the workers ----------------------------------------------------------------------------------------
+
+    def apply(self, bytes batch, uint64_t instance, uint64_t now_ms):
+        """Apply the body of an OPS frame, which the worker process `instance` has not had committed yet."""
+        cdef const char* p = batch
+        cdef const char* end = p + len(batch)
+        cdef uint64_t number = get_u64(p)
+        cdef uint32_t size, index = 0
+        cdef uint8_t kind
+        p += 8
+        while end - p >= 5:
+            kind = <uint8_t>p[0]
+            size = get_u32(p + 1)
+            p += 5
+            if end - p < size:
+                raise ValueError("an operation is cut off")
+            if kind == OP_PUBLISH:
+                self.publish(p, size, number, index, now_ms)
+            elif kind == OP_DONE:
+                self.done(get_u64(p), get_u64(p + 8))
+            elif kind == OP_RECEIVED:
+                self.received(get_u64(p), get_u64(p + 8))
+            elif kind == OP_RELEASED:
+                self.released(get_u64(p), p + 8)
+            elif kind == OP_DROPPED:
+                if self.done(get_u64(p), get_u64(p + 8)):
+                    self.count(DROP_REASONS.get(<uint8_t>p[16], "dropped_denied"))
+            else:
+                raise ValueError(f"unknown operation {kind}")
+            p += size
+            index += 1
+        self.operations += index
+        self.put("meta", META_INSTANCE + u64(instance), u64(number))
+        self.operations -= 1
+
+    cdef count(self, str name):
+        self.tally[name] = self.tally.get(name, 0) + 1
+
+    cdef refuse(self, uint64_t batch, uint32_t index, str name):
+        self.refused.append((batch, index, QUOTA_EXCEEDED))
+        self.count(name)
+
+    cdef publish(self, const char* p, uint32_t size, uint64_t batch, uint32_t index, uint64_t now_ms):
+        cdef uint64_t publisher = get_u64(p), will = get_u64(p + 10), moved = get_u64(p + 18)
+        cdef uint16_t packet_id = get_u16(p + 8), count = get_u16(p + 34), i
+        cdef const char* targets = p + PUBLISH_HEADER
+        cdef const char* record = targets
+        cdef const char* end = p + size
+        cdef bytes key
+        if size < PUBLISH_HEADER:
+            raise ValueError("a PUBLISH operation is cut off")
+        for i in range(count):
+            record += 10 + 4 * <uint8_t>record[9] + (2 + get_u16(record + 10 + 4 * <uint8_t>record[9]) if record[8] & 8 else 0)
+            if record > end:
+                raise ValueError("a PUBLISH operation is cut off")
+        if will:
+            if not self.transaction.delete(u64(will), db=self.wills):
+                return
+            self.fired_wills.append(will)
+        if moved and not self.done(moved, get_u64(p + 26)):
+            return
+        if packet_id:
+            key = u64(publisher) + packet_id.to_bytes(2, "big")
+            if self.full or not self.transaction.put(key, b"", db=self.packet_ids, overwrite=False):
+                if self.full:
+                    self.refuse(batch, index, "refused_disk_full")
+                return
+        if self.full and not will and not moved:
+            self.refuse(batch, index, "refused_disk_full")
+            return
+        if self.policy == "refuse" and not moved and not self.room(targets, count, end - record):
+            if packet_id:
+                self.transaction.delete(key, db=self.packet_ids)
+            self.refuse(batch, index, "refused_quota")
+            return
+        if record[0] & 4 and not self.retain(record, end - record):
+            if packet_id:
+                self.transaction.delete(key, db=self.packet_ids)
+            self.refuse(batch, index, "refused_quota")
+            return
+        if count:
+            self.enqueue(targets, count, record, <uint32_t>(end - record))
+
+    cdef bint room(self, const char* target, uint16_t count, uint64_t size) except -1:
+        cdef uint16_t i
+        cdef Queue queue
+        for i in range(count):
+            queue = self.queues.get(get_u64(target))
+            if queue is not None and (queue.count >= self.messages_max or queue.size + size > self.bytes_max):
+                return False
+            target += 10 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
+        return True
+
+    cdef bint retain(self, const char* record, uint64_t size) except -1:
+        """Set or delete the retained message of the record's topic; False if a limit forbids it."""
+        cdef uint16_t topic = get_u16(record + 17)
+        cdef bytes key = topic_key(record[RECORD_HEADER:RECORD_HEADER + topic])
+        cdef bytes value
+        if get_u32(record + 25) == 0:
+            if self.transaction.delete(key, db=self.retained):
+                self.retained_messages -= 1
+                self.count("retained_deleted")
+            return True
+        if size > self.retained_bytes_max:
+            return False
+        value = record[:size]
+        value = zlib.crc32(value).to_bytes(4, "little") + value
+        if self.transaction.get(key, db=self.retained) is None:
+            if self.retained_messages >= self.retained_max:
+                return False
+            self.retained_messages += 1
+        self.transaction.put(key, value, db=self.retained)
+        return True
+
+    cdef enqueue(self, const char* target, uint16_t count, const char* record, uint32_t size):
+        cdef bint inline = count == 1
+        cdef uint16_t i
+        cdef uint32_t head, taken = 0
+        cdef uint64_t body = 0
+        cdef bytes value
+        if not inline:
+            body = self.next_body
+        for i in range(count):
+            head = 2 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
+            taken += self.enqueue_one(get_u64(target), target + 8, head, record if inline else <const char*>&body,
+                                      size if inline else 8, inline)
+            target += 8 + head
+        if not inline and taken:
+            self.next_body += 1
+            self.next_changed = True
+            value = record[:size]
+            value = zlib.crc32(value).to_bytes(4, "little") + value
+            self.bodies.put(u64(body), value, append=True)
+            self.references[body] = taken
+
+    cdef uint32_t enqueue_one(self, uint64_t sid, const char* head, uint32_t head_size, const char* rest,
+                              uint32_t rest_size, bint inline) except? 0:
+        """1 if the session's queue took the entry. `head`: options, identifiers and share as in the operation."""
+        cdef Queue queue = self.queues.get(sid)
+        cdef uint32_t size = 5 + head_size + rest_size
+        cdef bytes value
+        cdef char* p
+        if queue is None:
+            self.count("dropped_session_ended")
+            return 0
+        while queue.count and (queue.count >= self.messages_max or queue.size + size > self.bytes_max):
+            self.count("dropped_queue_full" if queue.count >= self.messages_max else "dropped_queue_bytes")
+            if self.policy != "drop_oldest" or not self.drop_oldest(sid):
+                return 0
+        value = PyBytes_FromStringAndSize(NULL, size)
+        p = PyBytes_AS_STRING(value)
+        p[4] = <char>((INLINE if inline else 0) | (SHARED if head[0] & 8 else 0))
+        memcpy(p + 5, head, head_size)
+        p[5] = head[0] & 7
+        memcpy(p + 5 + head_size, rest, rest_size)
+        seal(value)
+        self.queue.put(queue_key(sid, queue.next_qseq), value)
+        queue.next_qseq += 1
+        queue.count += 1
+        queue.size += size
+        self.queued_messages += 1
+        self.queued_bytes += size
+        if not queue.woken:
+            queue.woken = True
+            self.woken.append(queue)
+        return 1
+
+    def wakes(self):
+        """[(sid, last qseq)] of the queues that grew since `begin`."""
+        cdef Queue queue
+        cdef list grown = []
+        for queue in self.woken:
+            queue.woken = False
+            grown.append((queue.sid, queue.next_qseq - 1))
+        return grown
+
+    cdef bint drop_oldest(self, uint64_t sid) except -1:
+        cdef bytes key
+        if not self.queue.set_range(u64(sid)):
+            return False
+        key = self.queue.key()
+        return int.from_bytes(key[:8], "big") == sid and self.done(sid, int.from_bytes(key[8:], "big"))
+
+    cdef bint done(self, uint64_t sid, uint64_t qseq) except -1:
+        """Delete an entry, and its body with the last reference; False if it was not there."""
+        cdef bytes value = self.queue.pop(queue_key(sid, qseq))
+        cdef Queue queue
+        cdef uint64_t body
+        if value is None:
+            return False
+        queue = self.queues.get(sid)
+        if queue is not None:
+            queue.count -= 1
+            queue.size -= len(value)
+        self.queued_messages -= 1
+        self.queued_bytes -= len(value)
+        if not value[4] & INLINE:
+            body = body_number(value, len(value))
+            count = self.references.get(body, 1) - 1
+            if count:
+                self.references[body] = count
+            else:
+                self.references.pop(body, None)
+                self.transaction.delete(u64(body), db=self.databases["bodies"])
+        return True
+
+    cdef received(self, uint64_t sid, uint64_t qseq):
+        """The client has the message: what is left of it is its packet id."""
+        cdef bytes key = queue_key(sid, qseq), value = self.transaction.get(key, db=self.queue_db)
+        cdef bytes left = b"\x00\x00\x00\x00" + bytes((INLINE | RECEIVED, 2, 0))
+        if value is None or value[4] & RECEIVED:
+            return
+        self.done(sid, qseq)
+        left = bytes(bytearray(left))
+        seal(left)
+        self.queue.put(key, left)
+        queue = self.queues.get(sid)
+        if queue is not None:
+            (<Queue>queue).count += 1
+            (<Queue>queue).size += len(left)
+        self.queued_messages += 1
+        self.queued_bytes += len(left)
+
+    cdef released(self, uint64_t sid, const char* packet_id):
+        self.transaction.delete(u64(sid) + int.to_bytes(get_u16(packet_id), 2, "big"), db=self.packet_ids)
+
+    # -- the end of a session ---------------------------------------------------------------------------------------------
+
+    def purge(self, uint64_t sid, int most, uint64_t sent_qseq):
+        """Delete up to `most` entries of a session that is over; what it owned else goes too.
+
+        Returns (whether more are left, [(qseq, share, record)] of shared messages that another member should get and which stay
+        until that happens).
+        """
+        cdef list again = []
+        cdef int count = 0
+        if not self.queue.set_range(queue_key(sid, 0)):
+            return self.purge_rest(sid), again
+        entries = []
+        for key, value in self.queue.iternext():
+            if int.from_bytes(key[:8], "big") != sid or count >= most:
+                break
+            entries.append((int.from_bytes(key[8:], "big"), value))
+            count += 1
+        for qseq, value in entries:
+            entry = parse_entry(value)
+            if entry is not None and entry[4] is not None and not entry[0] and (entry[1] & 3 == 1 or qseq > sent_qseq):
+                record = entry[3] if entry[3] is not None else self.body(entry[5])
+                if record is not None:
+                    again.append((qseq, entry[4], record))
+                    continue
+            self.done(sid, qseq)
+            self.count("dropped_session_ended")
+        self.operations += count
+        if count >= most:
+            return True, again
+        return self.purge_rest(sid), again
+
+    cdef purge_rest(self, uint64_t sid):
+        self.queues.pop(sid, None)
+        with self.transaction.cursor(db=self.packet_ids) as cursor:
+            while cursor.set_range(u64(sid)) and cursor.key()[:8] == u64(sid):
+                cursor.delete()
+                self.operations += 1
+        return False
+
+    cdef body(self, uint64_t number):
+        value = self.transaction.get(u64(number), db=self.databases["bodies"])
+        if value is None or zlib.crc32(value[4:]) != int.from_bytes(value[:4], "little"):
+            return None
+        return value[4:]
+
+
+cdef seal(bytes value):
+    """Write the CRC32 of the rest into the first four bytes of a value that nobody else has seen yet."""
+    cdef uint32_t crc = zlib.crc32(memoryview(value)[4:])
+    memcpy(PyBytes_AS_STRING(value), &crc, 4)
+
+
+cdef uint64_t body_number(const char* value, size_t size) noexcept:
+    return get_u64(value + size - 8)
+
+
+def parse_entry(bytes value):
+    """(received, options, identifiers, record or None, share or None, body number or 0), None if it is damaged."""
+    cdef const char* p = value
+    cdef size_t size = len(value)
+    cdef uint32_t at = 7, i
+    cdef uint16_t length
+    cdef uint8_t flags
+    if size < 7 or zlib.crc32(memoryview(value)[4:]) != get_u32(p):
+        return None
+    flags = <uint8_t>p[4]
+    identifiers = ()
+    if p[6]:
+        identifiers = tuple([get_u32(p + at + 4 * i) for i in range(<uint8_t>p[6])])
+        at += 4 * <uint8_t>p[6]
+    share = None
+    if flags & SHARED:
+        length = get_u16(p + at)
+        share = p[at + 2:at + 2 + length].decode()
+        at += 2 + length
+    if flags & INLINE:
+        return bool(flags & RECEIVED), <uint8_t>p[5], identifiers, p[at:size], share, 0
+    return bool(flags & RECEIVED), <uint8_t>p[5], identifiers, None, share, get_u64(p + at)
