@@ -26,6 +26,7 @@ INTERVAL_S = 0.25
 SILENT_NS = 2_000_000_000  # older than this, and the process hangs
 FRESH_NS = 5_000_000_000  # a process so young is not judged by its heartbeats …
 FIRST_BEAT_NS = 15_000_000_000  # … and one without any may still be loading its modules on a slow machine
+PAUSED_NS = 1_000_000_000  # since our last look: we were stopped ourselves, and perhaps all were
 PROBE_INTERVAL_NS = 1_000_000_000
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -34,6 +35,7 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 class Process:
     pid: int
     started_ns: int  # on CLOCK_MONOTONIC
+    in_disk_wait: bool = False  # state D: SIGKILL would have to wait, too
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def children(parent: int, known: set[int]) -> list[Process]:
             continue
         state, ppid, *fields = stat.rpartition(")")[2].split()  # the name before the bracket may hold anything
         if state not in "ZX" and int(ppid) == parent:
-            found.append(Process(pid, int(fields[17]) * _TICK_NS - boot_to_monotonic_ns))  # field 22, starttime
+            started_ns = int(fields[17]) * _TICK_NS - boot_to_monotonic_ns  # field 22, starttime
+            found.append(Process(pid, started_ns, state == "D"))
     return found
 
 
@@ -85,13 +88,21 @@ class Watchdog:
         self.ready = False
         self.missing: frozenset[str] = frozenset()
         self.status = ""
+        self.looked_ns = 0
+        self.patient_until_ns = 0
+        self.disk_wait_ns: dict[int, int] = {}  # pid -> when it was last seen in a disk wait
         self.probed_ns = 0
         self.supervisor_answers = True
 
     def look(self, now_ns: int) -> None:
         stamps = self._stamps()
         living = children(self.supervisor, set(stamps))
-        self._kill_hung(living, stamps, now_ns)
+        if now_ns - self.looked_ns > PAUSED_NS:
+            self.patient_until_ns = now_ns + SILENT_NS
+        self.looked_ns = now_ns
+        for process in self._hung(living, stamps, now_ns):
+            report("error", "process_killed", pid=process.pid, cause="no heartbeat", effect="it is started anew")
+            os.kill(process.pid, signal.SIGKILL)
         missing = frozenset(slot.name for slot in self.slots if not self._beats(slot, living, now_ns))
         if missing and (missing - self.missing or now_ns - self.probed_ns > PROBE_INTERVAL_NS):
             self.supervisor_answers = answers(self.supervisor_socket)
@@ -104,13 +115,14 @@ class Watchdog:
         self.missing = missing
         self._tell_systemd()
 
-    def _kill_hung(self, living: list[Process], stamps: dict[int, int], now_ns: int) -> None:
-        for process in living:
-            beat_ns = stamps.get(process.pid)
-            if process.pid != os.getpid() and is_hung(process, beat_ns, now_ns):
-                silent_s = (now_ns - max(beat_ns or 0, process.started_ns)) / 1e9
-                report("error", "process_killed", pid=process.pid, silent_s=round(silent_s, 1))
-                os.kill(process.pid, signal.SIGKILL)
+    def _hung(self, living: list[Process], stamps: dict[int, int], now_ns: int) -> list[Process]:
+        """A disk that stalls is not the fault of who waits for it: each such moment counts as a beat."""
+        waits = {each.pid: now_ns if each.in_disk_wait else self.disk_wait_ns.get(each.pid, 0) for each in living}
+        self.disk_wait_ns = waits
+        if now_ns < self.patient_until_ns:
+            return []
+        beats = {pid: max(beat_ns, waits.get(pid, 0)) for pid, beat_ns in stamps.items()}
+        return [each for each in living if each.pid != os.getpid() and is_hung(each, beats.get(each.pid), now_ns)]
 
     def _stamps(self) -> dict[int, int]:
         slots = [self.counters.slot(slot.number) for slot in self.slots]

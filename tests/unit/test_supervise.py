@@ -246,6 +246,32 @@ def test_judgement_of_heartbeats() -> None:
     assert watchdog.is_hung(process, 90 * s, 116 * s)
 
 
+def test_neither_a_pause_of_all_nor_a_slow_disk_is_a_hang(tmp_path: Path) -> None:
+    s = 1_000_000_000
+    dog = watchdog.Watchdog(counters.Counters(tmp_path / "counters"), [], os.getpid(), tmp_path / "none")
+    idle, waiting = watchdog.Process(7, 100 * s), watchdog.Process(7, 100 * s, in_disk_wait=True)
+    stamps = {7: 110 * s}
+    assert dog._hung([idle], stamps, 113 * s) == [idle]
+    assert dog._hung([waiting], stamps, 113 * s) == []
+    assert dog._hung([idle], stamps, 114 * s) == []
+    assert dog._hung([idle], stamps, 116 * s) == [idle]
+    dog.look(116 * s)  # the first for long
+    assert dog._hung([idle], stamps, 117 * s) == []
+    assert dog._hung([idle], stamps, 118 * s) == [idle]
+
+
+def test_paused_host_goes_on(host: Host) -> None:
+    assert host.process is not None
+    wait_for(host.is_up)
+    time.sleep(watchdog.FRESH_NS / 1e9)
+    pids = host.pids()
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in [host.process.pid, *pids]:
+            os.kill(pid, number)
+        time.sleep(3)
+    assert host.pids() == pids
+
+
 def test_only_children_of_the_supervisor_are_seen() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         seen = {each.pid: each for each in watchdog.children(os.getpid(), {1, os.getppid()})}
