@@ -152,6 +152,7 @@ class TlsFilter:
         self._facts: dict[str, object] = {}
         self._established = False
         self._ended = False
+        self._broken = False
         self._early = b""  # to be sent after the handshake
 
     def receive(self, data: bytes) -> bytes:
@@ -166,6 +167,7 @@ class TlsFilter:
         except ssl.SSLWantReadError:
             return b""
         except ssl.SSLError as error:
+            self._broken = True
             raise FilterError(f"TLS: {_reason(error)}") from error
 
     def _read(self) -> bytes:
@@ -191,6 +193,8 @@ class TlsFilter:
             self.send(early)
 
     def send(self, data: bytes) -> None:
+        if self._broken:  # the core knows and is about to close
+            return
         if not self._established:
             self._early += data
             return

@@ -296,6 +296,32 @@ def test_no_renegotiation_and_garbage(authority: Authority) -> None:
     assert part.take()  # an alert
 
 
+def test_mutated_handshakes_and_records_only_close(authority: Authority) -> None:
+    contexts = TlsContexts(listener(authority, client_ca=authority.path, client_certificate="optional"))
+    context = client_context(authority, authority.issue("client", "alice"))
+    chance = random.Random(26)
+
+    def mutated(data: bytes) -> list[bytes]:
+        raw = bytearray(data)
+        if raw and chance.random() < 0.5:
+            raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+        return randomly(bytes(raw))
+
+    closed = 0
+    for _ in range(150):
+        client = Client(contexts.filter(), context, cut=mutated)
+        try:
+            client.connect()
+            client.tls.write(b"x" * 100)
+            client.pump()
+        except (FilterError, ssl.SSLError):
+            closed += 1
+        client.peer.send(b"y")
+        client.peer.close()
+        client.peer.take()
+    assert closed > 50
+
+
 def test_reload_keeps_the_old_files_when_the_new_ones_are_bad(authority: Authority, tmp_path: Path) -> None:
     settings = listener(authority, client_ca=authority.path, client_certificate="optional")
     contexts = TlsContexts(settings)
