@@ -28,7 +28,8 @@ from node.auth.throttle import Throttle
 from node.config import Config, Listener, load, run_dir, worker_count
 from node.core import wire
 from node.core.loop import Connection, Link, Loop, Session
-from node.listeners.sockets import ListenError, filter_factory, open_listener
+from node.listeners.filters import ListenError
+from node.listeners.sockets import FilterFactory, filter_factory, open_listener
 from node.mqtt import client as codes
 from node.mqtt.auth_exchange import AuthExchange
 from node.mqtt.client import Client
@@ -74,7 +75,7 @@ class Worker:
         self.auth_exchange = AuthExchange(self)
         self.requests = Requests(self)
         self.system = System(self)
-        self.listener_sockets: dict[str, int] = {}
+        self.factories: list[FilterFactory] = []
         self.pool = gevent.get_hub().threadpool
         self._packets: dict[int, Callable[[Connection, bytes], None]] = {
             wire.CONNECT: self._connect,
@@ -142,8 +143,10 @@ class Worker:
             if listener.type == "unix" and self.index:
                 continue  # a path has one owner
             factory = filter_factory(listener, self.config.limits)
+            self.factories.append(factory)
+            plain = listener.type in ("tcp", "unix") and listener.proxy_protocol == "off"
             for listening in open_listener(listener):
-                self.loop.listen(listening, listener, factory)
+                self.loop.listen(listening, listener, None if plain else factory)
 
     def _shut_down(self) -> None:
         """Tell everybody, let it be flushed, and go."""
@@ -160,7 +163,7 @@ class Worker:
     def reload(self) -> list[str]:
         """Read users, rules and certificates anew; each keeps its old state if the new one is bad. Returns the errors."""
         errors = []
-        for part in (self.authenticator, self.authorizer, *self.listener_contexts()):
+        for part in (self.authenticator, self.authorizer, *self.factories):
             try:
                 part.reload()
             except Exception as error:  # a bad file must never open or close the door; the operator is told
@@ -168,11 +171,6 @@ class Worker:
                 self.log.error("reload_failed", cause=str(error), effect="the old state stays in force")
         self._apply_rules()
         return errors
-
-    def listener_contexts(self) -> list[Any]:
-        from node.listeners.sockets import reloadable
-
-        return reloadable()
 
     # -- the keeper and the siblings ------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ META_FORMAT = b"format"
 META_CLOCK = b"clock_ms"  # store clock at the last start
 META_INCARNATION = b"incarnation"
 META_NEXT = b"next"  # msgpack [next sid, next body number, next will id]
-META_INSTANCE = b"instance/"  # + u64 of a worker process: number of its last committed batch
+META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch
 
 
 class StoreError(Exception):

@@ -230,8 +230,8 @@ cdef class Writer:
 
     # -- operations of the workers ----------------------------------------------------------------------------------------
 
-    def apply(self, bytes batch, uint64_t instance, uint64_t now_ms):
-        """Apply the body of an OPS frame, which the worker process `instance` has not had committed yet."""
+    def apply(self, bytes batch, uint64_t worker, uint64_t instance, uint64_t now_ms):
+        """Apply the body of an OPS frame that the process `instance` of this worker has not had committed yet."""
         cdef const char* p = batch
         cdef const char* end = p + len(batch)
         cdef uint64_t number = get_u64(p)
@@ -260,7 +260,7 @@ cdef class Writer:
             p += size
             index += 1
         self.operations += index
-        self.put("meta", META_INSTANCE + u64(instance), u64(number))
+        self.put("meta", META_INSTANCE + u64(worker), u64(instance) + u64(number))
         self.operations -= 1
 
     cdef count(self, str name):

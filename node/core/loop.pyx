@@ -370,9 +370,9 @@ cdef class Loop:
                 if connection.filter is not None:
                     connection.raw = bytearray()
             self.add_stream(connection, fd)
-        except Exception:
+        except Exception as error:
             c_close(fd)
-            self.handler.broken(connection)
+            self.handler.filter_failed(connection, error)
             return 0
         self.connection_count += 1
         self.stats[S_SOCKETS_OPENED] += 1

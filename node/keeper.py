@@ -1,0 +1,359 @@
+"""The keeper: `python -m node.keeper --config FILE`. The only writer of the host's store.
+
+One turn: take what all links have sent (bounded), apply it in one LMDB transaction, commit and fsync, and only then send
+COMMITTED, WAKE, replies and requests. Nothing else in this process takes time, so the commit runs inline: a busy Python
+process with a commit thread is slower (guarantees.md, trap 2). After an error of the disk it stops, acknowledging nothing
+(fail-stop): exit 74 for an I/O error, 75 when supervisord should start it again at once, 78 when the store cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import msgspec
+
+from node import counters, log, process
+from node.config import Config, load, run_dir
+from node.mind import EVENT, REPLY, REQUEST, Mind
+from storage.disk import Disk
+from storage.layout import META_INSTANCE, StoreError, store_path, u64
+from storage.store import open_store
+from storage.writer import Writer
+
+HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
+BEAT_MS = 200
+RECEIVE_BYTES = 1 << 20
+TURN_BYTES = 8 << 20  # taken from all links in one turn
+READER_CHECK_S = 10
+DISK_CHECK_S = 0.25
+EXIT_IO, EXIT_AGAIN, EXIT_STORE = 74, 75, 78
+
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.decode
+
+
+class Link:
+    """A connected process: its bytes in and out, and how far its operations are committed."""
+
+    __slots__ = ("applied", "buffer", "committed", "index", "instance", "output", "refused", "role", "socket")
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.buffer = bytearray()
+        self.output = bytearray()
+        self.role = ""
+        self.index = -1
+        self.instance = 0
+        self.applied = 0  # last batch in the open transaction or before
+        self.committed = 0  # last batch reported
+        self.refused: list[tuple[int, int, int]] = []  # operations (batch, index, reason) to be reported with it
+
+
+class Keeper:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.log = log.logger("keeper")
+        run = run_dir(config)
+        self.slot = counters.Counters(run / "counters").claim(counters.KEEPER)
+        self.disk = Disk(Path(config.node.data_dir), config.store.ballast_bytes, config.store.disk_high_water_percent)
+        self.store = open_store(store_path(config.node.data_dir), config.store.map_bytes, config.store.max_map_bytes)
+        self.clock_offset_ms = self.store.start_clock(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000)
+        self.writer = Writer(self.store.environment, self.store.databases, config.limits)
+        self.mind = Mind(self.writer)
+        self.mind.load(*self.store.contents(), self.now_ms())
+        self.poll = select.epoll()
+        self.links: dict[int, Link] = {}
+        self.listening = self._listen(run / "keeper.sock")
+        self.stopping = False
+        self.last_disk_check = self.last_reader_check = 0.0
+
+    def now_ms(self) -> int:
+        """The store clock."""
+        return time.monotonic_ns() // 1_000_000 + self.clock_offset_ms
+
+    def _listen(self, path: Path) -> socket.socket:
+        if len(os.fsencode(path)) > 107:
+            raise StoreError(f"{path}: longer than a unix socket's path may be. Set node.run_dir to a shorter one.")
+        path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(os.fspath(path))
+        listening.listen(128)
+        listening.setblocking(False)
+        self.poll.register(listening, select.EPOLLIN)
+        return listening
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until SIGTERM; raises lmdb.Error and OSError of the disk."""
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        self.log.info("ready", store=str(self.store.path), sessions=len(self.mind.sessions))
+        self.slot[counters.INDEX["ready"]] = 1
+        while not self.stopping or self._has_input():
+            self.turn()
+        self.store.environment.sync(True)
+        self.log.info("stopped")
+
+    def _has_input(self) -> bool:
+        """While stopping: is anything of the workers still on its way?"""
+        if time.monotonic() > self._stop_deadline:
+            return False
+        return bool(self.links)
+
+    _stop_deadline = float("inf")
+
+    def turn(self) -> None:
+        counters.beat(self.slot)
+        if self.stopping and self._stop_deadline == float("inf"):
+            self._stop_deadline = time.monotonic() + 3
+        frames = self._receive()
+        now_ms = self.now_ms()
+        self._check_disk()
+        due_ms = self.mind.next_due_ms()
+        if not frames and (due_ms is None or due_ms > now_ms):
+            return
+        self.store.make_room(sum(len(body) for _, _, body in frames))
+        self.writer.begin()
+        self.mind.tick(now_ms)
+        for link, kind, body in frames:
+            self._take(link, kind, body, now_ms)
+        for will_id in self.writer.fired_wills:
+            self.mind.will_fired(will_id)
+        self._commit()
+        self._report()
+
+    def _receive(self) -> list[tuple[Link, int, bytes]]:
+        frames: list[tuple[Link, int, bytes]] = []
+        due_ms = self.mind.next_due_ms()
+        timeout_s = BEAT_MS / 1000 if due_ms is None else max(0, min(BEAT_MS, due_ms - self.now_ms())) / 1000
+        received = 0
+        for descriptor, events in self.poll.poll(timeout_s):
+            if descriptor == self.listening.fileno():
+                self._accept()
+                continue
+            link = self.links[descriptor]
+            if events & select.EPOLLOUT:
+                self._flush(link)
+            if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+                received += self._read(link, frames)
+                if received > TURN_BYTES:
+                    break
+        return frames
+
+    def _accept(self) -> None:
+        connected, _ = self.listening.accept()
+        connected.setblocking(False)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.links[connected.fileno()] = Link(connected)
+        self.poll.register(connected, select.EPOLLIN)
+
+    def _read(self, link: Link, frames: list[tuple[Link, int, bytes]]) -> int:
+        try:
+            data = link.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            data = b""
+        if not data:
+            frames.append((link, -1, b""))
+            return 0
+        buffer = link.buffer
+        buffer += data
+        at, size = 0, len(buffer)
+        while size - at >= 5:
+            length, kind = struct.unpack_from("<IB", buffer, at)
+            if size - at - 5 < length:
+                break
+            frames.append((link, kind, bytes(memoryview(buffer)[at + 5 : at + 5 + length])))
+            at += 5 + length
+        del buffer[:at]
+        return len(data)
+
+    def _take(self, link: Link, kind: int, body: bytes, now_ms: int) -> None:
+        if kind == OPS:
+            batch = int.from_bytes(body[:8], "little")
+            if batch > link.applied:  # else it was committed before our restart
+                before = len(self.writer.refused)
+                self.writer.apply(body, link.index, link.instance, now_ms)
+                link.refused += self.writer.refused[before:]
+                link.applied = batch
+        elif kind == REQUEST:
+            number, method, arguments = _decode(body)
+            self.mind.request(link, number, method, arguments, now_ms)
+        elif kind == REPLY:
+            self.mind.answered(*_decode(body))
+        elif kind == HELLO:
+            self._hello(link, _decode(body), now_ms)
+        elif kind == -1:
+            self._lost(link, now_ms)
+
+    def _hello(self, link: Link, hello: dict[str, Any], now_ms: int) -> None:
+        link.role = hello["role"]
+        if link.role != "worker":
+            return
+        link.index, link.instance = hello["index"], hello["instance"]
+        stored = self.writer.get("meta", META_INSTANCE + u64(link.index))
+        if stored is not None and stored[:8] == u64(link.instance):
+            link.applied = link.committed = int.from_bytes(stored[8:], "big")
+        welcome = {
+            "committed": link.committed,
+            "clock_offset_ms": self.clock_offset_ms,
+            "incarnation": self.store.incarnation,
+        }
+        self.mind.outbox.append((link, EVENT, ["welcome", welcome]))
+        self.mind.worker_came(link, hello.get("clients", []), now_ms)
+
+    def _lost(self, link: Link, now_ms: int) -> None:
+        descriptor = link.socket.fileno()
+        if descriptor < 0:
+            return
+        self.poll.unregister(descriptor)
+        del self.links[descriptor]
+        link.socket.close()
+        self.mind.worker_left(link, now_ms)
+
+    # -- commit and what follows ------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        operations = self.writer.operations
+        started = time.perf_counter_ns()
+        self.writer.commit()
+        if operations:
+            index = counters.INDEX
+            self.slot[index["commits"]] += 1
+            self.slot[index["commit_ops"]] += operations
+            self.slot[index["commit_ns"]] += time.perf_counter_ns() - started
+
+    def _report(self) -> None:
+        """Everything is durable: let the acknowledgements go."""
+        for link in self.links.values():
+            if link.applied > link.committed:
+                parts = b"".join(struct.pack("<QIB", *each) for each in link.refused)
+                self._queue(link, COMMITTED, struct.pack("<QI", link.applied, len(link.refused)) + parts)
+                link.committed = link.applied
+                link.refused.clear()
+        self._wake()
+        outbox, self.mind.outbox = self.mind.outbox, []
+        for link, kind, message in outbox:
+            self._queue(link, kind, _encode(message))
+        self._count()
+        for link in list(self.links.values()):
+            if link.output:
+                self._flush(link)
+
+    def _wake(self) -> None:
+        by_link: dict[Link, bytearray] = {}
+        for sid, qseq in self.writer.wakes():
+            record = self.mind.by_sid.get(sid)
+            owner = self.mind.owners.get(record.client_id) if record is not None else None
+            if owner is not None:
+                by_link.setdefault(owner.link, bytearray()).extend(struct.pack("<QQ", sid, qseq))
+        for link, body in by_link.items():
+            self._queue(link, WAKE, body)
+
+    def _queue(self, link: Link, kind: int, body: bytes | bytearray) -> None:
+        link.output += struct.pack("<IB", len(body), kind)
+        link.output += body
+
+    def _flush(self, link: Link) -> None:
+        descriptor = link.socket.fileno()
+        if descriptor < 0:
+            return
+        try:
+            while link.output:
+                sent = link.socket.send(link.output)
+                del link.output[:sent]
+        except BlockingIOError:
+            self.poll.modify(descriptor, select.EPOLLIN | select.EPOLLOUT)
+            return
+        except OSError:
+            link.output.clear()  # its end is read in a later turn
+        self.poll.modify(descriptor, select.EPOLLIN)
+
+    def _count(self) -> None:
+        index, slot = counters.INDEX, self.slot
+        for tally in (self.writer.tally, self.mind.tally):
+            for name, by in tally.items():
+                slot[index[name]] += by
+        self.mind.tally.clear()
+        slot[index["sessions"]] = len(self.mind.sessions)
+        slot[index["queued_messages"]] = self.writer.queued_messages
+        slot[index["queued_bytes"]] = self.writer.queued_bytes
+        slot[index["retained_messages"]] = self.writer.retained_messages
+        slot[index["wills_pending"]] = len(self.mind.wills)
+
+    def _check_disk(self) -> None:
+        now = time.monotonic()
+        if now - self.last_disk_check > DISK_CHECK_S:
+            self.last_disk_check = now
+            full = self.disk.check()
+            if full != self.writer.full:
+                self.writer.full = full
+                self.slot[counters.INDEX["disk_full"]] = int(full)
+                if full:
+                    self.log.error(
+                        "disk_full", cause=self.disk.explain(), effect="new messages for queues are refused, "
+                        "delivery and deletion go on", next="free space on the file system of node.data_dir",
+                    )  # fmt: skip
+                else:
+                    self.log.info("disk_has_room", free_bytes=self.disk.free_bytes())
+            self.slot[counters.INDEX["store_map_bytes"]] = self.store.map_bytes()
+            self.slot[counters.INDEX["store_used_bytes"]] = self.store.used_bytes()
+        if now - self.last_reader_check > READER_CHECK_S:
+            self.last_reader_check = now
+            self.store.environment.reader_check()
+
+
+def _fail(keeper: Keeper, error: BaseException) -> int:
+    """Say what happened; the exit code. Nothing of the open transaction was acknowledged."""
+    cause = str(error)
+    if isinstance(error, lmdb.MapFullError) or "No space left" in cause or (
+        isinstance(error, OSError) and error.errno == errno.ENOSPC
+    ):  # fmt: skip
+        keeper.disk.release_ballast()
+        keeper.log.error(
+            "disk_full", cause=cause, effect="the keeper starts anew and refuses new messages until there is room",
+            next="free space on the file system of node.data_dir",
+        )  # fmt: skip
+        return EXIT_AGAIN
+    keeper.slot[counters.INDEX["fsync_errors"]] += 1
+    keeper.log.critical(
+        "store_error", cause=cause, effect="nothing is acknowledged; the store is left as it was at the last commit",
+        next="check the disk (dmesg), then `mqnode backup verify`",
+    )  # fmt: skip
+    return EXIT_IO
+
+
+def main(arguments: list[str]) -> int:
+    process.die_with_parent()
+    os.umask(0o077)
+    parser = argparse.ArgumentParser(prog="node.keeper")
+    parser.add_argument("--config", required=True)
+    config = load(parser.parse_args(arguments).config)
+    log.setup(config.log, "keeper")
+    try:
+        keeper = Keeper(config)
+    except StoreError as error:
+        log.logger("keeper").critical("store_unusable", cause=str(error))
+        time.sleep(1)  # supervisord starts us again at once; the answer will be the same
+        return EXIT_STORE
+    try:
+        keeper.run()
+    except (lmdb.Error, OSError) as error:
+        return _fail(keeper, error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""The opened store of the keeper: environment, format, clock, incarnation, and the map that grows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lmdb
+
+from storage import migrate
+from storage.layout import FORMAT, META_CLOCK, META_FORMAT, META_INCARNATION, StoreError, open_databases, open_environment
+
+_ROOM_FACTOR = 8  # pages that a transaction may need for each byte of input, at worst
+_ROOM_BYTES = 64 << 20
+
+
+class Store:
+    def __init__(self, path: Path, environment: lmdb.Environment, max_map_bytes: int) -> None:
+        self.path = path
+        self.environment = environment
+        self.databases = open_databases(environment, create=True)
+        self.incarnation = 0
+        self._max_map_bytes = max_map_bytes
+        self._page_bytes = environment.stat()["psize"]
+
+    def start_clock(self, wall_ms: int, monotonic_ms: int) -> int:
+        """The offset of the store clock to CLOCK_MONOTONIC, fixed for this start: it never goes back, whatever the wall
+        clock does. Also counts the incarnation; both are on disk before this returns."""
+        with self.environment.begin(write=True) as transaction:
+            meta = self.databases["meta"]
+            last = int.from_bytes(transaction.get(META_CLOCK, b"", db=meta), "big")
+            now = max(wall_ms, last)
+            transaction.put(META_CLOCK, now.to_bytes(8, "big"), db=meta)
+            self.incarnation = int.from_bytes(transaction.get(META_INCARNATION, b"", db=meta), "big") + 1
+            transaction.put(META_INCARNATION, self.incarnation.to_bytes(8, "big"), db=meta)
+        return now - monotonic_ms
+
+    def contents(self) -> tuple[list[bytes], list[tuple[int, bytes]], list[tuple[int, bytes]]]:
+        """Session records, wills by id, subscriptions by sid."""
+        with self.environment.begin() as transaction:
+
+            def walk(name: str) -> list[tuple[bytes, bytes]]:
+                return list(transaction.cursor(db=self.databases[name]))
+
+            sessions = [value for _, value in walk("sessions")]
+            wills = [(int.from_bytes(key, "big"), value) for key, value in walk("wills")]
+            subscriptions = [(int.from_bytes(key[:8], "big"), value) for key, value in walk("subs")]
+        return sessions, wills, subscriptions
+
+    def map_bytes(self) -> int:
+        return int(self.environment.info()["map_size"])
+
+    def used_bytes(self) -> int:
+        return int(self.environment.info()["last_pgno"] + 1) * self._page_bytes
+
+    def make_room(self, input_bytes: int) -> None:
+        """Grow the map, between transactions, so that the next one cannot meet its end."""
+        needed = self.used_bytes() + _ROOM_FACTOR * input_bytes + _ROOM_BYTES
+        size = self.map_bytes()
+        if needed <= size:
+            return
+        while size < needed:
+            size *= 2
+        if size > self._max_map_bytes:
+            raise lmdb.MapFullError(f"the store needs more than store.max_map_bytes ({self._max_map_bytes})")
+        self.environment.set_mapsize(size)
+
+
+def open_store(path: Path, map_bytes: int, max_map_bytes: int) -> Store:
+    """The store at `path`, made if there is none. Raises StoreError; never deletes anything."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    data = path / "data.mdb"
+    if data.exists():
+        map_bytes = max(map_bytes, data.stat().st_size + _ROOM_BYTES)
+    environment = open_environment(path, map_bytes)
+    try:
+        store = Store(path, environment, max_map_bytes)
+        _check_format(store)
+    except lmdb.Error as error:
+        environment.close()
+        raise StoreError(
+            f"{path}: is damaged: {error}. mqnode does not start on it and has deleted nothing. "
+            "Move the folder aside and run `mqnode backup restore FILE`."
+        ) from error
+    for name in ("data.mdb", "lock.mdb"):
+        os.chmod(path / name, 0o600)
+    return store
+
+
+def _check_format(store: Store) -> None:
+    with store.environment.begin(write=True) as transaction:
+        meta = store.databases["meta"]
+        found = transaction.get(META_FORMAT, db=meta)
+        if found is None:
+            transaction.put(META_FORMAT, FORMAT.to_bytes(4, "big"), db=meta)
+            return
+        version = int.from_bytes(found, "big")
+        if version > FORMAT:
+            raise StoreError(
+                f"{store.path}: was written by a newer mqnode (format {version}, this one knows up to {FORMAT}). "
+                "mqnode does not start on it and has changed nothing. Install the newer version again."
+            )
+        migrate.migrate(transaction, store.databases, version)
+        transaction.put(META_FORMAT, FORMAT.to_bytes(4, "big"), db=meta)
