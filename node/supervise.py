@@ -44,9 +44,11 @@ def run(config_path: str | Path, config: Config) -> NoReturn:
     _raise_descriptor_limit()
     sys.stdout.flush()
     sys.stderr.flush()
+    if lock != LOCK_FD:
+        os.dup2(lock, LOCK_FD)
+    os.set_inheritable(LOCK_FD, True)
     os.dup2(1, STDOUT_FD)
     os.dup2(2, STDERR_FD)
-    os.dup2(lock, LOCK_FD) if lock != LOCK_FD else os.set_inheritable(lock, True)
     os.environ[SUPERVISOR_PID] = str(os.getpid())  # exec keeps the pid
     # -P: a folder called `node` in the current directory must not be taken for ours
     os.execv(sys.executable, [sys.executable, "-P", "-m", "node.supervisord", "-c", os.fspath(written)])

@@ -8,7 +8,6 @@ something is missing *and* supervisord does not answer, which is all that a rest
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from node import counters
+from node import counters, log
 from node.config import load, run_dir, worker_count
 from node.process import die_with_parent, notify
 
@@ -81,6 +80,7 @@ class Watchdog:
     """One `look` every INTERVAL_S; all that it remembers between two of them stands in __init__."""
 
     def __init__(self, words: counters.Counters, slots: list[Slot], supervisor: int, supervisor_socket: Path) -> None:
+        self.log = log.logger("watchdog")
         self.counters = words
         self.slots = slots
         self.supervisor = supervisor
@@ -101,7 +101,7 @@ class Watchdog:
             self.patient_until_ns = now_ns + SILENT_NS
         self.looked_ns = now_ns
         for process in self._hung(living, stamps, now_ns):
-            report("error", "process_killed", pid=process.pid, cause="no heartbeat", effect="it is started anew")
+            self.log.error("process_killed", pid=process.pid, cause="no heartbeat", effect="it is started anew")
             os.kill(process.pid, signal.SIGKILL)
         missing = frozenset(slot.name for slot in self.slots if not self._beats(slot, living, now_ns))
         if missing and (missing - self.missing or now_ns - self.probed_ns > PROBE_INTERVAL_NS):
@@ -109,9 +109,9 @@ class Watchdog:
             self.probed_ns = now_ns
         if self.ready:
             for name in sorted(missing - self.missing):
-                report("warning", "process_missing", name=name)
+                self.log.warning("process_missing", name=name)
             for name in sorted(self.missing - missing):
-                report("info", "process_back", name=name)
+                self.log.info("process_back", name=name)
         self.missing = missing
         self._tell_systemd()
 
@@ -140,7 +140,7 @@ class Watchdog:
         serving = sum(1 for slot in workers if slot[counters.INDEX["ready"]])
         if not self.ready and not self.missing and serving == len(workers) and notify("READY=1"):
             self.ready = True
-            report("info", "ready", workers=serving)
+            self.log.info("ready", workers=serving)
         if not self.missing or self.supervisor_answers:
             notify("WATCHDOG=1")
         clients = sum(slot[counters.INDEX["clients_connected"]] for slot in workers)
@@ -163,16 +163,12 @@ def answers(path: Path) -> bool:
         return False
 
 
-def report(level: str, event: str, **fields: object) -> None:
-    line = {"time": round(time.time(), 3), "level": level, "process": "watchdog", "event": event, **fields}
-    print(json.dumps(line), file=sys.stderr, flush=True)
-
-
 def main(arguments: list[str]) -> None:
     if len(arguments) != 2 or arguments[0] != "--config":
         sys.exit("usage: python -m node.watchdog --config FILE")
     die_with_parent()
     config = load(arguments[1])
+    log.setup(config.log, "watchdog")
     run = run_dir(config)
     words = counters.Counters(run / "counters")
     own = words.claim(counters.WATCHDOG)
