@@ -1,0 +1,72 @@
+"""Files of users and rules: read whole or refused whole, written whole or not at all.
+
+Owns the one error of these files and the way they are replaced: temporary file, fsync, rename, under a lock, mode 0600.
+An error names file and line, never the text of the line: that might be somebody's password.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from node.config import ConfigError
+
+
+class AuthFileError(ConfigError):
+    """A file of users or rules cannot be used; the text names file, line, effect and the way out."""
+
+    def __init__(self, path: str | Path, line: int | None, cause: str, remedy: str) -> None:
+        place = f"{path}:{line}" if line else f"{path}"
+        super().__init__(f"{place}: {cause}: the whole file is refused. {remedy}")
+
+
+def read_lines(path: str | Path, remedy: str) -> list[str]:
+    """The lines of the file, without their ends. Raises AuthFileError."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise AuthFileError(path, None, f"it cannot be read ({error.strerror})", remedy) from error
+    except UnicodeDecodeError as error:
+        raise AuthFileError(path, None, f"it is not UTF-8 (byte {error.start})", remedy) from error
+    if "\0" in text:
+        raise AuthFileError(path, text[: text.index("\0")].count("\n") + 1, "it holds a NUL", remedy)
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[Path]:
+    """Nobody else edits the file meanwhile. Yields what `path` leads to, so that a symbolic link stays one."""
+    target = Path(os.path.realpath(path))
+    descriptor = os.open(f"{target}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield target
+    finally:
+        os.close(descriptor)
+
+
+def replace(target: Path, lines: list[str]) -> None:
+    """Put `lines` in the place of the file, durably; its owner stays. Hold `locked` meanwhile."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            if target.exists():
+                before = target.stat()
+                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
