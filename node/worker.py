@@ -421,7 +421,7 @@ class Worker:
             return False
         if not self.config.auth.check_retain_source:
             return True
-        return self.authorizer.authorize("publish", author or None, "", topic.decode(), 0, True)
+        return self.authorizer.authorize_author(author or None, topic.decode(), 0)
 
 
 def _host(address: str) -> str:

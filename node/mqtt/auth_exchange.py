@@ -5,8 +5,9 @@ CONNECT with a method begins it; each AUTH of the client is one step; CONNACK (o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from node.auth.scram import ScramError, ScramServer
 from node.core.loop import Connection
 from node.core.wire import Connect, ProtocolError, encode_auth, parse_auth
 from node.mqtt import client as codes
@@ -18,11 +19,11 @@ METHOD, DATA = 0x15, 0x16
 
 
 class Exchange:
-    """One run of a method: `scram` is the server's state machine."""
+    """One run of a method: `scram` is the server's state machine, None once it is over."""
 
     __slots__ = ("again", "method", "scram")
 
-    def __init__(self, method: str, scram: Any, again: bool) -> None:
+    def __init__(self, method: str, scram: ScramServer | None, again: bool) -> None:
         self.method = method
         self.scram = scram
         self.again = again
@@ -63,14 +64,16 @@ class AuthExchange:
         self._step(connection, exchange, data)
 
     def _step(self, connection: Connection, exchange: Exchange, data: bytes) -> None:
-        done, answer = exchange.scram.step(data)
-        if answer is None:
+        assert exchange.scram is not None
+        try:
+            answer = exchange.scram.step(data)
+        except ScramError:
             self.worker.count("auth_failures")
             self.worker.failed_attempt(connection.address)
             self._refuse(connection, codes.NOT_AUTHORIZED, "not authenticated", exchange.again)
             return
         properties = {METHOD: exchange.method, DATA: answer}
-        if not done:
+        if not exchange.scram.finished:
             connection.send(encode_auth(codes.CONTINUE_AUTHENTICATION, properties))
             if not connection.is_connected:
                 connection.expect_auth()
