@@ -157,8 +157,11 @@ def answers(path: Path) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             channel.settimeout(1)
             channel.connect(os.fspath(path))
-            channel.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return channel.recv(1) != b""
+            channel.sendall(b"GET /none HTTP/1.0\r\n\r\n")
+            answered = False
+            while channel.recv(4096):  # all of it, or supervisord would complain of a broken pipe
+                answered = True
+            return answered
     except OSError:
         return False
 
