@@ -18,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.unit.certificates import Authority
 
+CONNECT_TIMEOUT_S = 2
 KINDS = ("tcp", "tls", "mtls", "ws", "wss", "proxy")
 
 
@@ -60,7 +61,8 @@ class Host:
         listeners.append(f'[[listeners]]\ntype = "unix"\nbind = "{self.unix}"\n')
         admin = f'[admin]\nbind = "127.0.0.1:{free_port()}"\n'
         node = f'[node]\ndata_dir = "{self.folder}/data"\nworkers = 2\n'
-        return node + admin + "[auth]\nallow_anonymous = true\n" + "".join(listeners)
+        limits = f"[limits]\nconnect_timeout_s = {CONNECT_TIMEOUT_S}\n"
+        return node + admin + limits + "[auth]\nallow_anonymous = true\n" + "".join(listeners)
 
     def text(self) -> str:
         return (self.folder / "log").read_text()
@@ -195,6 +197,26 @@ def test_websocket_refusals(host: Host) -> None:
     good = raw(host, "ws", request + mqtt + b"Origin: https://good.test\r\n\r\n")
     assert good.startswith(b"HTTP/1.1 101 ")
     assert good.endswith(b"<open>")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("tls", b""),
+        ("tls", b"\x16\x03\x01\x02\x00\x01"),
+        ("ws", b"GET /mqtt HTT"),
+        ("wss", b""),
+        ("proxy", b"PROXY TC"),
+    ],
+)
+def test_unfinished_handshakes_end(host: Host, kind: str, data: bytes) -> None:
+    """S05, S26: whoever dawdles is closed after the connect timeout."""
+    with socket.create_connection(("127.0.0.1", host.port[kind]), 5) as connection:
+        begin = time.monotonic()
+        connection.sendall(data)
+        connection.settimeout(CONNECT_TIMEOUT_S + 3)
+        assert connection.recv(100) == b""
+        assert time.monotonic() - begin > CONNECT_TIMEOUT_S / 2
 
 
 def test_unix_socket(host: Host) -> None:
