@@ -1,0 +1,108 @@
+"""What the admin API knows of this host: counters, store and the answers of keeper and workers, put together."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from node import counters
+from node.admin.link import LinkError, ask
+from node.config import Config, run_dir, worker_count
+from storage.reader import Reader
+
+STALE_S = 2.0  # a heartbeat older than this is of a dead or hung process
+
+
+class Host:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.run_dir = run_dir(config)
+        self.counters = counters.Counters(self.run_dir / "counters")
+        self.workers = worker_count(config)
+        self._reader: Reader | None = None
+
+    # -- processes ------------------------------------------------------------------------------------------------------
+
+    def processes(self) -> dict[str, int]:
+        """Name and slot of each process that counts."""
+        found = {"keeper": counters.KEEPER, "admin": counters.ADMIN}
+        found.update({f"worker-{index}": counters.WORKER_0 + index for index in range(self.workers)})
+        return found
+
+    def alive(self, slot: int) -> bool:
+        words = self.counters.slot(slot)
+        return bool(words[counters.PID]) and time.monotonic_ns() - words[counters.HEARTBEAT_NS] < STALE_S * 1e9
+
+    def not_ready(self) -> list[str]:
+        """Why the host should get no clients now; empty: it is ready."""
+        reasons = []
+        keeper = self.counters.read(counters.KEEPER)
+        if not self.alive(counters.KEEPER) or not keeper["ready"]:
+            reasons.append("the keeper is not ready")
+        if keeper["disk_full"]:
+            reasons.append("the disk is full")
+        for index in range(self.workers):
+            worker = self.counters.read(counters.WORKER_0 + index)
+            if not self.alive(counters.WORKER_0 + index) or not worker["ready"]:
+                reasons.append(f"worker-{index} is not ready")
+            elif not worker["keeper_connected"]:
+                reasons.append(f"worker-{index} has no keeper")
+        return reasons
+
+    def totals(self) -> dict[str, int]:
+        """Every counter and gauge, summed over keeper and workers."""
+        slots = [self.counters.read(slot) for name, slot in self.processes().items() if name != "admin"]
+        return {name: sum(each[name] for each in slots) for name in counters.NAMES}
+
+    def status(self) -> dict[str, Any]:
+        totals = self.totals()
+        processes = {}
+        for name, slot in self.processes().items():
+            words = self.counters.slot(slot)
+            processes[name] = {
+                "pid": words[counters.PID],
+                "alive": self.alive(slot),
+                "up_s": max(0, int(time.time()) - words[counters.STARTED_S]) if words[counters.PID] else 0,
+            }
+        reasons = self.not_ready()
+        return {
+            "node": self.config.node.name,
+            "ready": not reasons,
+            "reasons": reasons,
+            "processes": processes,
+            "clients_connected": totals["clients_connected"],
+            "sessions": totals["sessions"],
+            "queued_messages": totals["queued_messages"],
+            "queued_bytes": totals["queued_bytes"],
+            "retained_messages": totals["retained_messages"],
+            "messages_received": sum(totals[f"publish_received_qos{qos}"] for qos in range(3)),
+            "messages_sent": sum(totals[f"publish_sent_qos{qos}"] for qos in range(3)),
+            "dropped": {name[8:]: totals[name] for name in counters.COUNTERS if name.startswith("dropped_")},
+            "refused": {name[8:]: totals[name] for name in ("refused_disk_full", "refused_quota")},
+            "store_used_bytes": totals["store_used_bytes"],
+            "listeners": [f"{each.type} {each.bind}" for each in self.config.listeners],
+        }
+
+    # -- keeper, workers, store ---------------------------------------------------------------------------------------
+
+    def ask_keeper(self, method: str, **arguments: Any) -> Any:
+        return ask(self.run_dir / "keeper.sock", method, arguments)
+
+    def ask_workers(self, method: str, **arguments: Any) -> list[Any]:
+        """The answers of those that answer; LinkError if none does."""
+        answers = []
+        error: LinkError | None = None
+        for index in range(self.workers):
+            try:
+                answers.append(ask(self.run_dir / f"worker-{index}.sock", method, arguments))
+            except LinkError as problem:
+                error = problem
+        if not answers and error is not None:
+            raise error
+        return answers
+
+    def reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(Path(self.config.node.data_dir) / "store")
+        return self._reader

@@ -1,0 +1,142 @@
+"""Prometheus text of the shared counters: one table says which counter is which series."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from node import counters
+from node.admin.host import Host
+
+# series -> (help, label name, {label value: counter})
+COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "mqnode_messages_received": ("PUBLISH packets received from clients", "qos", {
+        str(qos): f"publish_received_qos{qos}" for qos in range(3)}),
+    "mqnode_messages_sent": ("PUBLISH packets sent to clients", "qos", {
+        str(qos): f"publish_sent_qos{qos}" for qos in range(3)}),
+    "mqnode_messages_dropped": ("Messages that a client was not given, by reason", "reason", {
+        name[8:]: name for name in counters.COUNTERS if name.startswith("dropped_")}),
+    "mqnode_messages_refused": ("Publishes that were not acknowledged, by reason", "reason", {
+        "disk_full": "refused_disk_full", "quota": "refused_quota"}),
+    "mqnode_packets": ("Packets of clients", "dir", {"in": "packets_received", "out": "packets_sent"}),
+    "mqnode_bytes": ("Bytes of clients and siblings", "dir", {"in": "bytes_received", "out": "bytes_sent"}),
+    "mqnode_connect": ("CONNECTs by result", "result", {
+        "accepted": "connects_accepted", "refused": "connects_refused"}),
+    "mqnode_sockets_opened": ("Sockets accepted", "", {"": "sockets_opened"}),
+    "mqnode_connections_closed": ("Sockets closed", "", {"": "connections_closed"}),
+    "mqnode_auth_failures": ("Failed logins", "", {"": "auth_failures"}),
+    "mqnode_authz_denied": ("Publishes and subscriptions that a rule denied", "", {"": "authz_denied"}),
+    "mqnode_takeovers": ("Connections ended by another one with their client id", "", {"": "takeovers"}),
+    "mqnode_sessions_expired": ("Sessions ended by their expiry", "", {"": "sessions_expired"}),
+    "mqnode_wills_published": ("Wills published", "", {"": "wills_published"}),
+    "mqnode_redispatched": ("Shared messages given to another member", "", {"": "redispatched"}),
+    "mqnode_protocol_errors": ("Connections ended for breaking the protocol", "kind", {
+        "malformed": "malformed_packets", "protocol": "protocol_errors"}),
+    "mqnode_handler_errors": ("Errors of ours that ended one connection", "", {"": "handler_errors"}),
+    "mqnode_publishers_paused": ("Times that a publisher had to wait", "", {"": "publishers_paused"}),
+    "mqnode_sibling_messages": ("Messages between the workers of this host", "dir", {
+        "in": "sibling_messages_received", "out": "sibling_messages_sent"}),
+    "mqnode_store_commits": ("Commits of the store", "", {"": "commits"}),
+    "mqnode_store_operations": ("Operations committed", "", {"": "commit_ops"}),
+    "mqnode_store_errors": ("Errors of the disk", "", {"": "fsync_errors"}),
+}  # fmt: skip
+GAUGES = {
+    "mqnode_connections": ("Open sockets of clients", "connections"),
+    "mqnode_clients_connected": ("Connected clients", "clients_connected"),
+    "mqnode_sessions": ("Durable sessions", "sessions"),
+    "mqnode_queue_messages": ("Messages in the queues of durable sessions", "queued_messages"),
+    "mqnode_queue_bytes": ("Bytes in the queues of durable sessions", "queued_bytes"),
+    "mqnode_retained_messages": ("Retained messages", "retained_messages"),
+    "mqnode_output_bytes": ("Bytes that wait to be sent to clients", "output_bytes"),
+    "mqnode_paused_publishers": ("Publishers that wait now", "paused_publishers"),
+    "mqnode_store_used_bytes": ("Used part of the store's map", "store_used_bytes"),
+    "mqnode_store_map_bytes": ("Size of the store's map", "store_map_bytes"),
+    "mqnode_disk_full": ("1 while new messages for queues are refused", "disk_full"),
+    "mqnode_wills_pending": ("Wills of connected or delayed clients", "wills_pending"),
+}
+PER_WORKER = ("mqnode_connections", "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers")
+
+
+def text(host: Host) -> bytes:
+    """The answer of GET /metrics."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(host))
+    return generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        totals = self._host.totals()
+        for name, (help_text, label, parts) in COUNTERS.items():
+            family = CounterMetricFamily(name, help_text, labels=[label] if label else [])
+            for value, counter in parts.items():
+                family.add_metric([value] if label else [], totals[counter])
+            yield family
+        yield from self._gauges(totals)
+        yield _histogram(totals)
+        seconds = CounterMetricFamily("mqnode_store_commit_seconds", "Time spent in commits, fsync included")
+        seconds.add_metric([], totals["commit_ns"] / 1e9)
+        yield seconds
+        yield from self._processes()
+
+    def _gauges(self, totals: dict[str, int]) -> Iterator[Metric]:
+        for name, (help_text, gauge) in GAUGES.items():
+            if name not in PER_WORKER:
+                yield GaugeMetricFamily(name, help_text, value=totals[gauge])
+                continue
+            family = GaugeMetricFamily(name, help_text, labels=["worker"])
+            for index in range(self._host.workers):
+                family.add_metric([str(index)], self._host.counters.read(counters.WORKER_0 + index)[gauge])
+            yield family
+
+    def _processes(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("mqnode_process_up", "1 while its heartbeat is fresh", labels=["process"])
+        memory = GaugeMetricFamily("mqnode_process_resident_bytes", "Resident memory", labels=["process"])
+        cpu = CounterMetricFamily("mqnode_process_cpu_seconds", "CPU time used", labels=["process"])
+        for name, slot in self._host.processes().items():
+            up.add_metric([name], int(self._host.alive(slot)))
+            usage = _usage(self._host.counters.slot(slot)[counters.PID])
+            if usage is not None:
+                memory.add_metric([name], usage["resident_bytes"])
+                cpu.add_metric([name], usage["cpu_s"])
+        yield from (up, memory, cpu)
+        info = GaugeMetricFamily("mqnode_build_info", "Version of mqnode", labels=["version"])
+        info.add_metric([version("mqnode")], 1)
+        yield info
+
+
+def _histogram(totals: dict[str, int]) -> Metric:
+    family = HistogramMetricFamily(
+        "mqnode_ack_latency_seconds", "From the receipt of a batch of publishes to PUBACK or PUBREC, where the store is waited for"
+    )
+    count = 0
+    buckets: list[tuple[str, float]] = []
+    for bound in counters.ACK_LATENCY_US:
+        count += totals[f"ack_latency_{bound}"]
+        buckets.append((str(bound / 1e6) if bound else "+Inf", count))
+    family.add_metric([], buckets=buckets, sum_value=totals["ack_latency_sum_us"] / 1e6)
+    return family
+
+
+def _usage(pid: int) -> dict[str, Any] | None:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    return {
+        "cpu_s": (int(fields[11]) + int(fields[12])) / ticks,
+        "resident_bytes": int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+    }
