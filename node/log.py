@@ -27,7 +27,9 @@ def setup(config: Log, process_name: str) -> None:
         lambda _, __, event: {"process": process_name, **event},
     ]
     renderer: Any = (
-        structlog.processors.JSONRenderer(serializer=lambda event, **_: msgspec.json.encode(event, enc_hook=str).decode())
+        structlog.processors.JSONRenderer(
+            serializer=lambda event, **_: msgspec.json.encode(event, enc_hook=str).decode()
+        )
         if config.format == "json"
         else structlog.processors.KeyValueRenderer(key_order=["time", "level", "process", "event"])
     )

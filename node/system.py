@@ -22,7 +22,7 @@ class System:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.values: dict[bytes, bytes] = {}
-        self._topics = SysTopics(started_at=time.time())
+        self._topics = SysTopics(time.monotonic())
 
     def run(self) -> None:
         interval_s = self.worker.config.sys.interval_s
@@ -31,7 +31,7 @@ class System:
             gevent.sleep(interval_s)
 
     def _publish(self) -> None:
-        fresh = self._topics.values(self._totals(), time.time(), time.monotonic())
+        fresh = self._topics.values(self._totals(), time.monotonic())
         for topic, value in fresh.items():
             name, payload = topic.encode(), value.encode()
             if self.values.get(name) != payload:

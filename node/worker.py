@@ -36,7 +36,7 @@ from node.mqtt.client import Client
 from node.mqtt.connect import Connects
 from node.mqtt.ends import Ends
 from node.mqtt.subscribe import Subscriptions
-from node.peers import EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode, reply
+from node.peers import EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode
 from node.requests import Requests
 from node.system import System
 from storage.reader import Reader
@@ -259,9 +259,7 @@ class Worker:
             self.keeper_link = None
             self.keeper.lost()
             if not self.stopping:
-                self.log.warning(
-                    "keeper_lost", effect="nothing is acknowledged until it is back", next="mqnode status"
-                )
+                self.log.warning("keeper_lost", effect="nothing is acknowledged until it is back", next="mqnode status")
         elif link.role == "worker" and link.index in self.siblings and self.siblings[link.index].link is link:
             self.siblings[link.index].lost()
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import lmdb
 
 from storage import migrate
-from storage.layout import FORMAT, META_CLOCK, META_FORMAT, META_INCARNATION, StoreError, open_databases, open_environment
+from storage.layout import (
+    FORMAT,
+    META_CLOCK,
+    META_FORMAT,
+    META_INCARNATION,
+    StoreError,
+    open_databases,
+    open_environment,
+)
 
 _ROOM_FACTOR = 8  # pages that a transaction may need for each byte of input, at worst
 _ROOM_BYTES = 64 << 20

@@ -118,7 +118,8 @@ class _Collector:
 
 def _histogram(totals: dict[str, int]) -> Metric:
     family = HistogramMetricFamily(
-        "mqnode_ack_latency_seconds", "From the receipt of a batch of publishes to PUBACK or PUBREC, where the store is waited for"
+        "mqnode_ack_latency_seconds",
+        "From the receipt of a batch of publishes to PUBACK or PUBREC, where the store is waited for",
     )
     count = 0
     buckets: list[tuple[str, float]] = []

@@ -46,10 +46,13 @@ class Authenticator:
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._users = _Users(auth.password_file)
+        self.revoked: frozenset[str] = frozenset()  # users that the last reload deleted or gave another password
 
     def reload(self) -> None:
         """Read the file anew and forget what was verified. Raises AuthFileError; then the old users stay."""
-        self._users = _Users(self._auth.password_file)
+        before, self._users = self._users.entries, _Users(self._auth.password_file)
+        now = self._users.entries
+        self.revoked = frozenset(user for user, entry in before.items() if user not in now or now[user] != entry)
 
     def anonymous_allowed(self, listener: Listener) -> bool:
         return anonymous_allowed(self._auth, listener)
@@ -81,6 +84,8 @@ class Authenticator:
             if entry is None or not isinstance(entry.hash, Argon2):
                 users.dummy.fits(password)
             return False
+        if users is not self._users:
+            return self.verify(user, password)  # reloaded meanwhile: the new file decides
         if self._auth.cache_ttl_s:
             if len(users.verified) >= CACHED_MAX:
                 users.verified.clear()

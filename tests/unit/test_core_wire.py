@@ -11,7 +11,9 @@ from node.core.wire import ProtocolError
 
 
 def connect(name=b"MQTT", level=4, flags=2, keepalive=60, rest=b"\x00\x01c", properties=b"") -> bytes:
-    return len(name).to_bytes(2, "big") + name + bytes((level, flags)) + keepalive.to_bytes(2, "big") + properties + rest
+    return (
+        len(name).to_bytes(2, "big") + name + bytes((level, flags)) + keepalive.to_bytes(2, "big") + properties + rest
+    )
 
 
 def test_a_connect_of_each_version():
@@ -48,6 +50,14 @@ def test_a_connect_that_breaks_the_rules(body, reason):
     assert error.value.reason == reason
 
 
+def _refusal(parse) -> int | None:
+    try:
+        parse()
+    except ProtocolError as error:
+        return error.reason
+    return None
+
+
 @given(st.binary(max_size=60), st.sampled_from([3, 4, 5]))
 def test_garbage_is_a_protocol_error_and_nothing_else(body, version):
     for parse in (
@@ -59,10 +69,8 @@ def test_garbage_is_a_protocol_error_and_nothing_else(body, version):
         lambda: wire.parse_auth(body, 64),
         lambda: wire.check_ack_properties(body, 64),
     ):
-        try:
-            parse()
-        except ProtocolError as error:
-            assert error.reason >= 0x80
+        reason = _refusal(parse)
+        assert reason is None or reason >= 0x80
 
 
 @given(st.integers(0, 268_435_455))
@@ -87,7 +95,9 @@ def test_filters_have_a_depth():
     assert wire.filter_reason(b"/" * 128, 128) == 0x8F
 
 
-@pytest.mark.parametrize("filter", [b"$share", b"$share/", b"$share/g", b"$share//t", b"$share/g/", b"$share/+/t", b"$share/#/t"])
+@pytest.mark.parametrize(
+    "filter", [b"$share", b"$share/", b"$share/g", b"$share//t", b"$share/g/", b"$share/+/t", b"$share/#/t"]
+)
 def test_malformed_shared_subscriptions(filter):
     with pytest.raises(ProtocolError) as error:
         wire.split_share(filter)

@@ -1,0 +1,26 @@
+"""The `mqnode` command. Each command lives in a module of its own, imported only when it is called: a call must stay quick."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+_COMMANDS = {"start": "start"}  # name -> module of node.cli that defines it as `command`
+
+
+class _Lazy(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"node.cli.{_COMMANDS[name]}").command
+        return command
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mqnode")
+def main() -> None:
+    """A highly available MQTT broker."""

@@ -1,0 +1,177 @@
+"""A running host for tests: `mqnode start` with a data directory and ports of its own, its processes by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+START_S, STOP_S = 30.0, 20.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 10.0, what: str | Callable[[], str] = "") -> Any:
+    """The first true value of `condition`; AssertionError with `what` when it stays false for `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, (what() if callable(what) else what) or f"still false after {timeout_s} s"
+        time.sleep(0.01)
+    return value
+
+
+class Broker:
+    """One host. `more` is TOML that goes behind the sections written here ([node], [[listeners]], [auth], [admin])."""
+
+    def __init__(
+        self, more: str = "", *, workers: int = 2, auth: str = "allow_anonymous = true", data_dir: Path | None = None
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mqnode-", dir="/tmp"))  # short: it holds unix sockets
+        self.data_dir = data_dir or self.folder / "data"
+        self.run_dir = self.folder / "run"
+        self.port, self.admin_port, self.workers = free_port(), free_port(), workers
+        self.config = self.folder / "mqnode.toml"
+        self.log_path = self.folder / "log"
+        self.config.write_text(
+            f'[node]\nname = "n1"\ndata_dir = "{self.data_dir}"\nrun_dir = "{self.run_dir}"\nworkers = {workers}\n'
+            f'[[listeners]]\ntype = "tcp"\nbind = "127.0.0.1:{self.port}"\n'
+            f'[auth]\n{auth}\n[admin]\nbind = "127.0.0.1:{self.admin_port}"\n{more}'
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> Broker:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "node.supervise", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+            )  # fmt: skip
+        self.wait_ready(START_S)
+        return self
+
+    def wait_ready(self, timeout_s: float = START_S) -> None:
+        def ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log()
+            return self.get("/ready")[0] == 200
+
+        wait_for(ready, timeout_s, self.log)
+
+    def stop(self) -> int:
+        """SIGTERM to the whole host; its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise AssertionError(f"it did not stop within {STOP_S} s:\n{self.log()}") from None
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process of the host at once, as near as signals can do that."""
+        assert self.process is not None
+        pids = [self.process.pid, *self._children()]
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(STOP_S)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), STOP_S)
+
+    def close(self) -> None:
+        """End whatever still runs, remove the folder."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill_all()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- its processes -------------------------------------------------------------------------------------------------
+
+    def _children(self) -> list[int]:
+        assert self.process is not None
+        try:
+            return [
+                int(pid)
+                for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            ]
+        except FileNotFoundError:
+            return []
+
+    def pid(self, name: str) -> int:
+        """The pid of "keeper", "worker-0", …; 0 while it does not run."""
+        module, _, index = name.partition("-")
+        for pid in self._children():
+            with suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if f"node.{module}".encode() in line and (not index or index.encode() in line):
+                    return pid
+        return 0
+
+    def signal(self, name: str, number: int) -> int:
+        """Send a signal to one process; its pid."""
+        pid = int(wait_for(lambda: self.pid(name), what=f"{name} does not run"))
+        os.kill(pid, number)
+        return pid
+
+    # -- what it says ---------------------------------------------------------------------------------------------------
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, Any]:
+        """Status and decoded body of a request to the admin API; status 0: nobody answers."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin_port}{path}", method=method)
+        token = self.data_dir / "admin.token"
+        if token.exists():
+            request.add_header("Authorization", f"Bearer {token.read_text().strip()}")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, _decode(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, _decode(error.read())
+        except (OSError, ValueError):
+            return 0, None
+
+    def metric(self, series: str) -> float:
+        """The value of one series of /metrics, labels included: `mqnode_messages_dropped_total{reason="expired"}`."""
+        for line in str(self.get("/metrics")[1]).splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == series:
+                return float(value)
+        raise AssertionError(f"no series {series}")
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def errors(self) -> list[str]:
+        """What was logged that should never be: tracebacks and errors."""
+        return [line for line in self.log().splitlines() if "Traceback" in line or '"level":"error"' in line]
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")
+
+
+@contextmanager
+def running(more: str = "", **options: Any) -> Iterator[Broker]:
+    """A started Broker; closed at the end."""
+    broker = Broker(more, **options)
+    try:
+        yield broker.start()
+    finally:
+        broker.close()
