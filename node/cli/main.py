@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
-_COMMANDS = {"start": "start"}  # name -> module of node.cli that defines it as `command`
+_COMMANDS = {"start": "start", "backup": "backup"}  # name -> module of node.cli that defines it as `command`
 
 
 class _Lazy(click.Group):
@@ -23,4 +25,10 @@ class _Lazy(click.Group):
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mqnode")
 def main() -> None:
-    """A highly available MQTT broker."""
+    """A highly available MQTT broker.
+
+    \b
+    Exit codes: 0 yes or done, 1 no or not found, 2 not understood.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that knows not all characters still gets an answer
+        sys.stdout.reconfigure(errors="backslashreplace")
