@@ -7,41 +7,26 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import signal
 import sys
-from pathlib import Path
 
 import gevent
 from gevent import monkey
 
 monkey.patch_all()
 
-from gevent.pywsgi import WSGIServer  # noqa: E402
+from gevent import pywsgi  # noqa: E402
 
 from node import counters, log, process  # noqa: E402
 from node.admin.api import make_app  # noqa: E402
 from node.admin.host import Host  # noqa: E402
+from node.admin.token import make_token, token_path  # noqa: E402
 from node.auth.security import is_local  # noqa: E402
-from node.config import Config, Listener, load  # noqa: E402
+from node.config import Listener, load  # noqa: E402
 from node.listeners.sockets import split_bind  # noqa: E402
 
 BEAT_S = 0.2
-
-
-def token_path(config: Config) -> Path:
-    return Path(config.admin.token_file or Path(config.node.data_dir) / "admin.token")
-
-
-def read_token(path: Path) -> str:
-    """The token, made at the first start."""
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-        temporary.rename(path)
-    return path.read_text(encoding="ascii").strip()
+pywsgi.MAX_REQUEST_LINE = 3 * 65_535 + 1024  # the longest topic, percent-encoded
 
 
 def _beat(host: Host) -> None:
@@ -65,7 +50,7 @@ def main(arguments: list[str]) -> None:
         )
     host = Host(config)
     host.counters.claim(counters.ADMIN)
-    server = WSGIServer(split_bind(config.admin.bind), make_app(host, read_token(token_path(config))), log=None)
+    server = pywsgi.WSGIServer(split_bind(config.admin.bind), make_app(host, make_token(token_path(config))), log=None)
     gevent.spawn(_beat, host)
     gevent.signal_handler(signal.SIGTERM, server.stop)
     log.logger("admin").info("ready", bind=config.admin.bind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from node.admin.link import LinkError, ask
 from node.config import Config, run_dir, worker_count
 from storage.reader import Reader
 
+VERSION = version("mqnode")  # that runs, whatever is installed meanwhile
 STALE_S = 2.0  # a heartbeat older than this is of a dead or hung process
 
 
@@ -68,6 +70,7 @@ class Host:
         reasons = self.not_ready()
         return {
             "node": self.config.node.name,
+            "version": VERSION,
             "ready": not reasons,
             "reasons": reasons,
             "processes": processes,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from node.cli.options import config_option
+
 
 @click.command("start")
-@click.option("--config", "path", default="/etc/mqnode/mqnode.toml", show_default=True, metavar="FILE")
-def command(path: str) -> None:
+@config_option
+def command(config_path: str) -> None:
     """Run the broker on this host, in the foreground, until SIGTERM.
 
     \b
@@ -20,9 +22,9 @@ def command(path: str) -> None:
     from node.supervise import StartError, run
 
     try:
-        config = load(path)
+        config = load(config_path)
         for warning in check_security(config):
             click.echo(f"mqnode: warning: {warning}", err=True)
-        run(path, config)
+        run(config_path, config)
     except (ConfigError, AuthFileError, StartError) as error:
         raise click.ClickException(str(error)) from error

@@ -1,0 +1,118 @@
+"""Asks the admin API of this host (node/admin/api.py): one connection a command, the token from its file, errors with a way out."""
+
+from __future__ import annotations
+
+import http.client
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import click
+import msgspec
+
+from node.admin.token import read_token, token_path
+from node.cli.options import load_config
+from node.cli.output import printable
+
+TIMEOUT_S = 30.0
+PAGE = 2500  # of a list; longer ones would hold up the workers that are asked for them
+
+
+class NotFound(click.ClickException):
+    """What was asked for is not there."""
+
+
+class Api:
+    """`with` closes the connection. Raises ClickException."""
+
+    def __init__(self, config_path: str) -> None:
+        self._config_path = config_path
+        self._config = load_config(config_path)
+        address = urlsplit(f"//{self._config.admin.bind}")
+        self._link = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_S)
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.close()
+
+    # -- questions --------------------------------------------------------------------------------------------------------
+
+    def get(self, *path: str, **query: object) -> Any:
+        """The decoded answer to GET /PATH[0]/PATH[1]…; the last part may hold anything."""
+        return self._ask("GET", path, query)
+
+    def delete(self, *path: str) -> Any:
+        return self._ask("DELETE", path, {})
+
+    def post(self, *path: str) -> Any:
+        return self._ask("POST", path, {})
+
+    def raw(self, *path: str) -> bytes:
+        status, body = self.request("GET", path, {}, self._token())
+        self._check(status, body)
+        return body
+
+    def pages(self, *path: str, key: str, limit: int | None, **query: object) -> list[Any]:
+        """The whole list, or its first `limit`; `key` names what the API continues behind."""
+        found: list[Any] = []
+        while True:
+            wanted = PAGE if limit is None else min(PAGE, limit - len(found))
+            page = self.get(*path, limit=wanted, after=found[-1][key] if found else "", **query)
+            found += page
+            if len(page) < wanted or len(found) == limit:
+                return found
+
+    # -- HTTP -------------------------------------------------------------------------------------------------------------
+
+    def request(
+        self, method: str, path: tuple[str, ...], query: dict[str, object], token: str = ""
+    ) -> tuple[int, bytes]:
+        """Status and body. Raises ClickException if nobody answers."""
+        target = "/" + "/".join(quote(part, safe="") for part in path) + ("?" + urlencode(query) if query else "")
+        try:
+            self._link.request(method, target, headers={"Authorization": f"Bearer {token}"} if token else {})
+            response = self._link.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise click.ClickException(
+                f"The admin API at {self._config.admin.bind} does not answer ({error or type(error).__name__}): "
+                "nothing was asked or changed. Is the host running? Look with `systemctl status mqnode`, "
+                f"start it with `systemctl start mqnode` or `mqnode start --config {printable(self._config_path)}`."
+            ) from error
+
+    def _ask(self, method: str, path: tuple[str, ...], query: dict[str, object]) -> Any:
+        status, body = self.request(method, path, query, self._token())
+        self._check(status, body)
+        return msgspec.json.decode(body)
+
+    def _token(self) -> str:
+        path = token_path(self._config)
+        try:
+            return read_token(path)
+        except OSError as error:
+            raise click.ClickException(
+                f"{path}: the token of the admin API cannot be read ({error.strerror}): nothing was asked or changed. "
+                "The host makes it at its first start, for its own user: run this as that user, "
+                "for example `sudo -u mqnode mqnode …`."
+            ) from error
+
+    def _check(self, status: int, body: bytes) -> None:
+        if status < 400:
+            return
+        text = printable(error_text(body))
+        if status == 404:
+            raise NotFound(text)
+        if status == 401:
+            raise click.ClickException(
+                f"The host at {self._config.admin.bind} does not take the token of {token_path(self._config)}: nothing "
+                "was asked or changed. Is this the configuration that it was started with? Name it with --config FILE."
+            )
+        raise click.ClickException(f"The host answered: {text} (HTTP {status}). Look at it with `mqnode status`.")
+
+
+def error_text(body: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(body)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return body.decode(errors="replace")[:200]

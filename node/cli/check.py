@@ -1,0 +1,63 @@
+"""`mqnode check`: yes or no in the exit code, for load balancers, monitoring and scripts."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from node.cli.options import config_option, json_option
+
+
+@click.group("check")
+def command() -> None:
+    """Ask one question about this host: exit code 0 is yes, 1 is no.
+
+    \b
+    Examples:
+      mqnode check ready && echo "send clients here"
+      until mqnode check ready; do sleep 1; done
+    """
+
+
+@command.command("alive")
+@config_option
+@json_option
+def alive(config_path: str, as_json: bool) -> None:
+    """Does the host answer at all?
+
+    \b
+    Example:
+      mqnode check alive
+    """
+    _check(config_path, as_json, "live")
+
+
+@command.command("ready")
+@config_option
+@json_option
+def ready(config_path: str, as_json: bool) -> None:
+    """Can it take clients now: do store and all workers serve?
+
+    \b
+    Example:
+      mqnode check ready --json
+    """
+    _check(config_path, as_json, "ready")
+
+
+def _check(config_path: str, as_json: bool, question: str) -> None:
+    import msgspec
+
+    from node.cli.api import Api
+    from node.cli.output import printable, show_json
+
+    with Api(config_path) as api:
+        status, body = api.request("GET", (question,), {})
+    answer = msgspec.json.decode(body)
+    if as_json:
+        show_json(answer)
+    else:
+        reasons = "; ".join(map(printable, answer.get("reasons", ())))
+        click.echo(f"{question}: yes" if status == 200 else f"{question}: no ({reasons}). More: mqnode status")
+    sys.exit(0 if status == 200 else 1)
