@@ -6,13 +6,11 @@ that only this host reaches. A listener that others reach and at which nobody co
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
-from functools import lru_cache
 
 from node.auth import acl, passwords
-from node.config import Auth, Config, ConfigError, Listener
+from node.config import Auth, Config, ConfigError, Listener, is_loopback
 
 
 def anonymous_allowed(auth: Auth, listener: Listener) -> bool:
@@ -27,19 +25,7 @@ def is_local(listener: Listener) -> bool:
     """Do only clients of this host reach it? Behind a proxy that forwards others' connections they do not."""
     if listener.proxy_protocol != "off":
         return False
-    return listener.type == "unix" or _is_loopback(listener.bind.rpartition(":")[0].strip("[]"))
-
-
-@lru_cache(maxsize=64)
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False  # a name may lead anywhere
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return listener.type == "unix" or is_loopback(listener.bind.rpartition(":")[0].strip("[]"))
 
 
 def check_security(config: Config) -> list[str]:

@@ -66,8 +66,9 @@ def load_config(path: str) -> Config:
     try:
         return load(path)
     except ConfigError as error:
+        lines = "\n".join(map(printable, str(error).splitlines()))
         raise Unusable(
-            f"{printable(str(error))}\nWithout its configuration this host cannot be found; nothing was done. "
+            f"{lines}\nWithout its configuration this host cannot be found; nothing was done. "
             "Name the right file with --config FILE or in MQNODE_CONFIG."
         ) from error
 

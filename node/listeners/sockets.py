@@ -14,6 +14,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from node import config
 from node.config import Limits, Listener
 from node.listeners.filters import Chain, Filter, ListenError
 from node.listeners.proxy_protocol import ProxyProtocolFilter, check_peer
@@ -48,14 +49,10 @@ def check_free(bind: str) -> None:
 
 def split_bind(bind: str) -> tuple[str, int]:
     """`ADDRESS:PORT` or `[IPV6]:PORT` in its parts. Raises ListenError."""
-    host, colon, port = bind.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
-        raise ListenError(
-            f'bind = "{bind}" is not ADDRESS:PORT or [IPV6]:PORT: the listener has no address. '
-            'Write for example "0.0.0.0:1883" or "[::]:1883".'
-        )
-    return (host[1:-1] if bracketed else host), int(port)
+    try:
+        return config.split_bind(bind)
+    except ValueError as error:
+        raise ListenError(f"bind = {error}") from None
 
 
 def _addresses(bind: str) -> list[tuple[int, Address]]:

@@ -60,7 +60,7 @@ def test_ipv6_does_not_take_ipv4_along() -> None:
         ("1883", "not ADDRESS:PORT"),
         ("127.0.0.1:", "not ADDRESS:PORT"),
         ("127.0.0.1:mqtt", "not ADDRESS:PORT"),
-        ("127.0.0.1:65536", "not ADDRESS:PORT"),
+        ("127.0.0.1:65536", "no port 65536"),
         ("::1:1883", "not ADDRESS:PORT"),
         ("192.0.2.7:1883", "ip address"),
         ("no-such-host.invalid:1883", "has no address"),

@@ -64,7 +64,6 @@ class Host:
         (self.package / "node").mkdir(parents=True)
         for name in (
             "__init__.py",
-            "config.py",
             "counters.py",
             "log.py",
             "process.py",
@@ -74,7 +73,8 @@ class Host:
         ):
             shutil.copy(ROOT / "node" / name, self.package / "node" / name)
         shutil.copy(ROOT / "deploy/supervisord.conf", self.package / "node/supervisord.conf")
-        shutil.copytree(ROOT / "node/listeners", self.package / "node/listeners")
+        for name in ("config", "listeners"):
+            shutil.copytree(ROOT / "node" / name, self.package / "node" / name)
         for name, slot in (("keeper", counters.KEEPER), ("worker", -1), ("admin", counters.ADMIN)):
             (self.package / "node" / f"{name}.py").write_text(STAND_IN.replace("{SLOT}", str(slot)))
         self.run = tmp_path / "data/run"

@@ -1,25 +1,20 @@
-"""The configuration: TOML into strict structs. Unknown keys are errors; every bound is declared here with its unit.
+"""The keys of the configuration: their names, types, ranges and defaults, each declared here only, with its unit.
 
-Owns names, defaults, ranges and the checks between keys. Must not know any process, socket or store.
+Secrets have no key: they stand in files that a key names (`password_file`, `token_file`), so that a configuration can be
+shown to anybody. A new key also needs its lines in deploy/mqnode.reference.toml; a test tells.
 """
 
 from __future__ import annotations
 
-import os
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
 
-UInt = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the text names the key, the cause and the way out."""
+Count = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+Bytes = Annotated[int, Meta(ge=0, le=1 << 46)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+PacketBytes = Annotated[int, Meta(ge=256, le=268_435_455)]  # what MQTT's remaining length can say
+MapBytes = Annotated[int, Meta(ge=1_048_576, le=1 << 46)]  # half of a process's address space
 
 
 class _Section(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -38,7 +33,7 @@ class Listener(_Section, frozen=True):
     bind: str  # "ADDRESS:PORT", "[IPV6]:PORT", or a path for unix
     name: str = ""  # default: the bind address
     allow_anonymous: bool | None = None  # default: auth.allow_anonymous
-    max_connections: UInt = 0  # of this listener, on this host; 0: no limit
+    max_connections: Count = 0  # of this listener, on this host; 0: no limit
     protocol_versions: tuple[Literal[3, 4, 5], ...] = (3, 4, 5)  # 3 = MQTT 3.1, 4 = 3.1.1, 5 = 5.0
     # tls, wss
     certificate: str = ""
@@ -56,7 +51,7 @@ class Listener(_Section, frozen=True):
     proxy_protocol: Literal["off", "required"] = "off"
     proxy_networks: tuple[str, ...] = ()  # only these may connect to a listener with proxy_protocol
     # unix
-    mode: str = "0660"
+    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
 
 
 class Auth(_Section, frozen=True):
@@ -65,34 +60,40 @@ class Auth(_Section, frozen=True):
     acl_file: str = ""
     scram: bool = True  # SCRAM-SHA-256 (MQTT 5 enhanced authentication), for users of password_file with a verifier
     check_retain_source: bool = True
-    cache_ttl_s: Seconds = 300
-    connect_rate_per_address: UInt = 0  # failed CONNECTs a minute from one address before it is refused; 0: no limit
+    cache_ttl_s: Seconds = 300  # a verified password is not hashed again for so long; 0: always
+    connect_rate_per_address: Count = 0  # failed CONNECTs a minute from one address before it is refused; 0: no limit
 
 
 class Limits(_Section, frozen=True):
-    connect_timeout_s: Seconds = 10
-    max_keepalive_s: UInt = 65535  # S07; larger or 0 asked for: the server's value is told (v5) or applied (v3)
-    max_packet_bytes: Annotated[int, Meta(ge=256, le=268_435_455)] = 2_097_152
-    max_connect_bytes: Annotated[int, Meta(ge=256, le=268_435_455)] = 32_768  # of the packets before CONNACK (S05)
+    connect_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10
+    max_keepalive_s: Annotated[int, Meta(ge=1, le=65535)] = (
+        65535  # S07; larger or 0 asked for: the server's value is told (v5) or applied (v3)
+    )
+    max_packet_bytes: PacketBytes = 2_097_152
+    max_connect_bytes: PacketBytes = 32_768  # of the packets before CONNACK (S05)
     max_topic_levels: Annotated[int, Meta(ge=1, le=1024)] = 128
     max_topic_bytes: Annotated[int, Meta(ge=1, le=65535)] = 4096
     max_client_id_bytes: Annotated[int, Meta(ge=23, le=65535)] = 1024
-    max_user_properties: UInt = 64
-    max_subscriptions_per_client: UInt = 100_000
+    max_user_properties: Count = 64  # of one packet
+    max_subscriptions_per_client: Count = 100_000
     receive_maximum: Annotated[int, Meta(ge=1, le=65535)] = 1024  # QoS 1/2 a client may have open towards us
     max_inflight: Annotated[int, Meta(ge=1, le=65535)] = 1024  # QoS 1/2 open towards a client that names no maximum
     topic_alias_maximum: Annotated[int, Meta(ge=0, le=65535)] = 64
-    max_session_expiry_s: UInt = 0xFFFFFFFF  # 0xFFFFFFFF: never
-    max_queued_messages: UInt = 100_000  # for each session
-    max_queued_bytes: UInt = 268_435_456  # for each session
+    max_session_expiry_s: Count = 0xFFFFFFFF  # 0xFFFFFFFF: never
+    max_queued_messages: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)] = 100_000  # for each session
+    max_queued_bytes: Bytes = 268_435_456  # for each session
     queue_policy: Literal["drop_new", "drop_oldest", "refuse"] = "drop_new"
-    max_retained_messages: UInt = 10_000_000
-    max_retained_bytes: UInt = 2_097_152  # of one retained message
-    max_output_bytes: Annotated[int, Meta(ge=65536)] = 4_194_304  # unsent of a connection before its publishers wait
-    max_worker_output_bytes: Annotated[int, Meta(ge=1_048_576)] = 536_870_912  # of all connections of a worker
+    max_retained_messages: Count = 10_000_000
+    max_retained_bytes: Bytes = 2_097_152  # of one retained message
+    max_output_bytes: Annotated[int, Meta(ge=65536, le=1 << 46)] = (
+        4_194_304  # unsent of a connection before its publishers wait
+    )
+    max_worker_output_bytes: Annotated[int, Meta(ge=1_048_576, le=1 << 46)] = (
+        536_870_912  # of all connections of a worker
+    )
     slow_subscriber_s: Seconds = 10  # a subscriber that takes nothing for so long no longer holds its publishers back
-    max_connections: UInt = 0  # of each worker; 0: as many as there are file descriptors
-    message_expiry_s: UInt = 0  # cap for every message; 0: none
+    max_connections: Count = 0  # of each worker; 0: as many as there are file descriptors
+    message_expiry_s: Count = 0  # cap for every message; 0: none
 
 
 class Shared(_Section, frozen=True):
@@ -100,16 +101,16 @@ class Shared(_Section, frozen=True):
 
 
 class Store(_Section, frozen=True):
-    map_bytes: Annotated[int, Meta(ge=1_048_576)] = 1_073_741_824  # at first; grows by itself
-    max_map_bytes: Annotated[int, Meta(ge=1_048_576)] = 1_099_511_627_776
+    map_bytes: MapBytes = 1_073_741_824  # at first; grows by itself
+    max_map_bytes: MapBytes = 1_099_511_627_776
     commit_interval_ms: Annotated[float, Meta(ge=0, le=1000)] = 0.0  # wait for more work before a commit
-    commit_max_ops: Positive = 4096
+    commit_max_ops: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     disk_high_water_percent: Annotated[int, Meta(ge=1, le=100)] = 85  # above: new messages for queues are refused
-    ballast_bytes: UInt = 67_108_864  # reserved so that deletes work on a full disk
+    ballast_bytes: Bytes = 67_108_864  # reserved so that deletes work on a full disk
 
 
 class Sys(_Section, frozen=True):
-    interval_s: Annotated[float, Meta(ge=0)] = 10  # $SYS/broker/...; 0: off
+    interval_s: Seconds = 10  # $SYS/broker/...; 0: off
 
 
 class Admin(_Section, frozen=True):
@@ -136,25 +137,3 @@ class Config(_Section, frozen=True):
     sys: Sys = field(default_factory=Sys)
     admin: Admin = field(default_factory=Admin)
     log: Log = field(default_factory=Log)
-
-
-def load(path: str | Path | None, environ: dict[str, str] | None = None) -> Config:
-    """The configuration of the file at `path` (None: the defaults). Raises ConfigError."""
-    document: dict[str, Any] = {}
-    if path is not None:
-        try:
-            document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        return msgspec.convert(document, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def worker_count(config: Config) -> int:
-    return config.node.workers or len(os.sched_getaffinity(0))
-
-
-def run_dir(config: Config) -> Path:
-    return Path(config.node.run_dir or Path(config.node.data_dir) / "run")
