@@ -51,7 +51,7 @@ class Bench:
 
     def open_session(self, client_id: str) -> int:
         sid = int(self.writer.new_sid())
-        record = {field: 0 for field in SessionRecord.__struct_fields__}
+        record = dict.fromkeys(SessionRecord.__struct_fields__, 0)
         values = record | {"sid": sid, "client_id": client_id, "user": None, "attached": True}
         self.writer.put("sessions", client_key(client_id), msgspec.msgpack.encode(SessionRecord(**values)))
         self.writer.queue_of(sid)
