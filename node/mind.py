@@ -76,8 +76,7 @@ class Mind:
         for value in sessions:
             record = _decode_session(value)
             self._keep(record)
-            queue = self.writer.queue_of(record.sid)
-            queue.next_qseq = max(queue.next_qseq, record.next_qseq)
+            self.writer.queue_of(record.sid)
         for will_id, value in wills:
             self._keep_will(will_id, _decode_will(value))
         for sid, value in subscriptions:
@@ -85,7 +84,7 @@ class Mind:
                 self.shared[sid] = self.shared.get(sid, 0) + 1
         known = set(self.by_sid)
         for sid in [sid for sid in self.writer.queues if sid not in known]:
-            self._purges.append(SessionRecord(sid, "", None, 0, 0, False, 0, 1, 0, 0))
+            self._purges.append(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0))
         self._later(now_ms + RESTART_GRACE_MS, self._after_restart)
 
     def _after_restart(self, now_ms: int) -> None:
@@ -106,14 +105,13 @@ class Mind:
     def worker_came(self, link: Link, clients: list[list[Any]], now_ms: int) -> None:
         """A worker said HELLO: these clients are its own still."""
         self.links.append(link)
-        for cid, connection, sid, last_qseq, _user in clients:
+        for cid, connection, sid in clients:
             record = self.by_sid.get(sid)
             will_id = max(self._wills_of.get(cid, ()), default=0)
             self.owners[cid] = Owner(link, connection, record, will_id)
             self._due_wills.pop(will_id, None)
             if record is not None:
-                queue = self.writer.queue_of(sid)
-                queue.next_qseq = max(queue.next_qseq, last_qseq + 1)
+                self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
         for sid in self.shared:
             record = self.by_sid.get(sid)
             if record is not None and record.client_id in self.owners:
@@ -212,9 +210,7 @@ class Mind:
             self._cancel_will(cid)
         present = record is not None
         if record is None and claim["durable"]:
-            record = SessionRecord(
-                self.writer.new_sid(), cid, claim["user"], now_ms, claim["expiry_s"], True, 0, 1, 0, 0
-            )
+            record = SessionRecord(self.writer.new_sid(), cid, claim["user"], now_ms, claim["expiry_s"], True, 0, 0, 0)
             self._keep(record)
             self.writer.queue_of(record.sid)
         if record is not None:
@@ -274,7 +270,6 @@ class Mind:
         record.expiry_s = expiry_s
         record.detached_ms = now_ms
         record.sent_qseq = max(record.sent_qseq, sent)
-        record.next_qseq = self.writer.queue_of(record.sid).next_qseq
         self._presence(record, False)
         if expiry_s == 0:
             self._end(record, now_ms)

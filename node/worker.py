@@ -196,11 +196,10 @@ class Worker:
 
     def _hello(self) -> dict[str, Any]:
         clients = [
-            [client_id, connection.number, connection.session.sid, connection.session.queue_known_until,
-             connection.context.user]
+            [client_id, connection.number, connection.session.sid]
             for client_id, connection in self.clients.items()
             if connection.session is not None
-        ]  # fmt: skip
+        ]
         return {"role": "worker", "index": self.index, "instance": self.instance, "clients": clients}
 
     def _keep_sibling(self, index: int) -> None:

@@ -33,6 +33,7 @@ META_FORMAT = b"format"
 META_CLOCK = b"clock_ms"  # store clock at the last start
 META_INCARNATION = b"incarnation"
 META_NEXT = b"next"  # msgpack [next sid, next body number, next will id]
+META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may have been used
 META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch
 
 
@@ -50,7 +51,6 @@ class SessionRecord(msgspec.Struct, array_like=True):
     expiry_s: int
     attached: bool
     detached_ms: int
-    next_qseq: int
     sent_qseq: int  # deliveries up to here may have been sent
     epoch: int
 

@@ -16,7 +16,7 @@ import zlib
 
 import msgspec
 
-from storage.layout import META_INSTANCE, META_NEXT, topic_key, u64
+from storage.layout import META_INSTANCE, META_NEXT, META_QSEQ, topic_key, u64
 
 cdef enum:
     INLINE = 1
@@ -34,6 +34,8 @@ cdef enum:
 
     QUOTA_EXCEEDED = 0x97
 
+    QSEQ_RESERVED = 256     # numbers of a queue that are made durable at once
+
 DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
 
 
@@ -41,14 +43,16 @@ cdef class Queue:
     """What the keeper remembers of one durable session's queue."""
 
     cdef readonly uint64_t sid
-    cdef public uint64_t next_qseq
+    cdef readonly uint64_t next_qseq
+    cdef uint64_t reserved      # numbers below it will not be given again after a restart
     cdef readonly uint64_t count
     cdef readonly uint64_t size
     cdef bint woken
 
-    def __cinit__(self, uint64_t sid, uint64_t next_qseq=1):
+    def __cinit__(self, uint64_t sid):
         self.sid = sid
-        self.next_qseq = next_qseq
+        self.next_qseq = 1
+        self.reserved = 1
 
 
 cdef inline uint64_t get_u64(const char* p) noexcept:
@@ -143,7 +147,6 @@ cdef class Writer:
             for key, entry in transaction.cursor(db=self.queue_db):
                 sid = int.from_bytes(key[:8], "big")
                 queue = self.queue_of(sid)
-                queue.next_qseq = int.from_bytes(key[8:], "big") + 1
                 queue.count += 1
                 queue.size += len(entry)
                 self.queued_messages += 1
@@ -153,7 +156,24 @@ cdef class Writer:
                     body = body_number(value, len(entry))
                     self.references[body] = self.references.get(body, 0) + 1
                     self.next_body = max(self.next_body, body + 1)
+            self.load_numbers(transaction)
             self.retained_messages = transaction.stat(self.databases["retained"])["entries"]
+
+    cdef load_numbers(self, transaction):
+        """A number once used is never given again: a client may still hold its packet id, a worker may have read past it."""
+        cdef Queue queue
+        cursor = transaction.cursor(db=self.databases["meta"])
+        if not cursor.set_range(META_QSEQ):
+            return
+        for key, value in cursor.iternext():
+            if not key.startswith(META_QSEQ):
+                break
+            queue = self.queue_of(int.from_bytes(key[len(META_QSEQ):], "big"))
+            queue.next_qseq = queue.reserved = int.from_bytes(value, "big")
+
+    cdef reserve(self, Queue queue):
+        queue.reserved = queue.next_qseq + QSEQ_RESERVED
+        self.transaction.put(META_QSEQ + u64(queue.sid), u64(queue.reserved), db=self.databases["meta"])
 
     cdef void clear(self):
         self.woken = []
@@ -384,19 +404,25 @@ cdef class Writer:
         p[5] = head[0] & 7
         memcpy(p + 5 + head_size, rest, rest_size)
         seal(value)
+        if queue.next_qseq == queue.reserved:
+            self.reserve(queue)
         self.queue.put(queue_key(sid, queue.next_qseq), value)
         queue.next_qseq += 1
         queue.count += 1
         queue.size += size
         self.queued_messages += 1
         self.queued_bytes += size
+        self.wake(queue)
+        return 1
+
+    cpdef wake(self, Queue queue):
+        """Whoever delivers this queue is to be told of it, see `wakes`."""
         if not queue.woken:
             queue.woken = True
             self.woken.append(queue)
-        return 1
 
     def wakes(self):
-        """[(sid, last qseq)] of the queues that grew since `begin`."""
+        """[(sid, last qseq)] of the queues that grew since `begin`, or for which `wake` was called."""
         cdef Queue queue
         cdef list grown = []
         for queue in self.woken:
@@ -488,6 +514,7 @@ cdef class Writer:
 
     cdef purge_rest(self, uint64_t sid):
         self.queues.pop(sid, None)
+        self.transaction.delete(META_QSEQ + u64(sid), db=self.databases["meta"])
         with self.transaction.cursor(db=self.packet_ids) as cursor:
             while cursor.set_range(u64(sid)) and cursor.key()[:8] == u64(sid):
                 cursor.delete()

@@ -48,10 +48,6 @@ cdef class Session:
         return self.read_after
 
     @property
-    def queue_known_until(self):
-        return max(self.read_after, self.last_qseq if self.last_qseq != UNKNOWN_QSEQ else 0)
-
-    @property
     def waiting(self):
         """Live: deliveries that wait for room in the window."""
         return self.pending_count

@@ -131,6 +131,7 @@ class Subscriber(_Peer):
         self.seen: dict[str, list[int]] = {}  # publisher -> sequences in the order of arrival
         self.last = time.monotonic()
         self.subscribed = threading.Event()
+        self.journal: list[str] = []
         self._held: set[int] = set()  # packet ids of QoS 2 between PUBLISH and PUBREL
 
     def session(self, client: Client) -> None:
@@ -164,6 +165,9 @@ class Subscriber(_Peer):
     def _record(self, packet: Packet) -> None:
         name, _, sequence = packet.payload.decode().partition(":")
         self.seen.setdefault(name, []).append(int(sequence))
+        self.journal.append(
+            f"{time.monotonic():.3f} connection {self.connects} id {packet.id} {'dup ' * packet.dup}{name}:{sequence}"
+        )
 
 
 class Ledger:
@@ -220,6 +224,7 @@ class Ledger:
             firsts = list(dict.fromkeys(seen))
             if firsts != sorted(firsts):
                 errors.append(f"{which}: out of order: {_first_disorder(firsts)}")
+                errors += _gaps(subscriber.journal, publisher.name)
             if min(publisher.qos, subscriber.qos) == 2 and len(firsts) != len(seen):
                 again = sorted({each for each in seen if seen.count(each) > 1})
                 errors.append(f"{which}: {len(again)} more than once: {again[:10]}")
@@ -236,3 +241,16 @@ def _first_disorder(firsts: list[int]) -> list[int]:
         if firsts[at] < firsts[at - 1]:
             return firsts[max(0, at - 5) : at + 5]
     return []
+
+
+def _gaps(journal: list[str], name: str) -> list[str]:
+    """The lines around each place where the next sequence is not the one after the last."""
+    found = []
+    before = -1
+    for at, line in enumerate(journal):
+        who, _, sequence = line.rpartition(" ")[2].partition(":")
+        if who == name:
+            if int(sequence) not in (before + 1, before):
+                found += ["...", *journal[max(0, at - 6) : at + 3]]
+            before = int(sequence)
+    return found[:60]
