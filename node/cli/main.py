@@ -8,7 +8,7 @@ from io import TextIOWrapper
 
 import click
 
-_COMMANDS = {"start": "start", "backup": "backup"}  # name -> module of node.cli that defines it as `command`
+_COMMANDS = {"start": "start", "backup": "backup", "config": "config"}  # name -> module of node.cli that defines it as `command`
 
 
 class _Lazy(click.Group):

@@ -16,15 +16,14 @@ def command(config_path: str) -> None:
     Example:
       mqnode start --config deploy/mqnode.toml
     """
-    from node.auth.files import AuthFileError
-    from node.auth.security import check_security
-    from node.config import ConfigError, load
+    from node.config import ConfigError
+    from node.preflight import preflight
     from node.supervise import StartError, run
 
     try:
-        config = load(config_path)
-        for warning in check_security(config):
+        loaded, warnings = preflight(config_path)
+        for warning in warnings:
             click.echo(f"mqnode: warning: {warning}", err=True)
-        run(config_path, config)
-    except (ConfigError, AuthFileError, StartError) as error:
+        run(config_path, loaded.config)
+    except (ConfigError, StartError) as error:
         raise click.ClickException(str(error)) from error

@@ -1,6 +1,6 @@
 """The checks between keys: what each key takes alone stands in keys.py. Yields (key, sentence); looks at no file.
 
-`is_set(key)`: does the operator say so, or is it only our default? A default that does not fit is no fault.
+A value that is our default is no fault, even where it does not fit: it says nothing that the operator might mean.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from node.config.binds import check_host, is_loopback, split_bind
 from node.config.keys import Config, Limits, Listener
 from node.config.places import Key, dotted
 
 Fault = tuple[Key, str]
-IsSet = Callable[[Key], bool]
 
 _UNIX_PATH_MAX_BYTES = 90  # 107 take a socket's path; it is made as .NAME.PID beside it
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+_LIMITS, _LISTENER = Limits(), Listener(type="tcp", bind="")  # the defaults
 _ONLY_FOR = {  # keys that other types of listeners have no use for
     ("tls", "wss"): ("certificate", "key", "client_ca", "client_certificate", "client_crl", "sni", "min_tls"),
     ("ws", "wss"): ("path", "origins"),
@@ -33,16 +33,15 @@ def host_name() -> str:
     return socket.gethostname().partition(".")[0]
 
 
-def check(config: Config, is_set: IsSet) -> Iterator[Fault]:
+def check(config: Config) -> Iterator[Fault]:
     yield from _node(config)
     if not config.listeners:
         yield ("listeners",), "there is none: no client could connect. Add one, or delete the key for the default."
     for index, listener in enumerate(config.listeners):
-        written = {name for name in listener.__struct_fields__ if is_set(("listeners", index, name))}
-        for name, text in _listener(listener, written):
+        for name, text in _listener(listener):
             yield ("listeners", index, name), text
     yield from _twice(config)
-    yield from _limits(config.limits, is_set)
+    yield from _limits(config.limits)
     if config.store.max_map_bytes < config.store.map_bytes:
         yield (
             ("store", "max_map_bytes"),
@@ -98,13 +97,13 @@ def _twice(config: Config) -> Iterator[Fault]:
         names.setdefault(listener.name, (*key, "name"))
 
 
-def _limits(limits: Limits, is_set: IsSet) -> Iterator[Fault]:
+def _limits(limits: Limits) -> Iterator[Fault]:
     for smaller, larger in (
         ("max_connect_bytes", "max_packet_bytes"),
         ("max_retained_bytes", "max_packet_bytes"),
         ("max_output_bytes", "max_worker_output_bytes"),
     ):
-        if getattr(limits, smaller) > getattr(limits, larger) and is_set(("limits", smaller)):
+        if getattr(limits, larger) < getattr(limits, smaller) != getattr(_LIMITS, smaller):
             yield (
                 ("limits", smaller),
                 (
@@ -127,14 +126,15 @@ def _bind(bind: str) -> tuple[str, int]:
 _Named = Iterator[tuple[str, str]]
 
 
-def _listener(listener: Listener, written: set[str]) -> _Named:
+def _listener(listener: Listener) -> _Named:
     for types, names in _ONLY_FOR.items():
         if listener.type not in types:
-            for name in written.intersection(names):
-                yield (
-                    name,
-                    f'a listener of type "{listener.type}" has no use for it. Delete it, or type = "{types[0]}".',
-                )
+            for name in names:
+                if getattr(listener, name) != getattr(_LISTENER, name):
+                    yield (
+                        name,
+                        f'a listener of type "{listener.type}" has no use for it. Delete it, or type = "{types[0]}".',
+                    )
     yield from _unix(listener) if listener.type == "unix" else _tcp(listener)
     if listener.type in ("tls", "wss"):
         yield from _tls(listener)

@@ -94,7 +94,7 @@ def _value(text: str, kind: Any) -> Any:
     """`text` as a TOML value; what is none, or names a text, is taken as it stands."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     if parsed.keys() != {"value"}:
         return text

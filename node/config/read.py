@@ -44,8 +44,10 @@ def read(path: str | Path | None, environ: dict[str, str] | None = None) -> Load
     text = "" if name is None else _text(name)
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and an integer of thousands of digits
         raise ConfigError(_syntax(f"{name}", str(error))) from None
+    except RecursionError:
+        raise ConfigError(f"{name}: brackets within brackets without end. Look for one that is not closed.") from None
     variables, faults = override(document, dict(os.environ) if environ is None else environ)
     places = Places(name, text, variables)
     values = _Values()
@@ -54,7 +56,7 @@ def read(path: str | Path | None, environ: dict[str, str] | None = None) -> Load
     if isinstance(config, Config) and not found and not faults:
         if not config.node.name:
             config = structs.replace(config, node=structs.replace(config.node, name=host_name()))
-        found = list(check(config, lambda key: places.origin(key) is not None))
+        found = list(check(config))
     faults += [f"{places.nearest(key)}: {dotted(key)}: {text}" for key, text in found]
     if faults or not isinstance(config, Config):
         raise ConfigError("\n".join(faults))

@@ -1,0 +1,42 @@
+"""Whether the files that a configuration names can be read, told by the line that names them.
+
+Apart from `read`: it needs the rights of the service's user, which a command that only shows something may not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from node.config.errors import ConfigError
+from node.config.keys import Config
+from node.config.places import Key, Places, dotted
+
+_USERS = "Make it with: mqnode users add USER"
+_RIGHTS = "Correct the path; the user of the service must be able to read the file"
+
+
+def check_files(config: Config, places: Places) -> None:
+    """Raises ConfigError: one line for each file that cannot be read."""
+    faults = []
+    for key, path, remedy in _named(config):
+        try:
+            with open(path, "rb") as file:
+                file.read(1)
+        except OSError as error:
+            faults.append(f"{places.nearest(key)}: {dotted(key)}: {path} cannot be read: {error.strerror}. {remedy}.")
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _named(config: Config) -> Iterator[tuple[Key, str, str]]:
+    for name, remedy in (("password_file", _USERS), ("acl_file", _RIGHTS)):
+        if path := getattr(config.auth, name):
+            yield ("auth", name), path, remedy
+    for index, listener in enumerate(config.listeners):
+        key: Key = ("listeners", index)
+        for name in ("certificate", "key", "client_ca", "client_crl"):
+            if path := getattr(listener, name):
+                yield (*key, name), path, _RIGHTS
+        for pair in listener.sni.values():
+            for path in pair:
+                yield (*key, "sni"), path, _RIGHTS
