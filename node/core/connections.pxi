@@ -35,17 +35,18 @@ cdef class Connection(Stream):
             PyMem_RawFree(self.aliases)
 
     def send(self, bytes packet):
-        """Queue a whole packet."""
-        if self.state < CLOSING:
-            append(self, packet, len(packet))
-            self.loop.stats[S_PACKETS_SENT] += 1
+        """Queue a whole packet; False if it is larger than the client takes, or the end is near."""
+        if self.state >= CLOSING or <size_t>len(packet) > self.max_packet_out:
+            return False
+        append(self, packet, len(packet))
+        self.loop.stats[S_PACKETS_SENT] += 1
+        return True
 
-    def accepted(self, int version, unsigned int keepalive_s, unsigned int max_packet_out, int alias_out_max):
-        """CONNACK was sent: packets flow. `keepalive_s` 0: no limit; `max_packet_out` 0: no limit."""
+    def accepted(self, int version, unsigned int keepalive_s, int alias_out_max):
+        """CONNACK was sent: packets flow. `keepalive_s` 0: no limit."""
         self.state = CONNECTED
         self.version = version
         self.keepalive_ms = <uint64_t>keepalive_s * 1500           # [MQTT-3.1.2-22]
-        self.max_packet_out = max_packet_out or 0xFFFFFFFF
         self.alias_out_max = alias_out_max
         self.alias_in_max = self.loop.alias_max if version == 5 else 0
         self.last_received_ms = self.loop.now_ms

@@ -80,10 +80,9 @@ cdef class Connection(Stream):
     cdef bint paused
     cdef public bint congested
     cdef bint stalled
-    cdef public bint problem_information
     cdef uint16_t alias_in_max
     cdef uint16_t alias_out_max
-    cdef uint32_t max_packet_out
+    cdef public uint32_t max_packet_out     # what the client takes [MQTT-3.1.2-24]
     cdef uint32_t waiting_acks
     cdef uint32_t waiting_pubacks
     cdef uint64_t last_received_ms

@@ -364,6 +364,7 @@ cdef class Loop:
         self.numbers += 1
         connection.number = self.numbers
         connection.expected = 1
+        connection.max_packet_out = 0xFFFFFFFF
         try:
             if listener.make_filter is not None:
                 connection.filter = listener.make_filter(address)

@@ -188,10 +188,8 @@ cdef int parse_publish_properties(const char* p, size_t length, bint will, uint3
                 if identifier == 0x08 and topic_problem(p + 2, read_u16(p), 65536):
                     return 0x82                                 # [MQTT-3.3.2-14]
                 p += 2 + read_u16(p)
-        elif identifier == 0x0B:
-            return 0x82                                         # [MQTT-3.3.4-6]
         else:
-            return 0x81 if identifier > 0x2A else 0x82
+            return 0x82 if identifier == 0x0B and not will else 0x81    # [MQTT-3.3.4-6]
         if cut:
             if to == NULL:
                 to = scratch
@@ -290,7 +288,7 @@ cdef class Reader:
             if identifier not in PROPERTY_KINDS:
                 raise ProtocolError(0x81, f"unknown property 0x{identifier:02x}")
             if identifier not in allowed:
-                raise ProtocolError(0x82, f"property 0x{identifier:02x} does not belong here")
+                raise ProtocolError(0x81, f"property 0x{identifier:02x} does not belong here")
             value = self.value(PROPERTY_KINDS[identifier])
             if identifier == 0x26:
                 values = found.setdefault(identifier, [])
@@ -345,6 +343,11 @@ cdef int protocol_version(Reader reader) except -1:
     if name == b"MQTT" and level == 5:
         return 5
     raise ProtocolError(0x84, f"protocol version {level} is not spoken here")
+
+
+def connect_version(bytes body):
+    """The protocol version of this CONNECT, in which it is answered. ProtocolError 0x84: an unknown one."""
+    return protocol_version(Reader(body))
 
 
 def parse_connect(bytes body, unsigned int user_properties_max, unsigned int levels_max):
@@ -553,6 +556,11 @@ def encode_disconnect(int reason, properties=None):
 
 def encode_auth(int reason, dict properties):
     return packet(0xF0, bytes((reason,)) + encode_properties(properties))
+
+
+def topic_reason(bytes topic, unsigned int levels_max):
+    """0 if `topic` is a topic name, else the MQTT 5 reason code (0x90, 0x81)."""
+    return topic_problem(topic, len(topic), levels_max)
 
 
 def filter_reason(bytes filter, unsigned int levels_max):

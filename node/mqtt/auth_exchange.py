@@ -74,8 +74,9 @@ class AuthExchange:
             return
         properties = {METHOD: exchange.method, DATA: answer}
         if not exchange.scram.finished:
-            connection.send(encode_auth(codes.CONTINUE_AUTHENTICATION, properties))
-            if not connection.is_connected:
+            if not connection.send(encode_auth(codes.CONTINUE_AUTHENTICATION, properties)):
+                self._refuse(connection, codes.PACKET_TOO_LARGE, "AUTH is larger than the client takes", exchange.again)
+            elif not connection.is_connected:
                 connection.expect_auth()
             return
         user = exchange.scram.user

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from node.core.loop import Connection, Session
-from node.core.wire import Connect, encode_connack, parse_connect
+from node.core.wire import Connect, connect_version, encode_connack, parse_connect
 from node.mqtt import client as codes
 from node.mqtt.client import NEVER, Client
 
@@ -37,11 +37,11 @@ class Connects:
         client = connection.context
         if client is None:
             client = connection.context = Client(connection.number)
+        client.version = connection.version = connect_version(body)
         packet = parse_connect(body, limits.max_user_properties, limits.max_topic_levels)
         client.packet = packet
-        client.version = packet.version
         client.problem_information = packet.properties.get(0x17, 1) == 1
-        connection.version = packet.version
+        connection.max_packet_out = packet.properties.get(0x27, NEVER)
         connection.hold()
         reason, text = self._judge(connection, packet)
         if reason:
@@ -123,6 +123,9 @@ class Connects:
         client = connection.context
         packet = client.packet
         client.user = user
+        if len(self._connack(client, packet, True, properties or {})) > connection.max_packet_out:
+            self.refuse(connection, codes.PACKET_TOO_LARGE, "CONNACK is larger than the client takes")
+            return
         will = None
         if packet.will is not None:
             if not worker.may_publish(client, packet.will.topic, packet.will.qos, packet.will.retain):
@@ -179,9 +182,7 @@ class Connects:
         connection.send(self._connack(client, packet, result["present"], properties))
         asked = packet.properties.get(0x21, 65535)
         session.attach(connection, min(asked, worker.config.limits.max_inflight), result.get("sent", 0))
-        connection.accepted(
-            client.version, client.keepalive_s, packet.properties.get(0x27, 0), packet.properties.get(0x22, 0)
-        )
+        connection.accepted(client.version, client.keepalive_s, packet.properties.get(0x22, 0))
         worker.count("connects_accepted")
         worker.access("connect", connection, session_present=result["present"], version=client.version)
 
@@ -219,8 +220,9 @@ class Connects:
         client = connection.context
         self.worker.count("connects_refused")
         self.worker.access("connect_refused", connection, reason=f"0x{reason:02x}", cause=text)
-        if client.version == 5:
-            connection.send(encode_connack(False, reason, {0x1F: text} if client.problem_information else {}))
+        if client.version == 5:  # the reason string only if it fits [MQTT-3.2.2-19]
+            if not (client.problem_information and connection.send(encode_connack(False, reason, {0x1F: text}))):
+                connection.send(encode_connack(False, reason, {}))
         else:
             connection.send(encode_connack(False, _RETURN_CODES.get(reason, 3)))
         connection.close()

@@ -49,12 +49,13 @@ class Ends:
         if connection.is_connected:
             self.drop(connection, reason, text)
             return
+        client.end_reason = text
+        if client.version == 5:  # it began with a CONNECT of MQTT 5
+            self.worker.connects.refuse(connection, reason, text)
+            return
         self.worker.count("connects_refused")
         self.worker.access("connect_refused", connection, reason=f"0x{reason:02x}", cause=text)
-        client.end_reason = text
-        if client.packet is not None and client.version == 5:
-            connection.send(encode_connack(False, reason, {}))
-        elif reason == codes.UNSUPPORTED_VERSION:  # [MQTT-3.1.2-2]
+        if reason == codes.UNSUPPORTED_VERSION:  # [MQTT-3.1.2-2]
             connection.send(encode_connack(False, 1))
         connection.close()
 
@@ -64,8 +65,11 @@ class Ends:
             return
         client = connection.context
         client.end_reason = text
-        if client.version == 5 and connection.is_connected:
-            connection.send(encode_disconnect(reason, {0x1F: text} if client.problem_information else {}))
+        told = client.version != 5 or not connection.is_connected
+        if not told and client.problem_information:
+            told = connection.send(encode_disconnect(reason, {0x1F: text}))
+        if not told:  # the reason string did not fit [MQTT-3.14.2-3]
+            connection.send(encode_disconnect(reason))
         connection.close()
 
     def timed_out(self, connection: Connection) -> None:

@@ -39,7 +39,7 @@ def test_a_connect_of_each_version():
         (connect(rest=b"\x00\x01\x00"), 0x81),  # [MQTT-1.5.3-2] U+0000
         (connect(level=5, properties=b"\x06\x21\x00\x01\x21\x00\x01"), 0x82),
         (connect(level=5, properties=b"\x03\x21\x00\x00"), 0x82),
-        (connect(level=5, properties=b"\x02\x01\x00"), 0x82),
+        (connect(level=5, properties=b"\x02\x01\x00"), 0x81),  # 2.2.2.2: not of this packet
         (connect(level=5, properties=b"\x02\x7f\x00"), 0x81),
         (connect(level=5, properties=b"\x80\x00"), 0x81),  # [MQTT-1.5.5-1]
     ],
