@@ -12,6 +12,9 @@ import signal
 import socket
 
 SUPERVISOR_PID = "MQNODE_SUPERVISOR_PID"  # set by node/supervise.py, the pid that supervisord will have
+CONFIG_FILE = (
+    "MQNODE_CONFIG"  # set by it, too: the file that the operator edits; the command line names it by the same variable
+)
 _PR_SET_PDEATHSIG = 1
 
 

@@ -3,6 +3,9 @@
 The lock on data_dir is held by supervisord for as long as it lives. Descriptors after exec: 3 the lock, which the
 children do not get; 8 and 9 our stdout and stderr, which they do (deploy/supervisord.conf). Never returns but with
 StartError, whose text tells the operator cause, effect and way out.
+
+The processes read a copy of the configuration as it was at the start, run_dir/mqnode.toml: one that is started anew gets what
+its siblings have, whatever stands in the edited file by then.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from string import Template
 from typing import NoReturn
 
 from node.config import Config, ConfigError, load, run_dir, worker_count
+from node.config.show import to_toml
 from node.listeners.filters import ListenError
 from node.listeners.sockets import check_free, filter_factory
-from node.process import SUPERVISOR_PID
+from node.process import CONFIG_FILE, SUPERVISOR_PID
 
 LOCK_FD, STDOUT_FD, STDERR_FD = 3, 8, 9
 _RUN_DIR_MAX_BYTES = 80  # + "/supervisor.sock.12345678" must fit a unix socket's path, 107 bytes
@@ -40,7 +44,7 @@ def run(config_path: str | Path, config: Config) -> NoReturn:
     _make_directory(run, "run_dir")
     _check_listeners(config)
     _clean(run)
-    written = _write_configuration(run, Path(config_path).resolve(), worker_count(config))
+    written = _write_configuration(run, config)
     _raise_descriptor_limit()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -50,6 +54,7 @@ def run(config_path: str | Path, config: Config) -> NoReturn:
     os.dup2(1, STDOUT_FD)
     os.dup2(2, STDERR_FD)
     os.environ[SUPERVISOR_PID] = str(os.getpid())  # exec keeps the pid
+    os.environ[CONFIG_FILE] = os.fspath(Path(config_path).resolve())
     # -P: a folder called `node` in the current directory must not be taken for ours
     os.execv(sys.executable, [sys.executable, "-P", "-m", "node.supervisord", "-c", os.fspath(written)])
 
@@ -110,7 +115,8 @@ def _clean(run: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _write_configuration(run: Path, config_path: Path, workers: int) -> Path:
+def _write_configuration(run: Path, config: Config) -> Path:
+    """supervisord's, and the copy of ours that the processes read."""
     if len(os.fsencode(run)) > _RUN_DIR_MAX_BYTES:
         raise StartError(
             f"{run}: too long for the unix sockets in it. Set node.run_dir to {_RUN_DIR_MAX_BYTES} bytes or less."
@@ -118,16 +124,20 @@ def _write_configuration(run: Path, config_path: Path, workers: int) -> Path:
     template = Template(Path(__file__).with_name("supervisord.conf").read_text(encoding="utf-8"))
     text = template.substitute(
         run_dir=_value(os.fspath(run)),
-        config=_value(shlex.quote(os.fspath(config_path))),
+        config=_value(shlex.quote(os.fspath(run / "mqnode.toml"))),
         launch=f"{_LAUNCH} {_value(shlex.quote(sys.executable))} -P",
-        workers=workers,
+        workers=worker_count(config),
         user="user=root" if os.getuid() == 0 else "",  # else supervisord complains about being root
     )
-    written = run / "supervisord.conf"
-    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    _write(run / "mqnode.toml", to_toml(config))
+    _write(run / "supervisord.conf", text)
+    return run / "supervisord.conf"
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-    return written
 
 
 def _value(text: str) -> str:

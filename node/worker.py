@@ -37,6 +37,7 @@ from node.mqtt.connect import Connects
 from node.mqtt.ends import Ends
 from node.mqtt.subscribe import Subscriptions
 from node.peers import EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode
+from node.reload import tell_changes
 from node.requests import Requests
 from node.system import System
 from storage.reader import Reader
@@ -170,6 +171,9 @@ class Worker:
                 errors.append(str(error))
                 self.log.error("reload_failed", cause=str(error), effect="the old state stays in force")
         self._apply_rules()
+        self.ends.end_users(self.authenticator.revoked)
+        if self.index == 0:  # it speaks for the host
+            errors += tell_changes(self.config, self.log)
         return errors
 
     # -- the keeper and the siblings ------------------------------------------------------------------------------------
