@@ -27,6 +27,7 @@ from storage.layout import (
     META_INCARNATION,
     META_INSTANCE,
     META_NEXT,
+    META_QSEQ,
     SessionRecord,
     StoreError,
     Subscription,
@@ -56,6 +57,7 @@ class _Seen:
     next_body: int = 1
     next_will: int = 1
     sids: set[int] = field(default_factory=set)
+    reserved: dict[int, int] = field(default_factory=dict)  # sid -> above all numbers of its queue
     references: Counter[int] = field(default_factory=Counter)  # of bodies, by queue entries
 
 
@@ -136,6 +138,9 @@ def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
         seen.next_sid, seen.next_body, seen.next_will = _next(value)
     elif key in (META_CLOCK, META_INCARNATION):
         _require(len(value) == 8, "it is not of 8 bytes")
+    elif key.startswith(META_QSEQ):
+        _require(len(key) == len(META_QSEQ) + 8 and len(value) == 8, "it is not of 8 bytes")
+        seen.reserved[int.from_bytes(key[len(META_QSEQ) :], "big")] = int.from_bytes(value, "big")
     elif key.startswith(META_INSTANCE):
         _require(len(key) == len(META_INSTANCE) + 8 and len(value) == 16, "it is not of 16 bytes")
 
@@ -156,7 +161,8 @@ def _check_subscription(key: bytes, value: bytes, seen: _Seen) -> None:
 
 def _check_entry(key: bytes, value: bytes, seen: _Seen) -> None:
     _require(len(key) == 16, "its key is not of 16 bytes")
-    _require(int.from_bytes(key[:8], "big") < seen.next_sid, "its sid was never given")
+    sid, qseq = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+    _require(qseq < seen.reserved.get(sid, 1), f"number {qseq} of the queue is not below the one in meta")
     entry = parse_entry(value)
     if entry is None:
         raise _Wrong("its checksum does not fit")

@@ -134,7 +134,6 @@ cdef class Writer:
     def load(self):
         """Rebuild what is kept in memory from the store."""
         cdef bytes key
-        cdef const char* value
         cdef Queue queue
         cdef uint64_t body
         self.queues = {}
@@ -151,12 +150,13 @@ cdef class Writer:
                 queue.size += len(entry)
                 self.queued_messages += 1
                 self.queued_bytes += len(entry)
-                value = entry
-                if not value[4] & INLINE:
-                    body = body_number(value, len(entry))
+                body = body_of(entry)
+                if body:
                     self.references[body] = self.references.get(body, 0) + 1
                     self.next_body = max(self.next_body, body + 1)
             self.load_numbers(transaction)
+            for key in transaction.cursor(db=self.databases["packet_ids"]).iternext(values=False):
+                self.queue_of(int.from_bytes(key[:8], "big"))   # of a session that is over: so that it is purged
             self.retained_messages = transaction.stat(self.databases["retained"])["entries"]
 
     cdef load_numbers(self, transaction):
@@ -311,11 +311,11 @@ cdef class Writer:
             return
         if packet_id:
             key = u64(publisher) + packet_id.to_bytes(2, "big")
-            if self.full or not self.transaction.put(key, b"", db=self.packet_ids, overwrite=False):
-                if self.full:
-                    self.refuse(batch, index, "refused_disk_full")
+            if not self.transaction.put(key, b"", db=self.packet_ids, overwrite=False):
                 return
         if self.full and not will and not moved:
+            if packet_id:
+                self.transaction.delete(key, db=self.packet_ids)
             self.refuse(batch, index, "refused_disk_full")
             return
         if self.policy == "refuse" and not moved and not self.room(targets, count, end - record):
@@ -365,38 +365,38 @@ cdef class Writer:
     cdef enqueue(self, const char* target, uint16_t count, const char* record, uint32_t size):
         cdef bint inline = count == 1
         cdef uint16_t i
-        cdef uint32_t head, taken = 0
-        cdef uint64_t body = 0
+        cdef uint32_t head
+        cdef uint64_t body = self.next_body
         cdef bytes value
-        if not inline:
-            body = self.next_body
         for i in range(count):
             head = 2 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
-            taken += self.enqueue_one(get_u64(target), target + 8, head, record if inline else <const char*>&body,
-                                      size if inline else 8, inline)
+            if self.enqueue_one(get_u64(target), target + 8, head, record if inline else <const char*>&body,
+                                size if inline else 8, inline) and not inline:
+                self.references[body] = self.references.get(body, 0) + 1
             target += 8 + head
-        if not inline and taken:
+        if not inline and body in self.references:
             self.next_body += 1
             self.next_changed = True
             value = record[:size]
             value = zlib.crc32(value).to_bytes(4, "little") + value
             self.bodies.put(u64(body), value, append=True)
-            self.references[body] = taken
 
-    cdef uint32_t enqueue_one(self, uint64_t sid, const char* head, uint32_t head_size, const char* rest,
-                              uint32_t rest_size, bint inline) except? 0:
-        """1 if the session's queue took the entry. `head`: options, identifiers and share as in the operation."""
+    cdef bint enqueue_one(self, uint64_t sid, const char* head, uint32_t head_size, const char* rest,
+                          uint32_t rest_size, bint inline) except -1:
+        """Did the session's queue take the entry? `head`: options, identifiers and share as in the operation."""
         cdef Queue queue = self.queues.get(sid)
         cdef uint32_t size = 5 + head_size + rest_size
         cdef bytes value
         cdef char* p
         if queue is None:
             self.count("dropped_session_ended")
-            return 0
+            return False
         while queue.count and (queue.count >= self.messages_max or queue.size + size > self.bytes_max):
+            if self.policy == "refuse":
+                break       # there was room before this message, or it is one that moves: it is not lost now
             self.count("dropped_queue_full" if queue.count >= self.messages_max else "dropped_queue_bytes")
             if self.policy != "drop_oldest" or not self.drop_oldest(sid):
-                return 0
+                return False
         value = PyBytes_FromStringAndSize(NULL, size)
         p = PyBytes_AS_STRING(value)
         p[4] = <char>((INLINE if inline else 0) | (SHARED if head[0] & 8 else 0))
@@ -450,8 +450,8 @@ cdef class Writer:
             queue.size -= len(value)
         self.queued_messages -= 1
         self.queued_bytes -= len(value)
-        if not value[4] & INLINE:
-            body = body_number(value, len(value))
+        body = body_of(value)
+        if body:
             count = self.references.get(body, 1) - 1
             if count:
                 self.references[body] = count
@@ -534,8 +534,13 @@ cdef seal(bytes value):
     memcpy(PyBytes_AS_STRING(value), &crc, 4)
 
 
-cdef uint64_t body_number(const char* value, size_t size) noexcept:
-    return get_u64(value + size - 8)
+cdef uint64_t body_of(bytes value) except? 0:
+    """The number of the body that an entry refers to; 0 if it holds its own, or is damaged and could name any."""
+    cdef const char* p = value
+    cdef Py_ssize_t size = len(value)
+    if size < 15 or p[4] & INLINE or zlib.crc32(memoryview(value)[4:]) != get_u32(p):
+        return 0
+    return get_u64(p + size - 8)
 
 
 def parse_entry(bytes value):
