@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import heapq
 from typing import TYPE_CHECKING, Any
 
 from node.core.loop import Connection, Link
-from node.core.wire import split_share
+from node.core.wire import split_share, topic_reason
 from node.mqtt import client as codes
 from node.peers import reply
 
@@ -89,10 +90,13 @@ class Requests:
     # -- of the admin process ---------------------------------------------------------------------------------------------
 
     def _on_clients(self, answer: Any, limit: int = 100, after: str = "", match: str = "*") -> None:
-        names = sorted(
+        behind = (
             name for name in self.worker.clients if name > after and (match == "*" or fnmatch.fnmatchcase(name, match))
         )
-        answer([self._describe(self.worker.clients[name]) for name in names[:limit]])
+        answer([self._describe(self.worker.clients[name]) for name in heapq.nsmallest(limit, behind)])
+
+    def _on_connected(self, answer: Any, cids: list[str]) -> None:
+        answer({cid: self.worker.index for cid in cids if cid in self.worker.clients})
 
     def _on_client(self, answer: Any, cid: str) -> None:
         connection = self.worker.clients.get(cid)
@@ -135,6 +139,9 @@ class Requests:
 
     def _on_match(self, answer: Any, topic: str) -> None:
         loop = self.worker.loop
+        if topic_reason(topic.encode(), self.worker.config.limits.max_topic_levels):
+            answer([])  # nothing is published there; and what the tree has matched once counts as judged
+            return
         found = [
             {
                 "client_id": session.client_id,

@@ -113,14 +113,19 @@ cdef class Reader:
         return None if value is None else _session(value)
 
     def sessions(self, str after="", int limit=100, str match="*"):
-        """Session records in the order of their client ids."""
+        """Records behind that of the client id `after`, in the order of the store, which stays the same: that of its hashes."""
         found = []
         with self.begin() as transaction:
-            for value in transaction.cursor(db=self.databases["sessions"]).iternext(keys=False):
+            cursor = transaction.cursor(db=self.databases["sessions"])
+            if not cursor.set_range(client_key(after) + b"\0" if after else b""):
+                return found
+            for value in cursor.iternext(keys=False):
                 record = _session(value)
-                if record.client_id > after and (match == "*" or fnmatch.fnmatchcase(record.client_id, match)):
+                if match == "*" or fnmatch.fnmatchcase(record.client_id, match):
                     found.append(record)
-        return sorted(found, key=lambda record: record.client_id)[:limit]
+                    if len(found) >= limit:
+                        break
+        return found
 
     def subscriptions(self):
         """Yields (sid, client id, user, filter, options, identifier) of every durable session."""
@@ -154,31 +159,29 @@ cdef class Reader:
             value = transaction.get(topic_key(topic.encode()), db=self.databases["retained"])
         return None if value is None else unsealed(value)
 
-    def retained(self, str filter, unsigned long long now_ms):
-        """Yields the message records of the topics that `filter` matches and that have not expired."""
+    def retained(self, str filter, unsigned long long now_ms, str after=""):
+        """Yields the message records that have not expired, of the topics behind `after` that `filter` matches."""
         cdef bytes wanted = filter.encode()
         if b"+" not in wanted and b"#" not in wanted:
-            record = self.retained_get(filter)
+            record = None if after else self.retained_get(filter)
             if record is not None and not expired(record, now_ms):
                 yield record
             return
         levels = wanted.split(b"/")
         prefix = literal_prefix(levels)
-        after = None
-        while True:
-            records, after = self.retained_chunk(levels, prefix, after, now_ms)
+        start = max(prefix, topic_key(after.encode()) + b"\0") if after else prefix
+        while start is not None:
+            records, start = self.retained_chunk(levels, prefix, start, now_ms)
             yield from records
-            if after is None:
-                return
 
-    cdef retained_chunk(self, list levels, bytes prefix, after, unsigned long long now_ms):
-        """Up to CHUNK matching records behind the key `after`, and the key to go on from, None at the end."""
+    cdef retained_chunk(self, list levels, bytes prefix, bytes start, unsigned long long now_ms):
+        """The matching ones of CHUNK records from the key `start` on, and the key to go on from, None at the end."""
         cdef list records = []
         cdef bytes key, value, record, topic
         cdef int seen = 0
         with self.begin() as transaction:
             cursor = transaction.cursor(db=self.databases["retained"])
-            more = cursor.set_range(prefix if after is None else after)
+            more = cursor.set_range(start)
             while more:
                 key = cursor.key()
                 if not key.startswith(prefix):

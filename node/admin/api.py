@@ -1,22 +1,24 @@
 """The admin API: falcon resources over Host. GET /live, /ready and /metrics are open; the rest needs the bearer token.
 
-Lists take `limit`, `after` and `match` (a glob). Names in paths are percent-encoded. Errors are JSON `{"error": …}`.
+Lists take `limit`, `after` (the last name of the page before) and `match` (a glob); clients come in the order of their ids,
+sessions and retained messages in that of the store. Names in paths are percent-encoded. Errors are JSON `{"error": …}`.
 """
 
 from __future__ import annotations
 
 import hmac
 import time
+from itertools import islice
 from typing import Any
-from urllib.parse import quote, unquote
 
 import falcon
 import msgspec
 
-from node.admin import metrics
+from node.admin import metrics, records
 from node.admin.host import Host
 from node.admin.link import LinkError
-from node.core.wire import record_names
+from storage.layout import SessionRecord, StoreError, Subscription
+from storage.reader import Reader
 
 LIMIT_MAX = 10_000
 OPEN_PATHS = ("/live", "/ready", "/metrics")
@@ -24,7 +26,7 @@ OPEN_PATHS = ("/live", "/ready", "/metrics")
 
 def make_app(host: Host, token: str) -> falcon.App:
     app = falcon.App(middleware=[_Token(token)])
-    app.add_error_handler(LinkError, _unavailable)
+    app.add_error_handler((LinkError, StoreError), _unavailable)
     app.set_error_serializer(_serialize_error)
     resources = _Resources(host)
     for path, suffix in ROUTES.items():
@@ -39,11 +41,11 @@ ROUTES = {
     "/openapi.json": "openapi",
     "/v1/status": "status",
     "/v1/clients": "clients",
-    "/v1/clients/{name}": "client",
+    "/v1/clients/{name:path}": "client",
     "/v1/sessions": "sessions",
-    "/v1/sessions/{name}": "session",
+    "/v1/sessions/{name:path}": "session",
     "/v1/retained": "retained",
-    "/v1/retained/{name}": "retained_one",
+    "/v1/retained/{name:path}": "retained_one",
     "/v1/topics/match": "match",
     "/v1/reload": "reload",
 }
@@ -119,100 +121,121 @@ class _Resources:
         _answer(response, found[: page["limit"]])
 
     def on_get_client(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
-        for client in self.host.ask_workers("client", cid=unquote(name)):
+        for client in self.host.ask_workers("client", cid=name):
             if client is not None:
+                client["filters"] = [{"filter": name, "qos": options & 3} for name, options in client["filters"]]
                 _answer(response, client)
                 return
-        raise falcon.HTTPNotFound(description=f"no client {unquote(name)!r} is connected")
+        raise falcon.HTTPNotFound(description=f"no client {name!r} is connected")
 
     def on_delete_client(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
-        if not self.host.ask_keeper("kick", cid=unquote(name)):
-            raise falcon.HTTPNotFound(description=f"no client {unquote(name)!r} is connected")
-        _answer(response, {"kicked": unquote(name)})
+        if not self.host.ask_keeper("kick", cid=name):
+            raise falcon.HTTPNotFound(description=f"no client {name!r} is connected")
+        _answer(response, {"kicked": name})
 
     # -- sessions ---------------------------------------------------------------------------------------------------------
 
     def on_get_sessions(self, request: falcon.Request, response: falcon.Response) -> None:
         page = _page(request)
-        records = self.host.reader().sessions(**page)
-        connected = self._workers_of({record.client_id for record in records})
-        _answer(response, [self._describe(record, connected) for record in records])
+
+        def find(reader: Reader) -> list[tuple[SessionRecord, int, int]]:
+            return [(record, *reader.queue_depth(record.sid)) for record in reader.sessions(**page)]
+
+        found = self.host.read(find)
+        connected = self._connected([record.client_id for record, _, _ in found])
+        _answer(response, [self._describe(*each, connected) for each in found])
 
     def on_get_session(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
-        record = self.host.reader().session(unquote(name))
-        if record is None:
-            raise falcon.HTTPNotFound(description=f"there is no durable session {unquote(name)!r}")
-        description = self._describe(record, self._workers_of({record.client_id}))
-        subscriptions = self.host.reader().subscriptions_of(record.sid)
+        def find(reader: Reader) -> tuple[SessionRecord, int, int, list[Subscription]] | None:
+            record = reader.session(name)
+            if record is None:
+                return None
+            return (record, *reader.queue_depth(record.sid), reader.subscriptions_of(record.sid))
+
+        found = self.host.read(find)
+        if found is None:
+            raise falcon.HTTPNotFound(description=f"there is no durable session {name!r}")
+        *session, subscriptions = found
+        description = self._describe(*session, self._connected([name]))
         description["subscriptions"] = [
-            {"filter": each.filter, "qos": each.options & 3, "identifier": each.identifier} for each in subscriptions
+            {"filter": each.filter, "qos": each.options & 3, "identifier": each.identifier or None}
+            for each in sorted(subscriptions, key=lambda each: each.filter)
         ]
         _answer(response, description)
 
     def on_delete_session(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
-        if not self.host.ask_keeper("session_delete", cid=unquote(name)):
-            raise falcon.HTTPNotFound(description=f"there is no durable session {unquote(name)!r}")
-        _answer(response, {"deleted": unquote(name)})
+        if not self.host.ask_keeper("session_delete", cid=name):
+            raise falcon.HTTPNotFound(description=f"there is no durable session {name!r}")
+        _answer(response, {"deleted": name})
 
-    def _workers_of(self, names: set[str]) -> dict[str, int]:
+    def _connected(self, names: list[str]) -> dict[str, int]:
+        """Client id -> worker."""
         found = {}
-        for name in names:
-            for client in self.host.ask_workers("client", cid=name):
-                if client is not None:
-                    found[name] = client["worker"]
+        for some in self.host.ask_workers("connected", cids=names) if names else []:
+            found.update(some)
         return found
 
-    def _describe(self, record: Any, connected: dict[str, int]) -> dict[str, Any]:
-        messages, size = self.host.reader().queue_depth(record.sid)
+    def _describe(
+        self, record: SessionRecord, messages: int, size_bytes: int, connected: dict[str, int]
+    ) -> dict[str, Any]:
+        worker = connected.get(record.client_id)
         return {
             "client_id": record.client_id,
             "user": record.user,
-            "connected": record.client_id in connected,
-            "worker": connected.get(record.client_id),
+            "connected": worker is not None,
+            "worker": worker,
             "node": self.host.config.node.name,
+            "created_at": record.created_ms / 1000,
+            "disconnected_at": None if worker is not None else record.detached_ms / 1000,
             "expiry_s": record.expiry_s,
             "queued_messages": messages,
-            "queued_bytes": size,
+            "queued_bytes": size_bytes,
         }
 
     # -- retained, topics -------------------------------------------------------------------------------------------------
 
     def on_get_retained(self, request: falcon.Request, response: falcon.Response) -> None:
         filter = request.get_param("filter", default="#")
+        after = request.get_param("after", default="")
         limit = request.get_param_as_int("limit", min_value=1, max_value=LIMIT_MAX, default=100)
-        found = []
-        for record in self.host.reader().retained(filter, time.time_ns() // 1_000_000):
-            topic, author = record_names(record)
-            found.append({"topic": topic.decode(), "qos": record[0] & 3, "user": author or None, "bytes": len(record)})
-            if len(found) >= limit:
-                break
-        _answer(response, found)
+        found = self.host.read(lambda reader: list(islice(reader.retained(filter, _now_ms(), after), limit)))
+        _answer(response, [records.describe(record) for record in found])
 
     def on_get_retained_one(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
-        record = self.host.reader().retained_get(unquote(name))
-        if record is None:
-            raise falcon.HTTPNotFound(description=f"topic {unquote(name)!r} has no retained message")
-        response.content_type = "application/octet-stream"
-        response.data = record[len(record) - int.from_bytes(record[25:29], "little") :]
-        response.set_header("X-Topic", quote(unquote(name)))
+        """The payload as it is, or all about the message for those who accept JSON alone."""
+        is_topic = "+" not in name and "#" not in name
+        found = is_topic and self.host.read(lambda reader: list(reader.retained(name, _now_ms())))
+        if not found:
+            raise falcon.HTTPNotFound(description=f"topic {name!r} has no retained message")
+        if request.accept == "application/json":
+            _answer(response, records.describe_whole(found[0]))
+        else:
+            response.content_type = "application/octet-stream"
+            response.data = records.payload(found[0])
 
     def on_delete_retained_one(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
-        if not self.host.ask_keeper("retained_delete", topic=unquote(name)):
-            raise falcon.HTTPNotFound(description=f"topic {unquote(name)!r} has no retained message")
-        _answer(response, {"deleted": unquote(name)})
+        if not self.host.ask_keeper("retained_delete", topic=name):
+            raise falcon.HTTPNotFound(description=f"topic {name!r} has no retained message")
+        _answer(response, {"deleted": name})
 
     def on_get_match(self, request: falcon.Request, response: falcon.Response) -> None:
         topic = request.get_param("topic", required=True)
         found: dict[str, dict[str, Any]] = {}
         for answer in self.host.ask_workers("match", topic=topic):
             for each in answer:
-                known = found.setdefault(each["client_id"], each)
-                if each["connected_here"]:
-                    found[each["client_id"]] = known = each
-                known.pop("connected_here", None)
+                is_here, worker = each.pop("connected_here"), each.pop("worker")
+                known = found.setdefault(each["client_id"], each | {"connected": False, "worker": None})
+                known["qos"] = max(known["qos"], each["qos"])
+                if is_here:
+                    known |= {"connected": True, "worker": worker}
         _answer(response, sorted(found.values(), key=lambda each: each["client_id"]))
 
     def on_post_reload(self, request: falcon.Request, response: falcon.Response) -> None:
-        errors = sorted({error for answer in self.host.ask_workers("reload") for error in answer})
+        answers, silent = self.host.ask_every_worker("reload")
+        errors = [*sorted({error for answer in answers for error in answer}), *silent]
         response.status = falcon.HTTP_409 if errors else falcon.HTTP_200
         _answer(response, {"errors": errors})
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from gevent.threadpool import ThreadPool
 
 from node import counters
 from node.admin.link import LinkError, ask
 from node.config import Config, run_dir, worker_count
 from storage.reader import Reader
 
+Found = TypeVar("Found")
 VERSION = version("mqnode")  # that runs, whatever is installed meanwhile
 STALE_S = 2.0  # a heartbeat older than this is of a dead or hung process
 
@@ -23,6 +27,7 @@ class Host:
         self.counters = counters.Counters(self.run_dir / "counters")
         self.workers = worker_count(config)
         self._reader: Reader | None = None
+        self._readers = ThreadPool(1)  # one: the store must not be remapped under another's read
 
     # -- processes ------------------------------------------------------------------------------------------------------
 
@@ -94,18 +99,27 @@ class Host:
 
     def ask_workers(self, method: str, **arguments: Any) -> list[Any]:
         """The answers of those that answer; LinkError if none does."""
-        answers = []
-        error: LinkError | None = None
+        answers, errors = self.ask_every_worker(method, **arguments)
+        if not answers and errors:
+            raise LinkError("; ".join(errors))
+        return answers
+
+    def ask_every_worker(self, method: str, **arguments: Any) -> tuple[list[Any], list[str]]:
+        """The answers, and an error for each worker that gives none."""
+        answers: list[Any] = []
+        errors: list[str] = []
         for index in range(self.workers):
             try:
                 answers.append(ask(self.run_dir / f"worker-{index}.sock", method, arguments))
-            except LinkError as problem:
-                error = problem
-        if not answers and error is not None:
-            raise error
-        return answers
+            except LinkError as error:
+                errors.append(str(error))
+        return answers, errors
 
-    def reader(self) -> Reader:
+    def read(self, work: Callable[[Reader], Found]) -> Found:
+        """What `work` finds in the store, in a thread: a long list must not keep a load balancer's /ready waiting."""
+        return self._readers.apply(self._read, (work,))
+
+    def _read(self, work: Callable[[Reader], Found]) -> Found:
         if self._reader is None:
             self._reader = Reader(Path(self.config.node.data_dir) / "store")
-        return self._reader
+        return work(self._reader)

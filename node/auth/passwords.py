@@ -31,7 +31,7 @@ _MEMORY_KIB_MAX, _PASSES_MAX, _LANES_MAX = 1_048_576, 64, 16  # a line may ask f
 _PBKDF2_ROUNDS_MAX = 10_000_000
 _SALT_BYTES_MIN, _ARGON2_BYTES_MIN, _SHA512_BYTES = 8, 16, 64
 _ARGON2 = re.compile(r"\$argon2id\$v=19\$m=(\d{1,7}),t=(\d{1,2}),p=(\d{1,2})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)")
-_REMEDY = "Correct the line, or write the user anew: mqnode users password USER."
+_REMEDY = "Correct the line, or write the user anew: mqnode users passwd USER."
 Parameters = tuple[int, int, int]  # memory in KiB, passes, lanes
 
 

@@ -36,7 +36,7 @@ def add_user(path: str | Path, user: str, password: str, scram: bool) -> None:
     with locked(path) as target:
         users, lines = _read(target)
         if user in users:
-            raise UserError(f"The user {user} exists already. To change it: mqnode users password {user}")
+            raise UserError(f"The user {user} exists already. To change it: mqnode users passwd {user}")
         replace(target, [*lines, line])
 
 
@@ -58,7 +58,7 @@ def delete_user(path: str | Path, user: str) -> None:
         _require(
             len(users) > 1,
             f"{user} is the last user, and a file without users is refused: running brokers would keep {user}. "
-            f"Add another one first, or lock it out by a new password: mqnode users password {user}",
+            f"Add another one first, or lock it out by a new password: mqnode users passwd {user}",
         )
         replace(target, [each for each in lines if not _is_of(each, user)])
 

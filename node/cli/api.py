@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import click
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from node.admin.token import read_token, token_path
 from node.cli.options import load_config
 from node.cli.output import printable
+from node.config import split_bind
 
 TIMEOUT_S = 30.0
 PAGE = 2500  # of a list; longer ones would hold up the workers that are asked for them
@@ -27,8 +28,8 @@ class Api:
     def __init__(self, config_path: str) -> None:
         self._config_path = config_path
         self._config = load_config(config_path)
-        address = urlsplit(f"//{self._config.admin.bind}")
-        self._link = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_S)
+        host, port = split_bind(self._config.admin.bind)
+        self._link = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
 
     def __enter__(self) -> Api:
         return self
@@ -48,11 +49,6 @@ class Api:
     def post(self, *path: str) -> Any:
         return self._ask("POST", path, {})
 
-    def raw(self, *path: str) -> bytes:
-        status, body = self.request("GET", path, {}, self._token())
-        self._check(status, body)
-        return body
-
     def pages(self, *path: str, key: str, limit: int | None, **query: object) -> list[Any]:
         """The whole list, or its first `limit`; `key` names what the API continues behind."""
         found: list[Any] = []
@@ -71,7 +67,9 @@ class Api:
         """Status and body. Raises ClickException if nobody answers."""
         target = "/" + "/".join(quote(part, safe="") for part in path) + ("?" + urlencode(query) if query else "")
         try:
-            self._link.request(method, target, headers={"Authorization": f"Bearer {token}"} if token else {})
+            self._link.request(
+                method, target, headers={"Accept": "application/json", "Authorization": f"Bearer {token}"}
+            )
             response = self._link.getresponse()
             return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:

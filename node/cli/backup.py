@@ -3,7 +3,6 @@ of users, rules and keys."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 import click
 
-_CONFIG = click.option("--config", default="/etc/mqnode/mqnode.toml", show_default=True, metavar="FILE")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+from node.cli.options import config_option, json_option, load_config
+from node.cli.output import show_json
+
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -23,9 +23,9 @@ def command() -> None:
 
 @command.command("create")
 @_FILE
-@_CONFIG
-@_JSON
-def create(file: Path, config: str, as_json: bool) -> None:
+@config_option
+@json_option
+def create(file: Path, config_path: str, as_json: bool) -> None:
     """Copy the store to FILE while the host runs (or stands still), then verify the copy.
 
     \b
@@ -35,7 +35,7 @@ def create(file: Path, config: str, as_json: bool) -> None:
     from storage import backup, verify
 
     def run() -> dict[str, Any]:
-        size = backup.create(_store(config), file)
+        size = backup.create(_store(config_path), file)
         return {"file": str(file), "bytes": size, "records": verify.verify(file)}
 
     _tell(run, "{file}: {bytes} bytes; verified: ", as_json)
@@ -43,7 +43,7 @@ def create(file: Path, config: str, as_json: bool) -> None:
 
 @command.command("verify")
 @_FILE
-@_JSON
+@json_option
 def verify(file: Path, as_json: bool) -> None:
     """Read every record of the backup FILE and check it.
 
@@ -59,9 +59,9 @@ def verify(file: Path, as_json: bool) -> None:
 @command.command("restore")
 @_FILE
 @click.option("--force", is_flag=True, help="Move a store that is there aside; it is kept.")
-@_CONFIG
-@_JSON
-def restore(file: Path, force: bool, config: str, as_json: bool) -> None:
+@config_option
+@json_option
+def restore(file: Path, force: bool, config_path: str, as_json: bool) -> None:
     """Make the backup FILE this host's store. mqnode must not run.
 
     Clients get what their sessions held when the backup was made: what was delivered since comes again.
@@ -75,30 +75,28 @@ def restore(file: Path, force: bool, config: str, as_json: bool) -> None:
     from storage import backup
 
     def run() -> dict[str, Any]:
-        aside = backup.restore(file, _store(config), force, int(time.time()))
+        aside = backup.restore(file, _store(config_path), force, int(time.time()))
         return {"file": str(file), "moved_aside": None if aside is None else str(aside)}
 
     _tell(run, "{file}: restored; the store that was there: {moved_aside}", as_json)
 
 
-def _store(config: str) -> Path:
-    from node.config import load
+def _store(config_path: str) -> Path:
     from storage.layout import store_path
 
-    return store_path(load(config).node.data_dir)
+    return store_path(load_config(config_path).node.data_dir)
 
 
 def _tell(run: Callable[[], dict[str, Any]], text: str, as_json: bool) -> None:
     """Run it and print what it returns, `text` with its values for people."""
-    from node.config import ConfigError
     from storage.layout import StoreError
 
     try:
         result = run()
-    except (ConfigError, StoreError) as error:
+    except StoreError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
-        click.echo(json.dumps(result))
+        show_json(result)
     else:
         records = result.get("records", {})
         click.echo(text.format(**result) + ", ".join(f"{count} {name}" for name, count in records.items()))

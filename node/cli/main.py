@@ -8,7 +8,22 @@ from io import TextIOWrapper
 
 import click
 
-_COMMANDS = {"start": "start", "backup": "backup", "config": "config"}  # name -> module of node.cli that defines it as `command`
+# name -> module of node.cli that defines it as `command`; in the order of --help
+_COMMANDS = {
+    "start": "start",
+    "check": "check",
+    "status": "status",
+    "clients": "clients",
+    "sessions": "sessions",
+    "retained": "retained",
+    "topics": "topics",
+    "users": "users",
+    "acl": "acl",
+    "config": "config",
+    "reload": "reload",
+    "backup": "backup",
+    "completion": "completion",
+}
 
 
 class _Lazy(click.Group):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from node.cli.output import printable
+from node.cli.output import printable, printable_lines
 
 if TYPE_CHECKING:
     from node.config import Config
@@ -66,10 +66,9 @@ def load_config(path: str) -> Config:
     try:
         return load(path)
     except ConfigError as error:
-        lines = "\n".join(map(printable, str(error).splitlines()))
         raise Unusable(
-            f"{lines}\nWithout its configuration this host cannot be found; nothing was done. "
-            "Name the right file with --config FILE or in MQNODE_CONFIG."
+            f"{printable_lines(str(error))}\nWithout its configuration this host cannot be found; nothing was done. "
+            "Name the right file with --config FILE or in MQNODE_CONFIG, or look with: mqnode config check"
         ) from error
 
 

@@ -27,6 +27,10 @@ def printable(value: object) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines()))
+
+
 def show_json(value: Any) -> None:
     """A list has one element a line. ASCII only: terminals obey control characters above 0x7F, too."""
     if isinstance(value, list):

@@ -1,0 +1,90 @@
+"""`mqnode acl`: what the access rules say, and which line of them says it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from node.cli.options import NAME, Unusable, config_option, json_option, load_config
+from node.cli.output import coloured, printable, printable_lines, show_json
+
+if TYPE_CHECKING:
+    from node.auth.acl import Rule
+    from node.auth.authorize import Decision
+
+_ACTIONS = {"write": "publish", "read": "subscribe"}
+
+
+@click.group("acl")
+def command() -> None:
+    """Access rules (auth.acl_file)."""
+
+
+@command.command("test")
+@click.argument("user", type=NAME)
+@click.argument("topic", type=NAME)
+@click.option("--write", is_flag=True, help="Only: may it publish to TOPIC?")
+@click.option("--read", is_flag=True, help="Only: may it subscribe to TOPIC, which may be a filter?")
+@click.option("--client-id", type=NAME, help="For %c in patterns. [default: USER]")
+@click.option("--qos", type=click.IntRange(0, 2), default=0, show_default=True)
+@click.option("--retain", is_flag=True, help="Publish with the retain flag.")
+@config_option
+@json_option
+def test(
+    user: str, topic: str, write: bool, read: bool, client_id: str | None, qos: int, retain: bool,
+    config_path: str, as_json: bool,
+) -> None:  # fmt: skip
+    """May USER publish and subscribe to TOPIC, and which rule decides? Exit code 1: something of it is denied.
+
+    The file is read as it is on disk; a running host has it since its start or its last `mqnode reload`.
+    An empty USER ('') is the anonymous client.
+
+    \b
+    Examples:
+      mqnode acl test alice house/kitchen/temperature
+      mqnode acl test alice 'house/#' --read --client-id phone
+    """
+    from node.auth.authorize import Authorizer
+    from node.config import ConfigError
+
+    try:
+        authorizer = Authorizer(load_config(config_path).auth)
+    except ConfigError as error:
+        raise Unusable(printable_lines(str(error))) from error
+    decisions: dict[str, Decision] = {}
+    for word, wanted in (("write", write or not read), ("read", read or not write)):
+        if wanted:
+            name = client_id if client_id is not None else user or "anonymous"
+            decisions[word] = authorizer.explain(
+                "publish" if word == "write" else "subscribe", user or None, name, topic, qos, retain
+            )
+    if as_json:
+        show_json({word: _describe(decision) for word, decision in decisions.items()})
+    else:
+        for word, decision in decisions.items():
+            _show(word, decision)
+    sys.exit(0 if all(decision.allowed for decision in decisions.values()) else 1)
+
+
+def _describe(decision: Decision) -> dict[str, Any]:
+    return {
+        "allowed": decision.allowed,
+        "reason": decision.reason,
+        "rule": _rule(decision.rule) if decision.rule else None,
+        "withheld": [_rule(rule) for rule in decision.withheld],
+    }
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    return {"line": rule.line, "text": rule.text}
+
+
+def _show(word: str, decision: Decision) -> None:
+    answer = coloured("allowed", fg="green") if decision.allowed else coloured("denied", fg="red")
+    click.echo(f"{word}: {answer}, {printable(decision.reason)}")
+    if decision.rule:
+        click.echo(f"  line {decision.rule.line}: {printable(decision.rule.text)}")
+    for rule in decision.withheld:
+        click.echo(f"  but what this matches is withheld, line {rule.line}: {printable(rule.text)}")

@@ -1,0 +1,38 @@
+"""`mqnode reload`: users, access rules and certificates are read anew; connections stay."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from node.cli.options import config_option, json_option
+
+
+@click.command("reload")
+@config_option
+@json_option
+def command(config_path: str, as_json: bool) -> None:
+    """Let the running host read users, access rules and certificates anew. Connections stay.
+
+    A file that cannot be used is refused: the old state stays in force. Other keys of the configuration need a restart.
+
+    \b
+    Examples:
+      mqnode reload
+      mqnode users add alice && mqnode reload
+    """
+    from node.cli.api import Api
+    from node.cli.output import printable, show_json
+
+    with Api(config_path) as api:
+        errors = api.post("v1", "reload")["errors"]
+    if as_json:
+        show_json({"errors": errors})
+    elif not errors:
+        click.echo("Users, access rules and certificates are read anew.")
+    for error in [] if as_json else errors:
+        click.echo(f"Error: {printable(error)}", err=True)
+    if errors and not as_json:
+        click.echo("Where it says so, the old state stays in force. Correct that, then: mqnode reload", err=True)
+    sys.exit(1 if errors else 0)

@@ -1,0 +1,38 @@
+"""`mqnode topics`: where a message would go."""
+
+from __future__ import annotations
+
+import click
+
+from node.cli.options import NAME, config_option, json_option
+
+
+@click.group("topics")
+def command() -> None:
+    """Topics and who gets their messages."""
+
+
+@command.command("match")
+@click.argument("topic", type=NAME)
+@config_option
+@json_option
+def match(topic: str, config_path: str, as_json: bool) -> None:
+    """List the clients that a message of TOPIC would go to. Of a shared subscription all members are shown, one gets it.
+
+    \b
+    Example:
+      mqnode topics match house/kitchen/temperature
+    """
+    from node.cli.api import Api
+    from node.cli.options import Unusable
+    from node.cli.output import printable, show_json, show_table
+
+    if not topic or "+" in topic or "#" in topic:
+        raise Unusable(f"'{printable(topic)}' is no topic: that is not empty and holds no wildcards (+, #).")
+    with Api(config_path) as api:
+        found = api.get("v1", "topics", "match", topic=topic)
+    if as_json:
+        show_json(found)
+        return
+    rows = [(each["client_id"], each["qos"], each["durable"], each["connected"]) for each in found]
+    show_table(("CLIENT ID", "QOS", "DURABLE", "CONNECTED"), rows, "Nobody subscribed to it.")
