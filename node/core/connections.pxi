@@ -319,8 +319,8 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
     result = publish(loop, pub, match, connection, session, session.user,
                      packet_id if pub.qos == 2 and session.sid else 0, 0)
     if pub.qos:
-        acknowledge(connection, 4 if pub.qos == 1 else 5, packet_id, 0x10 if result == NOTHING else 0,
-                    (result & STORED) != 0)
+        acknowledge(connection, 4 if pub.qos == 1 else 5, packet_id, 0 if result & (REACHED | STORED) else 0x10,
+                    (result & (STORED | KEPT)) != 0)
     return 0
 
 

@@ -3,7 +3,8 @@
 cdef enum:
     NOTHING = 0             # nobody has asked for it
     REACHED = 1             # somebody got it at once
-    STORED = 2              # the keeper has to commit it first
+    STORED = 2              # the keeper has to commit it first, for a subscriber
+    KEPT = 4                # the keeper has to commit it first, whoever has asked for it
     TARGETS_MAX = 65535     # of one operation
 
 
@@ -318,7 +319,7 @@ cdef int route_onwards(Loop loop, Publication* pub, Match* match, uint64_t worke
 
 cdef int publish(Loop loop, Publication* pub, Match* match, Connection publisher, Session author, str user,
                  uint16_t packet_id, uint64_t will_id) except -1:
-    """The whole way of a message of `user` that enters the host here. Returns as `route`."""
+    """The whole way of a message of `user` that enters the host here. Returns as `route`, and KEPT."""
     cdef int result = route(loop, pub, match, publisher, author)
     if match.group_count:
         result |= route_shared(loop, pub, match, publisher, author)
@@ -326,8 +327,8 @@ cdef int publish(Loop loop, Publication* pub, Match* match, Connection publisher
         route_onwards(loop, pub, match, match.workers, publisher)
         result |= REACHED
     if pub.retain or packet_id or will_id:
-        result |= STORED
-    if result & STORED:
+        result |= KEPT
+    if result & (STORED | KEPT):
         store(loop, pub, author.sid if author is not None else 0, user, packet_id, will_id)
         if loop.unacked_bytes + loop.ops.length > UNACKED_BYTES_MAX and publisher is not None:
             loop.blocked = True

@@ -1,0 +1,34 @@
+"""What the conformance tests share. Each module brings its own `broker`, two workers with the limits that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker import Broker
+from tests.protocol.clients import Clients, new_name
+
+
+@pytest.fixture
+def clients(broker: Broker) -> Iterator[Clients]:
+    opened = Clients(broker)
+    yield opened
+    opened.close()
+    assert broker.errors() == []
+
+
+@pytest.fixture(params=[3, 4, 5], ids=["3.1", "3.1.1", "5"])
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(params=[0, 1], ids=["same-worker", "other-worker"])
+def there(request: pytest.FixtureRequest) -> int:
+    """The worker of the other side; the first client is on worker 0."""
+    return int(request.param)
+
+
+@pytest.fixture
+def topic() -> str:
+    return new_name("t/")
