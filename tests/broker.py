@@ -87,7 +87,7 @@ class Broker:
     def kill_all(self) -> None:
         """SIGKILL to every process of the host at once, as near as signals can do that."""
         assert self.process is not None
-        pids = [self.process.pid, *self._children()]
+        pids = [self.process.pid, *self.children()]
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -102,7 +102,7 @@ class Broker:
 
     # -- its processes -------------------------------------------------------------------------------------------------
 
-    def _children(self) -> list[int]:
+    def children(self) -> list[int]:
         assert self.process is not None
         try:
             return [
@@ -115,7 +115,7 @@ class Broker:
     def pid(self, name: str) -> int:
         """The pid of "keeper", "worker-0", …; 0 while it does not run."""
         module, _, index = name.partition("-")
-        for pid in self._children():
+        for pid in self.children():
             with suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                 if f"node.{module}".encode() in line and (not index or index.encode() in line):

@@ -514,17 +514,15 @@ cdef class Load:
                 c.free_ids[i] = <uint16_t>(i + 1)
 
     def step(self, milliseconds: float) -> None:
-        """Run for so long; or shorter, when all is delivered and acknowledged, or all connections have settled."""
+        """Run for so long, or until `ready` or `done` becomes true."""
         cdef uint64_t deadline, wait_ns = <uint64_t>(milliseconds * 1000000)
-        cdef bint ready = self.ready
+        cdef bint ready = self.ready, done = self.done
         with nogil:
             self.now_ns = clock_ns()
             deadline = self.now_ns + wait_ns
             while self.now_ns < deadline:
                 self.one_turn(deadline)
-                if self.settled == self.connection_count and not ready:
-                    break
-                if self.publishing and self.touched == NULL and self.all_done():
+                if (not ready and self.settled == self.connection_count) or (not done and self.all_done()):
                     break
 
     cdef void one_turn(self, uint64_t deadline) noexcept nogil:
@@ -541,10 +539,9 @@ cdef class Load:
         turn(self, until)
 
     cdef bint all_done(self) noexcept nogil:
-        """Every publisher that is to come to an end has."""
         cdef uint32_t i
         cdef Connection* c
-        if self.counts[SENT] < self.goal():
+        if self.publishing and self.counts[SENT] < self.goal():
             return False
         for i in range(self.publisher_count):
             c = self.publishers[i]
@@ -569,7 +566,7 @@ cdef class Load:
 
     @property
     def done(self) -> bool:
-        """All messages that were to be sent are acknowledged and, where fanout is known, delivered."""
+        """Nothing is left to publish, to acknowledge or, where fanout is known, to deliver."""
         return bool(self.all_done())
 
     def publish(self, on: bool = True) -> None:

@@ -1,0 +1,114 @@
+"""Tables of what was measured: for people, and as docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+from bench.scenario import Bar, Numbers, Scenario, Verdict, judge
+
+HEAD = ("scenario", "metric", "mqnode", "mosquitto", "factor", "bar", "")
+UNITS = {
+    "cpu": "CPU-s per million",
+    "rate": "a second",
+    "p50": "p50 µs",
+    "p99": "p99 µs",
+}
+OPENING = """# Benchmarks
+
+Written by `make bench ARGS=--write`. Each scenario runs with mqnode (one worker unless it says otherwise) and with
+mosquitto in turn, {rounds} rounds, the load in a process beside them on the same machine; the numbers are medians.
+Factor: how many times better than mosquitto, or than the bar where that is a number.
+CPU is that of all processes of the broker, for a million messages delivered.
+
+Machine: {machine}. Date: {date}.
+"""
+
+
+@dataclass
+class Outcome:
+    scenario: Scenario
+    rounds: dict[str, list[Numbers]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def verdicts(self) -> Iterator[Verdict | None]:
+        return (judge(bar, self.rounds) for bar in self.scenario.bars)
+
+    def medians(self) -> dict[str, Numbers]:
+        return {
+            name: {key: median(numbers[key] for numbers in each) for key in each[0]}
+            for name, each in self.rounds.items()
+            if each
+        }
+
+
+def rows(outcome: Outcome) -> Iterator[tuple[str, ...]]:
+    name = outcome.scenario.name
+    for bar, verdict in zip(outcome.scenario.bars, outcome.verdicts(), strict=True):
+        if verdict is None:
+            yield name, UNITS.get(bar.metric, bar.metric), "", "", "", _bar(bar), "not measured"
+            continue
+        theirs = "" if verdict.theirs is None else number(verdict.theirs)
+        met = "" if verdict.met else "MISSED"
+        yield (
+            name,
+            UNITS.get(bar.metric, bar.metric),
+            number(verdict.ours),
+            theirs,
+            number(verdict.factor),
+            _bar(bar),
+            met,
+        )
+    medians = outcome.medians()
+    barred = {bar.metric for bar in outcome.scenario.bars}
+    for metric in medians.get("mqnode", {}):
+        values = {each: numbers[metric] for each, numbers in medians.items() if metric in numbers}
+        if metric not in barred and any(values.values()):
+            theirs = number(values["mosquitto"]) if "mosquitto" in values else ""
+            yield name, UNITS.get(metric, metric), number(values["mqnode"]), theirs, "", "", ""
+    for other in set(medians) - {"mqnode", "mosquitto"}:
+        values = medians[other]
+        text = ", ".join(
+            f"{number(value)} {UNITS.get(key, key)}" for key, value in values.items() if key in barred | {"rate"}
+        )
+        yield name, f"{other}: {text}", "", "", "", "", ""
+    for failure in outcome.failures:
+        yield name, failure, "", "", "", "", "FAILED"
+
+
+def _bar(bar: Bar) -> str:
+    if bar.against == "mosquitto":
+        return f"≥ {number(bar.value)} ×"
+    return f"{'≤' if bar.better == 'less' else '≥'} {number(bar.value)}"
+
+
+def number(value: float) -> str:
+    """Three digits that matter."""
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def table(outcomes: list[Outcome]) -> str:
+    lines = [HEAD, tuple("---" for _ in HEAD), *(row for outcome in outcomes for row in rows(outcome))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else platform.machine()
+    return f"{os.cpu_count()} × {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def document(outcomes: list[Outcome], rounds: int) -> str:
+    head = OPENING.format(rounds=rounds, machine=machine(), date=date.today().isoformat())
+    return f"{head}\n{table(outcomes)}\n"
