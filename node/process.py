@@ -12,9 +12,7 @@ import signal
 import socket
 
 SUPERVISOR_PID = "MQNODE_SUPERVISOR_PID"  # set by node/supervise.py, the pid that supervisord will have
-CONFIG_FILE = (
-    "MQNODE_CONFIG"  # set by it, too: the file that the operator edits; the command line names it by the same variable
-)
+CONFIG_FILE = "MQNODE_CONFIG"  # set by it, too, and read by the command line: the file that the operator edits
 _PR_SET_PDEATHSIG = 1
 
 

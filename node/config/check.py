@@ -84,7 +84,7 @@ def _admin(config: Config) -> Iterator[Fault]:
 
 def _twice(config: Config) -> Iterator[Fault]:
     """Two that want the same address, or the same name in logs and metrics."""
-    binds: dict[str, Key] = {config.admin.bind.lower(): ("admin", "bind")}
+    binds: dict[str, Key] = dict.fromkeys(_wildcards(config.admin.bind), ("admin", "bind"))
     names: dict[str, Key] = {}
     for index, listener in enumerate(config.listeners):
         key: Key = ("listeners", index)
@@ -95,6 +95,12 @@ def _twice(config: Config) -> Iterator[Fault]:
             yield (*key, "name"), f'"{listener.name}" is {dotted(names[listener.name])} already. Choose another name.'
         binds.setdefault(bind, (*key, "bind"))
         names.setdefault(listener.name, (*key, "name"))
+
+
+def _wildcards(bind: str) -> list[str]:
+    """`bind`, and the listeners on all addresses that would take its port, too: the admin API does not share it."""
+    host, _, port = bind.lower().rpartition(":")
+    return [bind.lower(), f":{port}", f"{'[::]' if host.startswith('[') else '0.0.0.0'}:{port}"]
 
 
 def _limits(limits: Limits) -> Iterator[Fault]:

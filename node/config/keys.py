@@ -33,7 +33,7 @@ class Listener(_Section, frozen=True):
     bind: str  # "ADDRESS:PORT", "[IPV6]:PORT", or a path for unix
     name: str = ""  # default: the bind address
     allow_anonymous: bool | None = None  # default: auth.allow_anonymous
-    max_connections: Count = 0  # of this listener, on this host; 0: no limit
+    max_connections: Count = 0  # of this listener, in each worker; 0: no limit
     protocol_versions: tuple[Literal[3, 4, 5], ...] = (3, 4, 5)  # 3 = MQTT 3.1, 4 = 3.1.1, 5 = 5.0
     # tls, wss
     certificate: str = ""
@@ -66,9 +66,8 @@ class Auth(_Section, frozen=True):
 
 class Limits(_Section, frozen=True):
     connect_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10
-    max_keepalive_s: Annotated[int, Meta(ge=1, le=65535)] = (
-        65535  # S07; larger or 0 asked for: the server's value is told (v5) or applied (v3)
-    )
+    # S07; larger or 0 asked for: the server's value is told (v5) or applied (v3)
+    max_keepalive_s: Annotated[int, Meta(ge=1, le=65535)] = 65535
     max_packet_bytes: PacketBytes = 2_097_152
     max_connect_bytes: PacketBytes = 32_768  # of the packets before CONNACK (S05)
     max_topic_levels: Annotated[int, Meta(ge=1, le=1024)] = 128
@@ -114,7 +113,7 @@ class Sys(_Section, frozen=True):
 
 
 class Admin(_Section, frozen=True):
-    bind: str = "127.0.0.1:8883"
+    bind: str = "127.0.0.1:8081"
     token_file: str = ""  # default: data_dir + "/admin.token", made at first start with mode 0600
 
 
