@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import os
 import select
 import signal
 import socket
 import struct
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,58 +29,87 @@ import msgspec
 
 from node import counters, log, process
 from node.config import Config, load, run_dir
+from node.keeper_link import LOST, Link
 from node.mind import EVENT, REPLY, REQUEST, Mind
 from storage.disk import Disk
 from storage.layout import META_INSTANCE, StoreError, store_path, u64
-from storage.store import open_store
+from storage.store import Store, damaged, open_store
 from storage.writer import Writer
 
 HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
 BEAT_MS = 200
-RECEIVE_BYTES = 1 << 20
 TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
 DISK_CHECK_S = 0.25
+DISK_CHECK_BYTES = 1 << 20
 EXIT_IO, EXIT_AGAIN, EXIT_STORE = 74, 75, 78
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
 
-class Link:
-    """A connected process: its bytes in and out, and how far its operations are committed."""
+@contextmanager
+def beating(slot: memoryview) -> Iterator[None]:
+    """Beats go on while a large store is read."""
+    done = threading.Event()
 
-    __slots__ = ("applied", "buffer", "committed", "index", "instance", "output", "refused", "role", "socket")
+    def beat() -> None:
+        while not done.wait(BEAT_MS / 1000):
+            counters.beat(slot)
 
-    def __init__(self, connected: socket.socket) -> None:
-        self.socket = connected
-        self.buffer = bytearray()
-        self.output = bytearray()
-        self.role = ""
-        self.index = -1
-        self.instance = 0
-        self.applied = 0  # last batch in the open transaction or before
-        self.committed = 0  # last batch reported
-        self.refused: list[tuple[int, int, int]] = []  # operations (batch, index, reason) to be reported with it
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class Keeper:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.log = log.logger("keeper")
-        run = run_dir(config)
-        self.slot = counters.Counters(run / "counters").claim(counters.KEEPER)
+        self.run_dir = run_dir(config)
+        self.slot = counters.Counters(self.run_dir / "counters").claim(counters.KEEPER)
         self.disk = Disk(Path(config.node.data_dir), config.store.ballast_bytes, config.store.disk_high_water_percent)
-        self.store = open_store(store_path(config.node.data_dir), config.store.map_bytes, config.store.max_map_bytes)
-        self.clock_offset_ms = self.store.start_clock(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000)
-        self.writer = Writer(self.store.environment, self.store.databases, config.limits)
-        self.mind = Mind(self.writer)
-        self.mind.load(*self.store.contents(), self.now_ms())
         self.poll = select.epoll()
         self.links: dict[int, Link] = {}
-        self.listening = self._listen(run / "keeper.sock")
         self.stopping = False
         self.last_disk_check = self.last_reader_check = 0.0
+        self.unchecked_bytes = 0  # of input since the last look at the disk
+
+    def open(self) -> None:
+        """Read the store, then listen. Raises StoreError, and what `run` raises."""
+        with beating(self.slot):
+            self.store = self._open_store()
+            try:
+                self.writer = Writer(self.store.environment, self.store.databases, self.config.limits)
+                self.mind = Mind(self.writer)
+                contents = self.store.contents()
+                self.clock_offset_ms = self.store.start_clock(
+                    time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
+                )
+                self.mind.load(*contents, self.now_ms())
+            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, msgspec.MsgspecError) as error:
+                raise damaged(self.store.path, error) from error
+        self.listening = self._listen(self.run_dir / "keeper.sock")
+
+    def _open_store(self) -> Store:
+        """On damaged pages LMDB may end the process by a signal. The trace that this leaves makes us look at them first."""
+        config, path = self.config, store_path(self.config.node.data_dir)
+        self.crash = (path.parent / "keeper.crash").open("a+b")
+        self.crash.seek(0)
+        trace = self.crash.read(2048).decode(errors="replace")
+        faulthandler.enable(self.crash)
+        if trace:
+            self.log.warning(
+                "store_suspect", cause="the last keeper crashed", effect="every page of the store is checked first",
+                next="if it starts now, report this trace", trace=trace,
+            )  # fmt: skip
+        store = open_store(path, config.store.map_bytes, config.store.max_map_bytes, suspect=bool(trace))
+        self.crash.truncate(0)
+        return store
 
     def now_ms(self) -> int:
         """The store clock."""
@@ -119,11 +152,12 @@ class Keeper:
             self._stop_deadline = time.monotonic() + 3
         frames = self._receive()
         now_ms = self.now_ms()
-        self._check_disk()
+        input_bytes = sum(len(body) for _, _, body in frames)
+        self._check_disk(input_bytes)
         due_ms = self.mind.next_due_ms()
         if not frames and (due_ms is None or due_ms > now_ms):
             return
-        self.store.make_room(sum(len(body) for _, _, body in frames))
+        self.store.make_room(input_bytes)
         self.writer.begin()
         self.mind.tick(now_ms)
         for link, kind, body in frames:
@@ -146,39 +180,17 @@ class Keeper:
             if events & select.EPOLLOUT:
                 self._flush(link)
             if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-                received += self._read(link, frames)
+                count, came = link.receive()
+                frames += [(link, kind, body) for kind, body in came]
+                received += count
                 if received > TURN_BYTES:
                     break
         return frames
 
     def _accept(self) -> None:
         connected, _ = self.listening.accept()
-        connected.setblocking(False)
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.links[connected.fileno()] = Link(connected)
         self.poll.register(connected, select.EPOLLIN)
-
-    def _read(self, link: Link, frames: list[tuple[Link, int, bytes]]) -> int:
-        try:
-            data = link.socket.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            data = b""
-        if not data:
-            frames.append((link, -1, b""))
-            return 0
-        buffer = link.buffer
-        buffer += data
-        at, size = 0, len(buffer)
-        while size - at >= 5:
-            length, kind = struct.unpack_from("<IB", buffer, at)
-            if size - at - 5 < length:
-                break
-            frames.append((link, kind, bytes(memoryview(buffer)[at + 5 : at + 5 + length])))
-            at += 5 + length
-        del buffer[:at]
-        return len(data)
 
     def _take(self, link: Link, kind: int, body: bytes, now_ms: int) -> None:
         if kind == OPS:
@@ -195,7 +207,7 @@ class Keeper:
             self.mind.answered(*_decode(body))
         elif kind == HELLO:
             self._hello(link, _decode(body), now_ms)
-        elif kind == -1:
+        elif kind == LOST:
             self._lost(link, now_ms)
 
     def _hello(self, link: Link, hello: dict[str, Any], now_ms: int) -> None:
@@ -240,13 +252,13 @@ class Keeper:
         for link in self.links.values():
             if link.applied > link.committed:
                 parts = b"".join(struct.pack("<QIB", *each) for each in link.refused)
-                self._queue(link, COMMITTED, struct.pack("<QI", link.applied, len(link.refused)) + parts)
+                link.queue(COMMITTED, struct.pack("<QI", link.applied, len(link.refused)) + parts)
                 link.committed = link.applied
                 link.refused.clear()
         self._wake()
         outbox, self.mind.outbox = self.mind.outbox, []
         for link, kind, message in outbox:
-            self._queue(link, kind, _encode(message))
+            link.queue(kind, _encode(message))
         self._count()
         for link in list(self.links.values()):
             if link.output:
@@ -260,26 +272,12 @@ class Keeper:
             if owner is not None:
                 by_link.setdefault(owner.link, bytearray()).extend(struct.pack("<QQ", sid, qseq))
         for link, body in by_link.items():
-            self._queue(link, WAKE, body)
-
-    def _queue(self, link: Link, kind: int, body: bytes | bytearray) -> None:
-        link.output += struct.pack("<IB", len(body), kind)
-        link.output += body
+            link.queue(WAKE, body)
 
     def _flush(self, link: Link) -> None:
         descriptor = link.socket.fileno()
-        if descriptor < 0:
-            return
-        try:
-            while link.output:
-                sent = link.socket.send(link.output)
-                del link.output[:sent]
-        except BlockingIOError:
-            self.poll.modify(descriptor, select.EPOLLIN | select.EPOLLOUT)
-            return
-        except OSError:
-            link.output.clear()  # its end is read in a later turn
-        self.poll.modify(descriptor, select.EPOLLIN)
+        if descriptor >= 0:
+            self.poll.modify(descriptor, select.EPOLLIN if link.flush() else select.EPOLLIN | select.EPOLLOUT)
 
     def _count(self) -> None:
         index, slot = counters.INDEX, self.slot
@@ -293,26 +291,35 @@ class Keeper:
         slot[index["retained_messages"]] = self.writer.retained_messages
         slot[index["wills_pending"]] = len(self.mind.wills)
 
-    def _check_disk(self) -> None:
+    def _check_disk(self, input_bytes: int) -> None:
         now = time.monotonic()
-        if now - self.last_disk_check > DISK_CHECK_S:
-            self.last_disk_check = now
-            full = self.disk.check()
-            if full != self.writer.full:
-                self.writer.full = full
-                self.slot[counters.INDEX["disk_full"]] = int(full)
-                if full:
-                    self.log.error(
-                        "disk_full", cause=self.disk.explain(), effect="new messages for queues are refused, "
-                        "delivery and deletion go on", next="free space on the file system of node.data_dir",
-                    )  # fmt: skip
-                else:
-                    self.log.info("disk_has_room", free_bytes=self.disk.free_bytes())
+        self.unchecked_bytes += input_bytes
+        if now - self.last_disk_check > DISK_CHECK_S or self.unchecked_bytes > DISK_CHECK_BYTES:
+            self.last_disk_check, self.unchecked_bytes = now, 0
+            self._set_full(self.disk.check(self.store.reusable_bytes()), self.store.at_limit())
             self.slot[counters.INDEX["store_map_bytes"]] = self.store.map_bytes()
             self.slot[counters.INDEX["store_used_bytes"]] = self.store.used_bytes()
         if now - self.last_reader_check > READER_CHECK_S:
             self.last_reader_check = now
             self.store.environment.reader_check()
+
+    def _set_full(self, disk_full: bool, at_limit: bool) -> None:
+        full = disk_full or at_limit
+        if full == self.writer.full:
+            return
+        self.writer.full = full
+        self.slot[counters.INDEX["disk_full"]] = int(full)
+        if not full:
+            self.log.info(
+                "disk_has_room", free_bytes=self.disk.free_bytes(), reusable_bytes=self.store.reusable_bytes()
+            )
+            return
+        self.log.error(
+            "disk_full",
+            cause=self.disk.explain() if disk_full else f"the store has reached store.max_map_bytes: {self.store.path}",
+            effect="new messages for queues are refused, delivery and deletion go on",
+            next="free space on the file system of node.data_dir" if disk_full else "raise store.max_map_bytes",
+        )
 
 
 def _fail(keeper: Keeper, error: BaseException) -> int:
@@ -342,14 +349,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config", required=True)
     config = load(parser.parse_args(arguments).config)
     log.setup(config.log, "keeper")
+    keeper = Keeper(config)
     try:
-        keeper = Keeper(config)
+        keeper.open()
+        keeper.run()
     except StoreError as error:
-        log.logger("keeper").critical("store_unusable", cause=str(error))
+        keeper.log.critical("store_unusable", cause=str(error))
         time.sleep(1)  # supervisord starts us again at once; the answer will be the same
         return EXIT_STORE
-    try:
-        keeper.run()
     except (lmdb.Error, OSError) as error:
         return _fail(keeper, error)
     return 0

@@ -18,17 +18,24 @@ class Disk:
         self._ballast_bytes = min(ballast_bytes, int(size * _SHARE))
         # On a large disk a percentage would be a waste: what counts is the room for some minutes of messages.
         self._low_bytes = min(4 * self._ballast_bytes, size * (100 - high_water_percent) // 100)
+        self._full = False
 
     def free_bytes(self) -> int:
         status = os.statvfs(self._data_dir)
         return status.f_frsize * status.f_bavail
 
-    def check(self) -> bool:
-        """Is the disk full, so that nothing new may be stored? Keeps the ballast while it is not."""
-        full = self.free_bytes() < self._low_bytes
-        if not full:
+    def check(self, reusable_bytes: int) -> bool:
+        """Is the disk full, so that nothing new may be stored? Keeps the ballast while it is not.
+
+        `reusable_bytes` of the store are as good as free ones, once messages have gone. But not quite: a large message
+        needs pages that stand together, so half of what has to be free must be so on the disk itself.
+        """
+        free = self.free_bytes()
+        back = self._low_bytes // 4 if self._full else 0  # no coming and going with each message
+        self._full = free < self._low_bytes // 2 or free + reusable_bytes < self._low_bytes + back
+        if not self._full:
             self._make_ballast()
-        return full
+        return self._full
 
     def explain(self) -> str:
         return f"{self._data_dir}: {self.free_bytes()} bytes are free, {self._low_bytes} have to be"

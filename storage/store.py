@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import lmdb
+import lmdb.verify
 
 from storage import migrate
 from storage.layout import (
@@ -18,7 +19,7 @@ from storage.layout import (
     open_environment,
 )
 
-_ROOM_FACTOR = 8  # pages that a transaction may need for each byte of input, at worst
+_ROOM_FACTOR = 512  # bytes of pages for each byte of input, at worst: a target takes ten, and touches a page of its own
 _ROOM_BYTES = 64 << 20
 
 
@@ -59,40 +60,70 @@ class Store:
         return int(self.environment.info()["map_size"])
 
     def used_bytes(self) -> int:
+        """Of the file; it never shrinks."""
         return int(self.environment.info()["last_pgno"] + 1) * self._page_bytes
 
+    def reusable_bytes(self) -> int:
+        """Of the file: pages that hold nothing any more and are taken before it grows."""
+        with self.environment.begin() as transaction:
+            trees = [transaction.stat(), *(transaction.stat(database) for database in self.databases.values())]
+        pages = sum(tree[kind] for tree in trees for kind in ("branch_pages", "leaf_pages", "overflow_pages"))
+        return self.used_bytes() - pages * self._page_bytes
+
+    def at_limit(self) -> bool:
+        """Is max_map_bytes so near that nothing new may be stored?"""
+        left = self._max_map_bytes - self.used_bytes() + self.reusable_bytes()
+        return left < min(_ROOM_BYTES, self._max_map_bytes // 4)
+
     def make_room(self, input_bytes: int) -> None:
-        """Grow the map, between transactions, so that the next one cannot meet its end."""
+        """Grow the map, between transactions, so that the next one cannot meet its end. Only addresses: no room on the disk."""
         needed = self.used_bytes() + _ROOM_FACTOR * input_bytes + _ROOM_BYTES
         size = self.map_bytes()
         if needed <= size:
             return
         while size < needed:
             size *= 2
-        if size > self._max_map_bytes:
-            raise lmdb.MapFullError(f"the store needs more than store.max_map_bytes ({self._max_map_bytes})")
-        self.environment.set_mapsize(size)
+        self.environment.set_mapsize(min(size, self._max_map_bytes))
 
 
-def open_store(path: Path, map_bytes: int, max_map_bytes: int) -> Store:
-    """The store at `path`, made if there is none. Raises StoreError; never deletes anything."""
+def open_store(path: Path, map_bytes: int, max_map_bytes: int, suspect: bool = False) -> Store:
+    """The store at `path`, made if there is none; if it is `suspect`, every page is checked first. Raises StoreError; never
+    deletes anything."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     data = path / "data.mdb"
     if data.exists():
         map_bytes = max(map_bytes, data.stat().st_size + _ROOM_BYTES)
+        if suspect or data.stat().st_size == 0:  # of an empty file LMDB would make a new store
+            _check_pages(path)
     environment = open_environment(path, map_bytes)
     try:
+        if environment.info()["last_pgno"] >= data.stat().st_size // environment.stat()["psize"]:
+            _check_pages(path)  # cut off, unless only pages that hold nothing are missing
         store = Store(path, environment, max_map_bytes)
         _check_format(store)
-    except lmdb.Error as error:
+    except (lmdb.Error, StoreError) as error:
         environment.close()
-        raise StoreError(
-            f"{path}: is damaged: {error}. mqnode does not start on it and has deleted nothing. "
-            "Move the folder aside and run `mqnode backup restore FILE`."
-        ) from error
+        raise error if isinstance(error, StoreError) else damaged(path, error) from error
     for name in ("data.mdb", "lock.mdb"):
         os.chmod(path / name, 0o600)
     return store
+
+
+def damaged(path: Path, cause: object) -> StoreError:
+    return StoreError(
+        f"{path}: is damaged: {cause}. mqnode does not start on it and has deleted nothing. "
+        "Run `mqnode backup restore FILE --force`, which keeps the damaged store beside it."
+    )
+
+
+def _check_pages(path: Path) -> None:
+    """Without LMDB, which damaged pages may bring to its knees."""
+    try:
+        found = lmdb.verify.verify(path)  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
+        found = [error]
+    if found:
+        raise damaged(path, found[0])
 
 
 def _check_format(store: Store) -> None:
@@ -108,5 +139,6 @@ def _check_format(store: Store) -> None:
                 f"{store.path}: was written by a newer mqnode (format {version}, this one knows up to {FORMAT}). "
                 "mqnode does not start on it and has changed nothing. Install the newer version again."
             )
-        migrate.migrate(transaction, store.databases, version)
-        transaction.put(META_FORMAT, FORMAT.to_bytes(4, "big"), db=meta)
+        if version < FORMAT:
+            migrate.migrate(transaction, store.databases, version)
+            transaction.put(META_FORMAT, FORMAT.to_bytes(4, "big"), db=meta)

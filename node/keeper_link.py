@@ -1,0 +1,68 @@
+"""The keeper's end of a unix socket to another process: bytes in and out, and how far its operations are committed.
+
+Frames are those of docs/internals.md. Never blocks; knows nothing of what the frames say.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+RECEIVE_BYTES = 1 << 20
+SEND_BUFFER_BYTES = 1 << 20
+LOST = -1  # the kind of the frame that stands for the end of the connection
+
+
+class Link:
+    __slots__ = ("applied", "buffer", "committed", "index", "instance", "output", "refused", "role", "socket")
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self.socket = connected
+        self.buffer = bytearray()
+        self.output = bytearray()
+        self.role = ""
+        self.index = -1
+        self.instance = 0
+        self.applied = 0  # last batch in the open transaction or before
+        self.committed = 0  # last batch reported
+        self.refused: list[tuple[int, int, int]] = []  # operations (batch, index, reason) to be reported with it
+
+    def receive(self) -> tuple[int, list[tuple[int, bytes]]]:
+        """How many bytes came, and the frames that they complete: (kind, body)."""
+        try:
+            data = self.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return 0, []
+        except OSError:
+            data = b""
+        if not data:
+            return 0, [(LOST, b"")]
+        buffer, frames = self.buffer, []
+        buffer += data
+        at, size = 0, len(buffer)
+        while size - at >= 5:
+            length, kind = struct.unpack_from("<IB", buffer, at)
+            if size - at - 5 < length:
+                break
+            frames.append((kind, bytes(memoryview(buffer)[at + 5 : at + 5 + length])))
+            at += 5 + length
+        del buffer[:at]
+        return len(data), frames
+
+    def queue(self, kind: int, body: bytes | bytearray) -> None:
+        self.output += struct.pack("<IB", len(body), kind)
+        self.output += body
+
+    def flush(self) -> bool:
+        """Send what the socket takes; True if nothing is left."""
+        try:
+            while self.output:
+                sent = self.socket.send(self.output)
+                del self.output[:sent]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.output.clear()  # its end is read in a later turn
+        return True

@@ -1,0 +1,133 @@
+"""A store that mqnode cannot use: the keeper says so and ends with 78, and leaves the file as it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from storage import backup
+from storage.layout import DATABASES, META_FORMAT, store_path
+from tests.broker import Broker, wait_for
+from tests.mqtt import Client
+
+PAGE = 4096
+FLAGS_AT = 10  # in a page's header
+MESSAGES = 200
+
+
+class Unusable(Broker):
+    """A host whose keeper is not expected to come up."""
+
+    def wait_ready(self, timeout_s: float = 20.0) -> None:
+        wait_for(lambda: "store_unusable" in self.log(), timeout_s, self.log)
+        wait_for(lambda: "exited: keeper (exit status 78" in self.supervisor_log(), timeout_s, self.supervisor_log)
+
+    def supervisor_log(self) -> str:
+        return (self.run_dir / "supervisord.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[Path]:
+    """The data_dir of a host that is stopped, its store compacted: every page holds something."""
+    host = Broker().start()
+    try:
+        with Client(host.port) as client:
+            client.connect("sub", clean=False, session_expiry=3600)
+            client.subscribe(("t", 1))
+            client.disconnect()
+        with Client(host.port) as client:
+            client.connect("pub")
+            for number in range(MESSAGES):
+                client.publish_all("t", b"message-%03d" % number + b"." * 100)
+        assert host.stop() == 0
+        copy = host.folder / "copy.mdb"
+        backup.create(store_path(host.data_dir), copy)
+        backup.restore(copy, store_path(host.data_dir), True, 0)
+        yield host.data_dir
+    finally:
+        host.close()
+
+
+def leaf(data: bytes) -> int:
+    """The offset of a page in the middle of the queue."""
+    return data.index(b"message-100") // PAGE * PAGE
+
+
+def flipped(data: bytes, at: int, bit: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
+
+
+def zeroed(data: bytes, at: int, size: int) -> bytes:
+    return data[:at] + bytes(size) + data[at + size :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "truncated to nothing": lambda data: b"",
+    "zeroed": lambda data: bytes(len(data)),
+    "a zeroed page": lambda data: zeroed(data, leaf(data), PAGE),
+    "a flipped bit": lambda data: flipped(data, leaf(data) + FLAGS_AT, 2),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_stops_the_keeper_and_nothing_is_overwritten(what: str, stopped: Path) -> None:
+    file = store_path(stopped) / "data.mdb"
+    whole = file.read_bytes()
+    broken = DAMAGE[what](whole)
+    file.write_bytes(broken)
+    host = Unusable(data_dir=stopped)
+    try:
+        host.start()
+        said = next(line for line in host.log().splitlines() if "store_unusable" in line)
+        assert "mqnode backup restore" in said
+        assert "has deleted nothing" in said
+        assert host.get("/ready")[1]["reasons"]
+        host.kill_all()
+        assert file.read_bytes() == broken
+    finally:
+        host.close()
+        file.write_bytes(whole)
+
+
+def test_a_newer_format_is_refused(stopped: Path) -> None:
+    store = store_path(stopped)
+    whole = (store / "data.mdb").read_bytes()
+    with lmdb.open(os.fspath(store), max_dbs=len(DATABASES), lib_version=0) as environment:
+        meta = environment.open_db(b"meta", create=False)
+        with environment.begin(write=True, db=meta) as transaction:
+            transaction.put(META_FORMAT, (99).to_bytes(4, "big"))
+    foreign = (store / "data.mdb").read_bytes()
+    host = Unusable(data_dir=stopped)
+    try:
+        host.start()
+        assert "was written by a newer mqnode (format 99" in host.log()
+        host.kill_all()
+        assert (store / "data.mdb").read_bytes() == foreign
+    finally:
+        host.close()
+        (store / "data.mdb").write_bytes(whole)
+
+
+def test_what_a_bad_disk_did_to_one_message_is_a_hole(stopped: Path) -> None:
+    """The others arrive, and the host that is whole again serves as before."""
+    file = store_path(stopped) / "data.mdb"
+    data = file.read_bytes()
+    file.write_bytes(flipped(data, data.index(b"message-100"), 1))
+    host = Broker(data_dir=stopped)
+    try:
+        host.start()
+        with Client(host.port) as client:
+            assert client.connect("sub", clean=False, session_expiry=3600).session_present
+            found = [client.take().payload[8:11] for _ in range(MESSAGES - 1)]
+            client.nothing()
+        assert found == [b"%03d" % number for number in range(MESSAGES) if number != 100]
+        assert host.signal("keeper", signal.SIGKILL)
+        host.wait_ready()
+    finally:
+        host.close()
