@@ -66,6 +66,7 @@ class Mind:
         self._timer_number = 0
         self._purges: deque[SessionRecord] = deque()
         self._due_wills: dict[int, int] = {}  # will id -> when to ask (again)
+        self._firing: set[int] = set()  # wills that a worker was asked to publish
         self._wills_of: dict[str, list[int]] = {}  # client id -> will ids
 
     # -- start ----------------------------------------------------------------------------------------------------------
@@ -310,8 +311,8 @@ class Mind:
         self.by_sid.pop(record.sid, None)
         self.shared.pop(record.sid, None)
         for will_id in self._wills_of.get(record.client_id, ()):
-            if self._due_wills.get(will_id, now_ms) > now_ms:
-                self._will_due(will_id, now_ms)  # [MQTT-3.1.3-9]
+            if will_id not in self._firing and self._due_wills.get(will_id, now_ms) > now_ms:
+                self._will_due(will_id, now_ms)  # [MQTT-3.1.2-8]
         with self.writer.cursor("subs") as cursor:
             while cursor.set_range(u64(record.sid)) and cursor.key()[:8] == u64(record.sid):
                 cursor.delete()
@@ -404,6 +405,7 @@ class Mind:
         """Its publish is part of this turn's commit."""
         will = self.wills.pop(will_id, None)
         self._due_wills.pop(will_id, None)
+        self._firing.discard(will_id)
         if will is not None:
             ids = self._wills_of[will.client_id]
             ids.remove(will_id)
@@ -417,8 +419,8 @@ class Mind:
     def _cancel_will(self, cid: str) -> None:
         """The client is back before its will's delay was over."""
         for will_id in list(self._wills_of.get(cid, ())):
-            if self._due_wills.get(will_id, 0) > self._now_ms:
-                self._drop_will(will_id)
+            if will_id not in self._firing and self._due_wills.get(will_id, 0) > self._now_ms:
+                self._drop_will(will_id)  # [MQTT-3.1.3-9]
 
     def _will_due(self, will_id: int, due_ms: int) -> None:
         self._due_wills[will_id] = due_ms
@@ -430,6 +432,7 @@ class Mind:
             return
         self._will_due(will_id, now_ms + WILL_RETRY_MS)  # until its publish has been committed
         if self.links:
+            self._firing.add(will_id)
             link = self.links[will_id % len(self.links)]
             arguments = {"will_id": will_id, "cid": will.client_id, "record": will.record}
             self._ask(link, "publish_will", arguments, lambda ok, result: None)
