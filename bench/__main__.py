@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +25,7 @@ RESULTS = ROOT / "bench/results"
 DOCUMENT = ROOT / "docs/benchmarks.md"
 
 
-def measured(scenario: Scenario, kind: type[Subject], folder: Path, seconds: float) -> Numbers:
+def measured(scenario: Scenario, kind: Callable[[Path], Subject], folder: Path, seconds: float) -> Numbers:
     subject = Mqnode(folder, scenario.workers) if kind is Mqnode else kind(folder)
     try:
         subject.start()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.broker import STOP_S, Broker, free_port, wait_for
@@ -136,9 +137,9 @@ class Aedes(_Process):
         return ["node", "-e", AEDES.format(port=self.port)]
 
 
-def installed() -> dict[str, type[Subject]]:
+def installed() -> dict[str, Callable[[Path], Subject]]:
     """The brokers that this machine can start; mqnode first."""
-    subjects: dict[str, type[Subject]] = {"mqnode": Mqnode}
+    subjects: dict[str, Callable[[Path], Subject]] = {"mqnode": Mqnode}
     if Path(MOSQUITTO).exists():
         subjects["mosquitto"] = Mosquitto
     if Path(sys.executable).with_name("amqtt").exists():

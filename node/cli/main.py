@@ -22,6 +22,7 @@ _COMMANDS = {
     "config": "config",
     "reload": "reload",
     "backup": "backup",
+    "bench": "bench",
     "completion": "completion",
 }
 

@@ -434,7 +434,7 @@ cdef class Load:
     cdef Histogram[HISTOGRAMS] histograms
     cdef list texts             # keeps what the char pointers point to
 
-    def __cinit__(self, host: str, port: int, *, run: int = 0, user: str = "", password: str = "", burst: int = 256,
+    def __cinit__(self, host: str, port: int, *, run: int = 0, user: str = "", password: str = "", burst: int = 64,
                   sources: tuple = (), first_publisher: int = 0, joins: bool = False):
         cdef size_t i
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -596,7 +596,7 @@ cdef class Load:
             self.disconnect(group)
 
     def stats(self) -> dict:
-        """Totals; `seconds` from the start of publishing to the last byte received."""
+        """Totals; `seconds` from the start of publishing, or the first message, to the last byte received."""
         result = {name: self.counts[i] for i, name in enumerate(COUNT_NAMES)}
         result["seconds"] = (self.last_ns - self.started_ns) / 1e9 if 0 < self.started_ns < self.last_ns else 0.0
         result["connections"] = self.connection_count

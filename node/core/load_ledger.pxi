@@ -134,6 +134,8 @@ cdef void enter(Load load, Connection* c, const char* payload, size_t length) no
         load.counts[FOREIGN] += 1
         return
     load.counts[RECEIVED] += 1
+    if load.started_ns == 0:
+        load.started_ns = load.now_ns
     flow = flow_of(c, header.publisher, &new)
     if new and load.joins:
         flow.next = header.sequence
