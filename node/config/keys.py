@@ -102,8 +102,6 @@ class Shared(_Section, frozen=True):
 class Store(_Section, frozen=True):
     map_bytes: MapBytes = 1_073_741_824  # at first; grows by itself
     max_map_bytes: MapBytes = 1_099_511_627_776
-    commit_interval_ms: Annotated[float, Meta(ge=0, le=1000)] = 0.0  # wait for more work before a commit
-    commit_max_ops: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     disk_high_water_percent: Annotated[int, Meta(ge=1, le=100)] = 85  # above: new messages for queues are refused
     ballast_bytes: Bytes = 67_108_864  # reserved so that deletes work on a full disk
 
