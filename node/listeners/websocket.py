@@ -24,6 +24,10 @@ HANDSHAKE_MAX_BYTES = 8192
 IDLE_FRAMES_MAX = 64  # control and empty frames in one receive(); a client in order has one or two
 MESSAGE_SLACK_BYTES = 65536  # a message may hold the largest packet and the end or beginning of others
 _SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]  # [MQTT-6.0.0-3], and what MQTT 3.1 clients say
+_READ_HEADERS = (
+    "Connection", "Upgrade", "Origin", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Extensions",
+)  # fmt: skip
 _LOGGER = logging.getLogger("websockets.server")
 _BAD_REQUEST = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -67,13 +71,13 @@ class WebSocketFilter:
         request = events[0]
         if len(events) > 1 or self._protocol.eof_sent or not isinstance(request, Request):
             self._refuse(b"400 Bad Request", "frames before the handshake was answered")
-        try:
-            if request.path.partition("?")[0] == self._path:
-                response = self._protocol.accept(request)
-            else:
-                response = self._protocol.reject(404, f"MQTT is at {self._path}\n")
-        except UnicodeError:  # the library cannot quote a header that is not ASCII in its refusal
+        # the library takes what is not ASCII in these for an error of the server, or cannot quote it in its refusal
+        if not all(value.isascii() for name in _READ_HEADERS for value in request.headers.get_all(name)):
             self._refuse(b"400 Bad Request", "malformed header")
+        if request.path.partition("?")[0] == self._path:
+            response = self._protocol.accept(request)
+        else:
+            response = self._protocol.reject(404, f"MQTT is at {self._path}\n")
         self._protocol.send_response(response)
         self._out += self._protocol.data_to_send()
         if response.status_code != 101:

@@ -12,7 +12,7 @@ from tests.fuzz.target import Target
 from tests.fuzz.volley import Caller, assert_sound, fire, listen
 from tests.mqtt import Client, Closed, connect_packet, packet, properties, text
 
-AT_ONCE = 12
+AT_ONCE = 24
 CONNECT = {version: connect_packet("fuzz", version=version) for version in packets.VERSIONS}
 
 

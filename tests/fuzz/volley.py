@@ -10,7 +10,7 @@ from random import Random
 
 from tests.mqtt import PUBLISH, parse
 
-LISTEN_S = 0.03
+LISTEN_S = 0.01
 
 
 class Caller:
@@ -65,9 +65,11 @@ def cut(rng: Random, data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(min(len(data), 40))] + [data[40:]]
 
 
-def fire(rng: Random, port: int, streams: list[bytes]) -> list[bytes]:
-    """Each of `streams` over a connection of its own, all at the same time; what each heard."""
+def fire(rng: Random, port: int, streams: list[bytes], greeting: bytes = b"") -> list[bytes]:
+    """Each of `streams` over a connection of its own, all at once; what each heard. A `greeting` is answered first."""
     callers = [Caller(port) for _ in streams]
+    if greeting:
+        _greet(callers, greeting)
     left = [(caller, cut(rng, stream)) for caller, stream in zip(callers, streams, strict=True)]
     while left:
         caller, pieces = turn = rng.choice(left)
@@ -78,6 +80,15 @@ def fire(rng: Random, port: int, streams: list[bytes]) -> list[bytes]:
     for caller in callers:
         caller.leave(rng)
     return [bytes(caller.heard) for caller in callers]
+
+
+def _greet(callers: list[Caller], greeting: bytes) -> None:
+    for caller in callers:
+        caller.say(greeting)
+    for caller in callers:
+        while not caller.heard and not caller.ended:
+            assert select.select([caller.socket], [], [], 5)[0], "no answer"
+            caller.hear()
 
 
 def listen(callers: list[Caller], listen_s: float = LISTEN_S) -> None:
