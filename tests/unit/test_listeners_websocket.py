@@ -155,7 +155,7 @@ HANDSHAKES = [
     (REQUEST + MQTT + END + frame(Opcode.PING), b"400"),
     (REQUEST + MQTT + END + frame(Opcode.CLOSE), b"400"),
     (REQUEST + END + b"\xff\xff", b"400"),
-    (REQUEST.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhlIHNhbXBsZSBub25j\xe9\xe9==") + MQTT + END, b"400"),  # not our error
+    (REQUEST.replace(b"dGhlIHNh", b"dGhl\xe9\xe9Nh") + MQTT + END, b"400"),  # not our error
 ]
 
 
