@@ -50,6 +50,7 @@ class Authenticator:
 
     def reload(self) -> None:
         """Read the file anew and forget what was verified. Raises AuthFileError; then the old users stay."""
+        self.revoked = frozenset()
         before, self._users = self._users.entries, _Users(self._auth.password_file)
         now = self._users.entries
         self.revoked = frozenset(user for user, entry in before.items() if user not in now or now[user] != entry)

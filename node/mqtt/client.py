@@ -60,3 +60,8 @@ class Client:
         self.packet: Any = None  # the CONNECT, until it is answered
         self.auth: Any = None  # the exchange of enhanced authentication
         self.on_closed: Callable[[], None] | None = None
+
+    @property
+    def in_exchange(self) -> bool:
+        """Is an AUTH exchange under way?"""
+        return self.auth is not None and self.auth.scram is not None

@@ -95,6 +95,7 @@ class Connects:
         authenticator = worker.authenticator
         facts = connection.filter.facts() if connection.filter is not None else {}
         certificate_user = facts.get("user") or connection.context.certificate_user
+        connection.context.certificate_user = certificate_user
         anonymous = worker.anonymous_allowed(connection.listener)
         decision = authenticator.check(packet.user, packet.password, certificate_user, anonymous)
         if decision is None:

@@ -91,6 +91,15 @@ class Ends:
             self.worker.count("takeovers")
         self.drop(connection, reason, "session taken over" if reason == codes.SESSION_TAKEN_OVER else "kicked")
 
+    def end_users(self, users: frozenset[str]) -> None:
+        """These users got in with a password that holds no longer (S13)."""
+        for connection in self.worker.loop.connections() if users else ():
+            client: Client | None = connection.context
+            if client is None or client.certificate_user is not None:
+                continue
+            if client.user in users or client.in_exchange:  # whose proof began with the old password
+                self.drop(connection, codes.NOT_AUTHORIZED, "the user was deleted or has a new password")
+
     def closed(self, connection: Connection) -> None:
         worker = self.worker
         client: Client | None = connection.context
