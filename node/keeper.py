@@ -30,7 +30,8 @@ import msgspec
 from node import counters, log, process
 from node.config import Config, load, run_dir
 from node.keeper_link import LOST, Link
-from node.mind import EVENT, REPLY, REQUEST, Mind
+from node.sessions.directory import Directory
+from node.sessions.outbox import REPLY, REQUEST
 from storage.disk import Disk
 from storage.layout import META_INSTANCE, StoreError, store_path, u64
 from storage.store import Store, damaged, open_store
@@ -85,12 +86,12 @@ class Keeper:
             self.store = self._open_store()
             try:
                 self.writer = Writer(self.store.environment, self.store.databases, self.config.limits)
-                self.mind = Mind(self.writer)
+                self.directory = Directory(self.writer)
                 contents = self.store.contents()
                 self.clock_offset_ms = self.store.start_clock(
                     time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
                 )
-                self.mind.load(*contents, self.now_ms())
+                self.directory.load(*contents, self.now_ms())
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, msgspec.MsgspecError) as error:
                 raise damaged(self.store.path, error) from error
         self.listening = self._listen(self.run_dir / "keeper.sock")
@@ -131,7 +132,7 @@ class Keeper:
     def run(self) -> None:
         """Until SIGTERM; raises lmdb.Error and OSError of the disk."""
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
-        self.log.info("ready", store=str(self.store.path), sessions=len(self.mind.sessions))
+        self.log.info("ready", store=str(self.store.path), sessions=len(self.directory.sessions))
         self.slot[counters.INDEX["ready"]] = 1
         while not self.stopping or self._has_input():
             self.turn()
@@ -154,22 +155,22 @@ class Keeper:
         now_ms = self.now_ms()
         input_bytes = sum(len(body) for _, _, body in frames)
         self._check_disk(input_bytes)
-        due_ms = self.mind.next_due_ms()
+        due_ms = self.directory.next_due_ms()
         if not frames and (due_ms is None or due_ms > now_ms):
             return
         self.store.make_room(input_bytes)
         self.writer.begin()
-        self.mind.tick(now_ms)
+        self.directory.tick(now_ms)
         for link, kind, body in frames:
             self._take(link, kind, body, now_ms)
         for will_id in self.writer.fired_wills:
-            self.mind.will_fired(will_id)
+            self.directory.wills.fired(will_id)
         self._commit()
         self._report()
 
     def _receive(self) -> list[tuple[Link, int, bytes]]:
         frames: list[tuple[Link, int, bytes]] = []
-        due_ms = self.mind.next_due_ms()
+        due_ms = self.directory.next_due_ms()
         timeout_s = BEAT_MS / 1000 if due_ms is None else max(0, min(BEAT_MS, due_ms - self.now_ms())) / 1000
         received = 0
         for descriptor, events in self.poll.poll(timeout_s):
@@ -202,9 +203,9 @@ class Keeper:
                 link.applied = batch
         elif kind == REQUEST:
             number, method, arguments = _decode(body)
-            self.mind.request(link, number, method, arguments, now_ms)
+            self.directory.request(link, number, method, arguments, now_ms)
         elif kind == REPLY:
-            self.mind.answered(*_decode(body))
+            self.directory.outbox.answered(*_decode(body))
         elif kind == HELLO:
             self._hello(link, _decode(body), now_ms)
         elif kind == LOST:
@@ -223,8 +224,8 @@ class Keeper:
             "clock_offset_ms": self.clock_offset_ms,
             "incarnation": self.store.incarnation,
         }
-        self.mind.outbox.append((link, EVENT, ["welcome", welcome]))
-        self.mind.worker_came(link, hello.get("clients", []), now_ms)
+        self.directory.outbox.event(link, "welcome", welcome)
+        self.directory.worker_came(link, hello.get("clients", []), now_ms)
 
     def _lost(self, link: Link, now_ms: int) -> None:
         descriptor = link.socket.fileno()
@@ -233,7 +234,7 @@ class Keeper:
         self.poll.unregister(descriptor)
         del self.links[descriptor]
         link.socket.close()
-        self.mind.worker_left(link, now_ms)
+        self.directory.worker_left(link, now_ms)
 
     # -- commit and what follows ------------------------------------------------------------------------------------------
 
@@ -256,8 +257,7 @@ class Keeper:
                 link.committed = link.applied
                 link.refused.clear()
         self._wake()
-        outbox, self.mind.outbox = self.mind.outbox, []
-        for link, kind, message in outbox:
+        for link, kind, message in self.directory.outbox.take():
             link.queue(kind, _encode(message))
         self._count()
         for link in list(self.links.values()):
@@ -267,8 +267,8 @@ class Keeper:
     def _wake(self) -> None:
         by_link: dict[Link, bytearray] = {}
         for sid, qseq in self.writer.wakes():
-            record = self.mind.by_sid.get(sid)
-            owner = self.mind.owners.get(record.client_id) if record is not None else None
+            record = self.directory.by_sid.get(sid)
+            owner = self.directory.owners.get(record.client_id) if record is not None else None
             if owner is not None:
                 by_link.setdefault(owner.link, bytearray()).extend(struct.pack("<QQ", sid, qseq))
         for link, body in by_link.items():
@@ -281,15 +281,15 @@ class Keeper:
 
     def _count(self) -> None:
         index, slot = counters.INDEX, self.slot
-        for tally in (self.writer.tally, self.mind.tally):
+        for tally in (self.writer.tally, self.directory.tally):
             for name, by in tally.items():
                 slot[index[name]] += by
-        self.mind.tally.clear()
-        slot[index["sessions"]] = len(self.mind.sessions)
+        self.directory.tally.clear()
+        slot[index["sessions"]] = len(self.directory.sessions)
         slot[index["queued_messages"]] = self.writer.queued_messages
         slot[index["queued_bytes"]] = self.writer.queued_bytes
         slot[index["retained_messages"]] = self.writer.retained_messages
-        slot[index["wills_pending"]] = len(self.mind.wills)
+        slot[index["wills_pending"]] = len(self.directory.wills)
 
     def _check_disk(self, input_bytes: int) -> None:
         now = time.monotonic()

@@ -1,0 +1,67 @@
+"""What the keeper has to tell the workers when the turn is committed, and its questions that they have not answered yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+REQUEST, REPLY, EVENT = 4, 5, 6  # kinds of frames, docs/internals.md
+
+Link = Any  # whatever the process around calls a worker's link; only compared
+Answer = Callable[[bool, Any], None]
+
+
+class Outbox:
+    """`links`: the workers that said HELLO. `frames`: (link, kind, message), to be sent after the commit."""
+
+    def __init__(self) -> None:
+        self.links: list[Link] = []
+        self.frames: list[tuple[Link, int, Any]] = []
+        self._asked: dict[int, tuple[Link, Answer | None]] = {}
+        self._number = 0
+
+    def take(self) -> list[tuple[Link, int, Any]]:
+        taken, self.frames = self.frames, []
+        return taken
+
+    def event(self, link: Link, method: str, arguments: dict[str, Any]) -> None:
+        self.frames.append((link, EVENT, [method, arguments]))
+
+    def broadcast(self, method: str, arguments: dict[str, Any]) -> None:
+        for link in self.links:
+            self.event(link, method, arguments)
+
+    def reply(self, link: Link, number: int, ok: bool, result: Any) -> None:
+        self.frames.append((link, REPLY, [number, ok, result]))
+
+    def ask(self, link: Link, method: str, arguments: dict[str, Any], answer: Answer | None = None) -> None:
+        self._number += 1
+        self._asked[self._number] = (link, answer)
+        self.frames.append((link, REQUEST, [self._number, method, arguments]))
+
+    def ask_all(self, method: str, arguments: dict[str, Any], answered: Callable[[], None]) -> None:
+        """`answered` once every worker has."""
+        open_answers = len(self.links)
+
+        def one(ok: bool, result: Any) -> None:
+            nonlocal open_answers
+            open_answers -= 1
+            if open_answers == 0:
+                answered()
+
+        for link in self.links:
+            self.ask(link, method, arguments, one)
+        if not self.links:
+            answered()
+
+    def answered(self, number: int, ok: bool, result: Any) -> None:
+        _, answer = self._asked.pop(number, (None, None))
+        if answer is not None:
+            answer(ok, result)
+
+    def left(self, link: Link) -> None:
+        """It will not answer any more: what it was asked counts as done."""
+        if link in self.links:
+            self.links.remove(link)
+        for number in [number for number, (to, _) in self._asked.items() if to is link]:
+            self.answered(number, True, None)

@@ -1,0 +1,109 @@
+"""Wills, from the CONNECT that brought them to the commit of their publish. They are in the store: whoever dies, they fire once.
+
+A will is fired by a worker, whose publish names its id; the writer lets that happen once (storage/writer.pyx). Until it is
+committed it is asked for again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from node.sessions.outbox import Outbox
+from node.sessions.timers import Timers
+from storage.layout import WillRecord, u64
+
+RETRY_MS = 2000
+
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(WillRecord).decode
+
+
+class Wills:
+    def __init__(self, writer: Any, timers: Timers, outbox: Outbox) -> None:
+        self._writer = writer
+        self._timers = timers
+        self._outbox = outbox
+        self._wills: dict[int, WillRecord] = {}
+        self._due_ms: dict[int, int] = {}  # will id -> when to ask (again); without an entry its client is connected
+        self._firing: set[int] = set()  # wills that a worker was asked to publish
+        self._of: dict[str, list[int]] = {}  # client id -> will ids
+
+    def __len__(self) -> int:
+        return len(self._wills)
+
+    def load(self, stored: list[tuple[int, bytes]]) -> None:
+        for will_id, value in stored:
+            self._keep(will_id, _decode(value))
+
+    def _keep(self, will_id: int, will: WillRecord) -> None:
+        self._wills[will_id] = will
+        self._of.setdefault(will.client_id, []).append(will_id)
+
+    def new(self, client_id: str, delay_s: int, record: bytes) -> int:
+        will_id: int = self._writer.new_will_id()
+        will = WillRecord(client_id, delay_s, record)
+        self._keep(will_id, will)
+        self._writer.put("wills", u64(will_id), _encode(will))
+        return will_id
+
+    def connected(self, client_id: str) -> int:
+        """After our restart the client is still connected; the id of its will, 0 without one."""
+        will_id = max(self._of.get(client_id, ()), default=0)
+        self._due_ms.pop(will_id, None)
+        return will_id
+
+    def returned(self, client_id: str, now_ms: int) -> None:
+        """The client is back before its will's delay was over."""
+        for will_id in list(self._of.get(client_id, ())):
+            if will_id not in self._firing and self._due_ms.get(will_id, 0) > now_ms:
+                self.drop(will_id)  # [MQTT-3.1.3-9]
+
+    def drop(self, will_id: int) -> None:
+        if will_id in self._wills:
+            self.fired(will_id)
+            self._writer.delete("wills", u64(will_id))
+
+    def gone(self, will_id: int, now_ms: int, grace_ms: int, delayed: bool = True) -> None:
+        """The connection is lost: the will is due after its delay, and after `grace_ms` at least."""
+        will = self._wills.get(will_id)
+        if will is not None:
+            self._due(will_id, now_ms + max(will.delay_s * 1000 if delayed else 0, grace_ms))
+
+    def session_ended(self, client_id: str, now_ms: int) -> None:
+        for will_id in self._of.get(client_id, ()):
+            if will_id not in self._firing and self._due_ms.get(will_id, now_ms) > now_ms:
+                self._due(will_id, now_ms)  # [MQTT-3.1.2-8]
+
+    def orphaned(self, owned: set[int], now_ms: int) -> None:
+        """After a restart: those whose clients no worker has."""
+        for will_id in self._wills:
+            if will_id not in owned and will_id not in self._due_ms:
+                self._due(will_id, now_ms)
+
+    def fired(self, will_id: int) -> None:
+        """Its publish is part of this turn's commit."""
+        will = self._wills.pop(will_id, None)
+        self._due_ms.pop(will_id, None)
+        self._firing.discard(will_id)
+        if will is not None:
+            ids = self._of[will.client_id]
+            ids.remove(will_id)
+            if not ids:
+                del self._of[will.client_id]
+
+    def _due(self, will_id: int, due_ms: int) -> None:
+        self._due_ms[will_id] = due_ms
+        self._timers.at(due_ms, lambda now_ms: self._fire(will_id, now_ms))
+
+    def _fire(self, will_id: int, now_ms: int) -> None:
+        will = self._wills.get(will_id)
+        if will is None or will_id not in self._due_ms or self._due_ms[will_id] > now_ms:
+            return
+        self._due(will_id, now_ms + RETRY_MS)  # until its publish has been committed
+        links = self._outbox.links
+        if links:
+            self._firing.add(will_id)
+            arguments = {"will_id": will_id, "cid": will.client_id, "record": will.record}
+            self._outbox.ask(links[will_id % len(links)], "publish_will", arguments)
