@@ -18,6 +18,7 @@ from node.config import Config, load
 from node.config.describe import describe
 from node.config.places import Key
 from node.config.show import values
+from node.counters import COUNTERS
 from node.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +116,21 @@ def with_reference(document: str) -> str:
 def test_the_document_is_current() -> None:
     document = DOCUMENT.read_text()
     assert document == with_reference(document), f"run: {sys.executable} -m tests.unit.test_config_reference"
+
+
+# -- docs/limits.md -----------------------------------------------------------------------------------------------------
+
+
+def test_every_limit_is_explained() -> None:
+    text = (ROOT / "docs/limits.md").read_text()
+    rows = {
+        (section, key): default for section, key, default in re.findall(r"(?m)^\| `(\w+)\.(\w+)` \| (\S+) \|", text)
+    }
+    assert {name for name in declared() if name[0] == "limits"} <= set(rows)
+    defaults = {(str(key[0]), str(key[-1])): value for key, value in values(load(None, {})).items()}
+    assert {name: str(defaults[name]) for name in rows} == rows
+    reasons = {name.partition("_")[2] for name in COUNTERS if name.startswith(("dropped_", "refused_"))}
+    assert [reason for reason in reasons if f"`{reason}`" not in text] == []
 
 
 if __name__ == "__main__":
