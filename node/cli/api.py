@@ -59,30 +59,41 @@ class Api:
             if len(page) < wanted or len(found) == limit:
                 return found
 
-    # -- HTTP -------------------------------------------------------------------------------------------------------------
-
-    def request(
-        self, method: str, path: tuple[str, ...], query: dict[str, object], token: str = ""
-    ) -> tuple[int, bytes]:
-        """Status and body. Raises ClickException if nobody answers."""
+    def ask(self, method: str, *path: str, token: str = "", **query: object) -> tuple[int, Any]:
+        """Status and decoded body, whatever they are. Raises ClickException if nobody answers, or somebody else."""
         target = "/" + "/".join(quote(part, safe="") for part in path) + ("?" + urlencode(query) if query else "")
         try:
             self._link.request(
                 method, target, headers={"Accept": "application/json", "Authorization": f"Bearer {token}"}
             )
             response = self._link.getresponse()
-            return response.status, response.read()
+            answer = msgspec.json.decode(response.read(), type=dict[str, Any] | list[Any])
         except (OSError, http.client.HTTPException) as error:
             raise click.ClickException(
                 f"The admin API at {self._config.admin.bind} does not answer ({error or type(error).__name__}): "
                 "nothing was asked or changed. Is the host running? Look with `systemctl status mqnode`, "
                 f"start it with `systemctl start mqnode` or `mqnode start --config {printable(self._config_path)}`."
             ) from error
+        except msgspec.DecodeError as error:
+            raise click.ClickException(
+                f"What answers at {self._config.admin.bind} does not speak as mqnode does: nothing was asked or changed. "
+                "Is the port another program's? Set admin.bind to a free one and restart the host."
+            ) from error
+        return response.status, answer
 
     def _ask(self, method: str, path: tuple[str, ...], query: dict[str, object]) -> Any:
-        status, body = self.request(method, path, query, self._token())
-        self._check(status, body)
-        return msgspec.json.decode(body)
+        status, answer = self.ask(method, *path, token=self._token(), **query)
+        if status < 400 or status == 409:  # 409: it was done in part, the answer says what was not
+            return answer
+        text = printable(answer.get("error", answer) if isinstance(answer, dict) else answer)
+        if status == 404:
+            raise NotFound(text)
+        if status == 401:
+            raise click.ClickException(
+                f"The host at {self._config.admin.bind} does not take the token of {token_path(self._config)}: nothing "
+                "was asked or changed. Is this the configuration that it was started with? Name it with --config FILE."
+            )
+        raise click.ClickException(f"The host answered: {text} (HTTP {status}). Look at it with: mqnode status")
 
     def _token(self) -> str:
         path = token_path(self._config)
@@ -94,23 +105,3 @@ class Api:
                 "The host makes it at its first start, for its own user: run this as that user, "
                 "for example `sudo -u mqnode mqnode …`."
             ) from error
-
-    def _check(self, status: int, body: bytes) -> None:
-        if status < 400:
-            return
-        text = printable(error_text(body))
-        if status == 404:
-            raise NotFound(text)
-        if status == 401:
-            raise click.ClickException(
-                f"The host at {self._config.admin.bind} does not take the token of {token_path(self._config)}: nothing "
-                "was asked or changed. Is this the configuration that it was started with? Name it with --config FILE."
-            )
-        raise click.ClickException(f"The host answered: {text} (HTTP {status}). Look at it with `mqnode status`.")
-
-
-def error_text(body: bytes) -> str:
-    try:
-        return str(msgspec.json.decode(body)["error"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return body.decode(errors="replace")[:200]

@@ -47,17 +47,16 @@ def ready(config_path: str, as_json: bool) -> None:
 
 
 def _check(config_path: str, as_json: bool, question: str) -> None:
-    import msgspec
-
     from node.cli.api import Api
     from node.cli.output import printable, show_json
 
     with Api(config_path) as api:
-        status, body = api.request("GET", (question,), {})
-    answer = msgspec.json.decode(body)
+        status, answer = api.ask("GET", question)
     if as_json:
         show_json(answer)
     else:
         reasons = "; ".join(map(printable, answer.get("reasons", ())))
-        click.echo(f"{question}: yes" if status == 200 else f"{question}: no ({reasons}). More: mqnode status")
+        click.echo(
+            f"{question}: yes" if status == 200 else f"{question}: no ({reasons}). Look at it with: mqnode status"
+        )
     sys.exit(0 if status == 200 else 1)
