@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import messages
+from bench import clients, durable, messages
 from bench.brokers import ROOT, Mqnode, Subject, installed
 from bench.measure import Failed, fdatasync_s
 from bench.report import Outcome, document, machine, table
 from bench.scenario import Numbers, Scenario
 
-SCENARIOS: tuple[Scenario, ...] = messages.SCENARIOS
+SCENARIOS: tuple[Scenario, ...] = messages.SCENARIOS + clients.SCENARIOS + durable.SCENARIOS
 RESULTS = ROOT / "bench/results"
 DOCUMENT = ROOT / "docs/benchmarks.md"
 

@@ -36,6 +36,10 @@ class Subject(ABC):
     def pids(self) -> list[int]: ...
 
     @abstractmethod
+    def crash(self) -> None:
+        """kill -9 of all processes at once, then start again on what is on disk."""
+
+    @abstractmethod
     def close(self) -> None: ...
 
     def trouble(self) -> list[str]:
@@ -46,8 +50,8 @@ class Subject(ABC):
 class Mqnode(Subject):
     def __init__(self, folder: Path, workers: int = 1) -> None:
         self.name = "mqnode"
-        self.data = tempfile.mkdtemp(prefix="mqnode-", dir=folder)
-        self.host = Broker("[log]\naccess = false\n", workers=workers, data_dir=Path(self.data))
+        self.data = Path(tempfile.mkdtemp(prefix="mqnode-", dir=folder))
+        self.host = Broker("[log]\naccess = false\n", workers=workers, data_dir=self.data)
         self.port = self.host.port
 
     def start(self) -> None:
@@ -56,6 +60,10 @@ class Mqnode(Subject):
     def pids(self) -> list[int]:
         assert self.host.process is not None
         return [self.host.process.pid, *self.host.children()]
+
+    def crash(self) -> None:
+        self.host.kill_all()
+        self.host.start()
 
     def close(self) -> None:
         self.host.close()
@@ -92,6 +100,12 @@ class _Process(Subject):
     def pids(self) -> list[int]:
         assert self.process is not None
         return [self.process.pid]
+
+    def crash(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.start()
 
     def close(self) -> None:
         if self.process is not None:

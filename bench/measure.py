@@ -31,10 +31,13 @@ def cpu_s(pids: Iterable[int]) -> float:
     return total
 
 
-def rss_bytes(pids: Iterable[int]) -> int:
-    """Resident memory; what the processes share counts once for each."""
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def memory_bytes(pids: Iterable[int]) -> int:
+    """Resident memory that the kernel cannot take back: without the pages of files, such as the store's."""
+    total = 0
+    for pid in pids:
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        total += sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
+    return total
 
 
 def fdatasync_s(folder: Path, count: int = 50) -> float:

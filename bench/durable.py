@@ -1,0 +1,151 @@
+"""What is on disk before it is acknowledged: messages of persistent sessions, queues of those who are away, retained messages."""
+
+from __future__ import annotations
+
+import time
+
+from bench.brokers import ROOT, Mqnode, Subject
+from bench.measure import Failed, cpu_s, fdatasync_s, memory_bytes, publish_for, settle
+from bench.messages import PAIRS, published
+from bench.scenario import Bar, Numbers, Scenario
+from node.core.load import Load
+
+SESSIONS, QUEUED_EACH = 100, 1000
+RETAINERS, RETAINED_EACH = 1000, 100
+RATE = 2000
+
+
+def persistent_sessions(subject: Subject, seconds: float) -> Numbers:
+    """Connected all the time; as fast as it goes, then at a low rate for the latency of an acknowledgement."""
+    numbers = persistent_pairs(subject, seconds, 0)
+    fsync = fdatasync_s(ROOT / "bench")
+    p99 = persistent_pairs(subject, seconds, RATE)["ack_p99"]
+    return {
+        "rate": numbers["rate"],
+        "cpu": numbers["cpu"],
+        "ack_p99": p99,
+        "fdatasync": fsync * 1000,
+        "ack_fsyncs": p99 / 1000 / fsync / 1000,
+    }
+
+
+def persistent_pairs(subject: Subject, seconds: float, rate: float) -> Numbers:
+    load = Load("127.0.0.1", subject.port)
+    load.add(16, prefix="durable", clean=False, subscribe="durable/{i}", qos=1)
+    load.add(16, prefix="p", publish="durable/{i}", qos=1, window=250, fanout=1, rate=rate)
+    settle(load)
+    numbers = published(load, subject, seconds)
+    load.close()
+    if numbers["missing"] or numbers["duplicates"]:
+        raise Failed(f"a persistent session lost messages or got them twice: {numbers}")
+    return numbers | {"ack_p99": load.histogram("acknowledgement")["p99"] / 1000}
+
+
+def queue_up(subject: Subject) -> Numbers:
+    """Messages for sessions that are away."""
+    away = Load("127.0.0.1", subject.port)
+    away.add(SESSIONS, prefix="away", clean=False, subscribe="away/{i}", qos=1)
+    settle(away)
+    away.close()
+    load = Load("127.0.0.1", subject.port)
+    load.add(SESSIONS, prefix="p", publish="away/{i}", qos=1, window=100, messages=QUEUED_EACH)
+    settle(load)
+    before = cpu_s(subject.pids())
+    publish_for(load, 60)
+    stats = load.stats()
+    load.close()
+    if stats["acknowledged"] != SESSIONS * QUEUED_EACH:
+        raise Failed(f"not all was acknowledged: {stats}")
+    return {"queue_rate": stats["acknowledged"] / stats["seconds"], "cpu": (cpu_s(subject.pids()) - before) * 10}
+
+
+def come_back(subject: Subject) -> Numbers:
+    """All sessions at once, until nothing comes any more."""
+    load = Load("127.0.0.1", subject.port)
+    load.add(SESSIONS, prefix="away", clean=False)
+    settle(load)
+    stats = load.stats()
+    quiet = time.monotonic() + 3
+    while stats["received"] < SESSIONS * QUEUED_EACH and time.monotonic() < quiet:
+        load.step(10)
+        if stats["received"] != (stats := load.stats())["received"]:
+            quiet = time.monotonic() + 3
+    load.close()
+    alive = stats["received"] - stats["duplicates"]
+    return {"drain_rate": stats["received"] / max(stats["seconds"], 1e-9), "alive": alive}
+
+
+def queues(subject: Subject, seconds: float) -> Numbers:
+    numbers = queue_up(subject) | come_back(subject)
+    if numbers["alive"] != SESSIONS * QUEUED_EACH:
+        raise Failed(f"not all that was acknowledged came: {numbers}")
+    return numbers
+
+
+def queues_killed(subject: Subject, seconds: float) -> Numbers:
+    """kill -9 of all its processes right after the last PUBACK."""
+    queue_up(subject)
+    subject.crash()
+    return {"alive": come_back(subject)["alive"]}
+
+
+def retained(subject: Subject, seconds: float) -> Numbers:
+    load = Load("127.0.0.1", subject.port)
+    load.add(RETAINERS, prefix="p", publish="retained/{i}/{n}", qos=1, retain=True, window=10, messages=RETAINED_EACH)
+    settle(load)
+    memory = memory_bytes(subject.pids())
+    publish_for(load, 60)
+    used, stats = memory_bytes(subject.pids()) - memory, load.stats()
+    load.close()
+    count = RETAINERS * RETAINED_EACH
+    reader = Load("127.0.0.1", subject.port)
+    reader.add(1, prefix="s", subscribe="retained/#", qos=0)
+    deadline = time.monotonic() + 30
+    while (came := reader.stats())["received"] < count and time.monotonic() < deadline:
+        reader.step(10)
+    reader.close()
+    return {
+        "set_rate": stats["acknowledged"] / stats["seconds"],
+        "replay_rate": came["received"] / max(came["seconds"], 1e-9),
+        "replayed": came["received"] - came["duplicates"],
+        "bytes": used / count,
+    }
+
+
+def two_workers(subject: Subject, seconds: float) -> Numbers:
+    """What two workers could do at 100 % against what one could, from the CPU that each message takes."""
+    assert isinstance(subject, Mqnode)
+    one = Mqnode(subject.data.parent)
+    try:
+        one.start()
+        single = PAIRS.measure(one, seconds)
+    finally:
+        one.close()
+    double = PAIRS.measure(subject, seconds)
+    return {"scale": 2 * single["cpu"] / double["cpu"], "cpu": double["cpu"], "rate": double["rate"]}
+
+
+SCENARIOS = (
+    Scenario(
+        "persistent sessions, QoS 1",
+        persistent_sessions,
+        (Bar("rate", 50_000, "limit", "more"), Bar("ack_fsyncs", 4, "limit")),
+    ),
+    Scenario(
+        "100,000 messages for 100 who are away",
+        queues,
+        (Bar("queue_rate", 50_000, "limit", "more"), Bar("drain_rate", 500_000, "limit", "more")),
+    ),
+    Scenario("the same, kill -9, start", queues_killed, (Bar("alive", SESSIONS * QUEUED_EACH, "limit", "more"),)),
+    Scenario(
+        "100,000 retained messages",
+        retained,
+        (
+            Bar("set_rate", 50_000, "limit", "more"),
+            Bar("replay_rate", 800_000, "limit", "more"),
+            Bar("replayed", RETAINERS * RETAINED_EACH, "limit", "more"),
+            Bar("bytes", 1),
+        ),
+    ),
+    Scenario("two workers", two_workers, (Bar("scale", 1.7, "limit", "more"),), ("mqnode",), workers=2),
+)
