@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from node import counters
-from node.admin.host import Host
+from node.admin.host import VERSION, Host
 
 # series -> (help, label name, {label value: counter})
 COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -112,7 +111,7 @@ class _Collector:
                 cpu.add_metric([name], usage["cpu_s"])
         yield from (up, memory, cpu)
         info = GaugeMetricFamily("mqnode_build_info", "Version of mqnode", labels=["version"])
-        info.add_metric([version("mqnode")], 1)
+        info.add_metric([VERSION], 1)
         yield info
 
 

@@ -1,0 +1,87 @@
+"""docs/operating.md is true: its commands run as they stand there, every command is in it, and so is every metric."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.broker import Broker, running
+from tests.cli.command import MQNODE, TIMEOUT_S, Command
+from tests.cli.test_commands import COMMANDS
+from tests.mqtt import Client
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(
+    r"^```(\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL
+)  # sh: run here; console: by the reader
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """With users, rules, and the clients of whom the document speaks."""
+    folder = tmp_path_factory.mktemp("operating")
+    (folder / "acl").write_text("topic readwrite #\nuser alice\ntopic readwrite house/#\n")
+    auth = f'allow_anonymous = true\npassword_file = "{folder}/users"\nacl_file = "{folder}/acl"'
+    (folder / "first.toml").write_text(f'[auth]\npassword_file = "{folder}/users"\n')
+    Command(folder / "first.toml")("users", "add", "bob", "--password-stdin", typed="b\n")
+    with running(auth=auth) as broker:
+        for name in ("sensor-17", "sensor-18"):
+            with Client(broker.port) as client:
+                client.connect(name, clean=False, session_expiry=3600)
+                client.subscribe(("house/#", 1))
+                client.disconnect()
+        with Client(broker.port) as client:
+            client.connect("kitchen")
+            client.publish_all("house/kitchen/temperature", b"21.5", 1, retain=True)
+            yield broker
+
+
+def shell(host: Broker, script: str) -> None:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=host.folder, capture_output=True, text=True, timeout=3 * TIMEOUT_S,
+        env={"PATH": f"{MQNODE.parent}:/usr/bin:/bin", "MQNODE_CONFIG": str(host.config)}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+
+
+def test_its_commands_run(host: Broker) -> None:
+    scripts = [text for language, text in BLOCKS if language == "sh"]
+    assert len(scripts) > 5
+    for script in scripts:
+        shell(host, script)
+    assert not host.errors()
+
+
+def test_its_backup_can_be_restored(host: Broker) -> None:
+    shell(host, "rm -f mqnode.backup; mqnode backup create mqnode.backup")
+    shell(host, "mqnode sessions delete --yes sensor-18")
+    host.stop()
+    restore = re.search(r"^mqnode backup restore .*$", DOCUMENT, re.MULTILINE)
+    assert restore is not None
+    shell(host, restore[0])
+    host.start()
+    shell(host, "mqnode sessions show sensor-18")
+
+
+def test_every_command_is_in_it() -> None:
+    assert not [name for name in COMMANDS if f"mqnode {name}" not in DOCUMENT]
+
+
+def test_every_metric_is_in_it(host: Broker) -> None:
+    rows = metric_rows(str(host.get("/metrics")[1]))
+    assert len(rows) > 30
+    in_document = [line for line in DOCUMENT.splitlines() if line.startswith("| `mqnode_")]
+    assert in_document == rows, "the table should be:\n" + "\n".join(rows)
+
+
+def metric_rows(text: str) -> list[str]:
+    """The rows of the table of metrics, from the answer of GET /metrics."""
+    rows = []
+    for name, help_text, kind in re.findall(r"^# HELP (\S+) (.*)\n# TYPE \S+ (\w+)$", text, re.MULTILINE):
+        labels = set(re.findall(r'(\w+)="', " ".join(re.findall(rf"^{name}(?:_\w+)?{{(.*)}}", text, re.MULTILINE))))
+        rows.append(f"| `{name}` | {kind} | {', '.join(sorted(labels - {'le'}))} | {help_text} |")
+    return rows
