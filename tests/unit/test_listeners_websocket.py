@@ -66,6 +66,7 @@ def connected(subprotocol: str = "mqtt") -> tuple[WebSocketFilter, ClientProtoco
     return part, client
 
 
+@pytest.mark.statement("MQTT-6.0.0-4")
 @pytest.mark.parametrize("subprotocol", ["mqtt", "mqttv3.1"])
 def test_a_client_of_the_library(subprotocol: str) -> None:
     part, client = connected(subprotocol)
@@ -104,6 +105,7 @@ def test_client_closes_after_last_words() -> None:
         part.receive(b"x")
 
 
+@pytest.mark.statement("MQTT-6.0.0-2")
 @given(
     packets=st.lists(st.binary(min_size=1, max_size=300), max_size=8),
     cuts=st.lists(st.integers(1, 400), max_size=8),
@@ -197,6 +199,7 @@ BAD_FRAMES = [
 ]
 
 
+@pytest.mark.statement("MQTT-6.0.0-1")
 @pytest.mark.parametrize(("raw", "code"), BAD_FRAMES)
 def test_bad_frames_close(raw: bytes, code: int) -> None:
     part = opened()
