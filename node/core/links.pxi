@@ -1,9 +1,11 @@
 # Unix sockets to the keeper, to sibling workers and from the admin process: frames of docs/internals.md.
+# A worker whose subscribers do not keep up tells the sibling to HOLD: who publishes there waits, as if he were here.
 #
 # PUBLISH frame: records `<BHIIQ` flags (bits 0-1 QoS, 2 retain, 3 shared), lengths of topic, properties, payload,
 # expiry (store clock ms, 0 never); if shared `<H` length and SHARE/FILTER; then topic, properties, payload.
 # ROUTES frame: records `<BHHH` kind (0 gone, 1 there, 2 members of a shared group), length of the filter, and for
 # kind 2 how many live and how many attached durable members; then the filter (kind 2: SHARE/FILTER).
+# HOLD frame: the topic whose publishers have to wait; empty: nobody has to any more.
 
 cdef enum:
     FRAME_OPS = 1
@@ -11,6 +13,9 @@ cdef enum:
     FRAME_WAKE = 3
     FRAME_PUBLISH = 7
     FRAME_ROUTES = 8
+    FRAME_HOLD = 9
+
+    HELD_TOPICS_MAX = 64    # with more, all publishers for that sibling wait
 
     LINK_HIGH_WATER = 16777216
     FRAME_MAX = 1073741824
@@ -102,6 +107,8 @@ cdef int read_frame(Link link, uint8_t kind, const char* body, uint32_t length) 
         return read_committed(loop, body, length)
     if kind == FRAME_ROUTES:
         return read_routes(link, body, length)
+    if kind == FRAME_HOLD:
+        return read_hold(link, body[:length])
     try:
         loop.handler.frame(link, kind, body[:length])
     except Exception:
@@ -194,11 +201,47 @@ cdef int read_publishes(Link link, const char* p, uint32_t length) except -1:
         pub.received_ms = loop.now_ms + loop.clock_offset_ms
         p = pub.payload + pub.payload_length
         loop.stats[S_SIBLING_RECEIVED] += 1
+        loop.overfull = loop.output_bytes > loop.worker_output_max
         if name != NULL:
             take_shared(loop, &pub, name[:share])
-            continue
-        match = loop.tree.match(pub.topic, topic, topic_hash(pub.topic, topic))
-        route_here(loop, &pub, match)
+        else:
+            match = loop.tree.match(pub.topic, topic, topic_hash(pub.topic, topic))
+            route_here(loop, &pub, match)
+        if loop.overfull:
+            hold(link, pub.topic[:topic])
+    return 0
+
+
+cdef int hold(Link link, bytes topic) except -1:
+    """Have the publishers of this topic at the sibling wait until `release_held`."""
+    if topic not in link.holding and len(link.holding) <= HELD_TOPICS_MAX:
+        link.holding.add(topic)
+        send_frame(link, FRAME_HOLD, topic)
+    return 0
+
+
+cdef int release_held(Link link) except -1:
+    if link.holding:
+        link.holding.clear()
+        send_frame(link, FRAME_HOLD, b"")
+    return 0
+
+
+cdef int read_hold(Link link, bytes topic) except -1:
+    if topic:
+        link.held.add(topic)
+    else:
+        link.held.clear()
+        link.loop.resume_wanted = True
+    return 0
+
+
+cdef int wait_for_sibling(Link link, Publication* pub, Connection publisher) except -1:
+    """Does this publisher have to wait, after what was forwarded?"""
+    if publisher is None:
+        return 0
+    if link.congested or len(link.held) > HELD_TOPICS_MAX or (link.held and pub.topic[:pub.topic_length] in link.held):
+        link.loop.blocked = True
     return 0
 
 

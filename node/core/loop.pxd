@@ -35,6 +35,7 @@ cdef struct Pending:        # a delivery that waits for room in the window of a 
     Message* message
     uint32_t* identifiers
     Group* group
+    uint64_t permit_version # of the rules by which it was judged
     uint16_t identifier_count
     uint8_t options         # bits 0-1 QoS, 2 retain
 
@@ -136,6 +137,8 @@ cdef class Link(Stream):
     cdef public object context
     cdef Buffer publishes           # the PUBLISH frame of this wake-up
     cdef bint congested
+    cdef set held                   # topics whose publishers the sibling wants to wait
+    cdef set holding                # those that we told it
 
 cdef class Loop:
     cdef readonly TopicTree tree
@@ -169,6 +172,7 @@ cdef class Loop:
     cdef readonly uint64_t connection_count
     cdef uint64_t output_bytes
     cdef bint blocked               # the publisher at work has to wait
+    cdef bint overfull              # the message at work reached a subscriber that does not keep up
     cdef bint resume_wanted
     cdef bint inside                # a wake-up is running: who asks for a flush need not
     cdef bint scheduled

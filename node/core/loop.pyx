@@ -129,6 +129,7 @@ cdef int S_AUTHZ_DENIED = INDEX["authz_denied"]
 cdef int S_DROPPED_EXPIRED = INDEX["dropped_expired"]
 cdef int S_DROPPED_SLOW = INDEX["dropped_slow_subscriber"]
 cdef int S_DROPPED_TOO_LARGE = INDEX["dropped_too_large"]
+cdef int S_DROPPED_DENIED = INDEX["dropped_denied"]
 cdef int S_DROPPED_SESSION_ENDED = INDEX["dropped_session_ended"]
 cdef int S_PUBLISHERS_PAUSED = INDEX["publishers_paused"]
 cdef int S_MALFORMED = INDEX["malformed_packets"]
@@ -167,6 +168,10 @@ include "sessions.pxi"
 
 cdef class Link(Stream):
     """A unix socket to the keeper or a sibling worker, or from the admin process."""
+
+    def __cinit__(self):
+        self.held = set()
+        self.holding = set()
 
     def __dealloc__(self):
         PyMem_RawFree(self.publishes.data)
@@ -740,6 +745,9 @@ cdef class Loop:
         cdef list paused = self.paused
         cdef Connection connection
         self.resume_wanted = False
+        for link in self.siblings:
+            if link is not None:
+                release_held(<Link>link)
         self.paused = []
         for connection in paused:
             if connection.fd >= 0 and connection.paused:
@@ -764,7 +772,7 @@ cdef class Loop:
                     connection.stalled = True
                     self.handler.stalled(connection)
                     self.resume_wanted = True
-            if self.paused and self.output_bytes < self.worker_output_max // 2 and not self.congested:
+            if self.output_bytes < self.worker_output_max // 2 and not self.congested:
                 self.resume_wanted = True
             self.run_again()
             self.finish()

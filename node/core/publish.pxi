@@ -189,6 +189,7 @@ cdef int deliver(Loop loop, Session session, Publication* pub, uint8_t options, 
             return 0
         if publisher is not None:
             loop.blocked = True
+        loop.overfull = True
     if qos == 0:
         if not write_publish(connection, pub, 0, (options >> 2) & 1, 0, identifiers, count, shared):
             loop.stats[S_DROPPED_TOO_LARGE] += 1
@@ -310,8 +311,7 @@ cdef int route_onwards(Loop loop, Publication* pub, Match* match, uint64_t worke
             link = <Link>loop.siblings[index]
             if link is not None:
                 forward(link, pub, True, NULL)
-                if link.congested and publisher is not None:
-                    loop.blocked = True
+                wait_for_sibling(link, pub, publisher)
         workers >>= 1
         index += 1
     return 0

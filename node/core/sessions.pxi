@@ -70,6 +70,17 @@ cdef class Session:
     def subscription_count(self):
         return self.node_count + (len(self.shares) if self.shares else 0)
 
+    def has(self, bytes filter, share):
+        """Is there this subscription? `share`: its (share, filter) if it is a shared one."""
+        cdef Node* node = self.loop.tree.find(filter, len(filter))
+        cdef uint32_t i
+        if share is not None:
+            return share in (self.shares or ())
+        for i in range(self.node_count):
+            if self.nodes[i] == node:
+                return True
+        return False
+
     def subscribe(self, bytes filter, int options, unsigned int identifier=0):
         """(new, announced): was there none before; did the siblings have to be told."""
         cdef Node* node = self.loop.tree.make(filter, len(filter))
@@ -289,6 +300,7 @@ cdef int pend(Session session, Publication* pub, uint8_t options, uint32_t* iden
         memcpy(pending.identifiers, identifiers, count * sizeof(uint32_t))
     pending.identifier_count = <uint16_t>count
     pending.options = options
+    pending.permit_version = loop.permit_version
     pending.group = group
     if group != NULL:
         group.references += 1
@@ -321,6 +333,11 @@ cdef void release_pending(Session session, Pending* pending) noexcept:
     release_group(pending.group)
 
 
+cdef bint may_receive(Session session, Publication* pub) except -1:
+    cdef TopicTree tree = session.loop.tree
+    return tree.receive_permitted is None or bool(tree.receive_permitted(session, pub.topic[:pub.topic_length]))
+
+
 cdef int send_pending(Session session) except -1:
     cdef Loop loop = session.loop
     cdef Connection connection = session.connection
@@ -335,6 +352,8 @@ cdef int send_pending(Session session) except -1:
         qos = pending.options & 3
         if pub.expires_ms and pub.expires_ms <= loop.now_ms + loop.clock_offset_ms:     # [MQTT-3.3.2-5]
             loop.stats[S_DROPPED_EXPIRED] += 1
+        elif pending.permit_version != loop.permit_version and not may_receive(session, &pub):
+            loop.stats[S_DROPPED_DENIED] += 1
         elif write_publish(connection, &pub, qos, (pending.options >> 2) & 1, packet_id_of(session.next_qseq),
                            pending.identifiers, pending.identifier_count, False):
             open_live(session, &pub, qos, pending.group)
@@ -406,7 +425,7 @@ cdef bint send_stored(Session session, Connection connection, entry) except -1:
     if pub.expires_ms and pub.expires_ms <= loop.now_ms + loop.clock_offset_ms:
         op_dropped(loop, session.sid, qseq, DROP_EXPIRED)
         return True
-    if loop.tree.receive_permitted is not None and not loop.tree.receive_permitted(session, pub.topic[:pub.topic_length]):
+    if not may_receive(session, &pub):
         op_dropped(loop, session.sid, qseq, DROP_DENIED)
         return True
     for identifier in entry[3]:

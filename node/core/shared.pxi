@@ -83,6 +83,7 @@ cdef int route_group(Loop loop, Group* group, Publication* pub, Connection publi
         candidates = sibling_members(loop, group, pub, index)
         if chosen < candidates:
             forward(<Link>loop.siblings[index], pub, False, group)
+            wait_for_sibling(<Link>loop.siblings[index], pub, publisher)
             return REACHED
         chosen -= candidates
     return NOTHING

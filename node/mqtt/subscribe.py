@@ -84,7 +84,7 @@ class Subscriptions:
         if not worker.may_subscribe(connection.context, plain, options & 3):
             worker.count("authz_denied")
             return codes.NOT_AUTHORIZED, False, False
-        if session.subscription_count >= limits.max_subscriptions_per_client:
+        if session.subscription_count >= limits.max_subscriptions_per_client and not session.has(filter, share):
             return codes.QUOTA_EXCEEDED, False, False
         if share is not None:
             new = session.share(share[0], share[1], options & 0x0F, identifier)
