@@ -122,6 +122,11 @@ class Broker:
                     return pid
         return 0
 
+    def age_s(self, name: str) -> float:
+        """Seconds since the process was started; 0 while it does not run."""
+        pid = self.pid(name)
+        return time.time() - Path(f"/proc/{pid}").stat().st_ctime if pid else 0.0
+
     def signal(self, name: str, number: int) -> int:
         """Send a signal to one process; its pid."""
         pid = int(wait_for(lambda: self.pid(name), what=f"{name} does not run"))

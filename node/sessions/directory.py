@@ -57,6 +57,9 @@ class Directory:
         self.tally: dict[str, int] = {}
         self._claims: dict[str, deque[tuple[Link, dict[str, Any], Answer]]] = {}
         self._purges: deque[SessionRecord] = deque()
+        self._left: dict[
+            int, int
+        ] = {}  # sid -> last qseq at our start, where no worker has said yet who has the session
         self._expiry_ms: dict[int, int] = {}  # sid -> when its expiry is looked at
 
     # -- start ----------------------------------------------------------------------------------------------------------
@@ -68,6 +71,8 @@ class Directory:
             record = _decode_session(value)
             self._keep(record)
             self.writer.queue_of(record.sid)
+            if record.attached:
+                self._left[record.sid] = self._last_qseq(record)
         self.wills.load(wills)
         for sid, value in subscriptions:
             if _decode_subscription(value).filter.startswith("$share/"):
@@ -97,6 +102,7 @@ class Directory:
                 self.outbox.ask(link, "takeover", {"cid": cid, "conn": connection, "reason": TAKEN_OVER})
                 continue
             record = self.by_sid.get(sid)
+            self._left.pop(sid, None)
             self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid))
             if record is not None:
                 self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
@@ -180,8 +186,7 @@ class Directory:
             self._keep(record)
             self.writer.queue_of(record.sid)
         if record is not None:
-            if record.attached:  # its worker died, and we with it
-                record.sent_qseq = self._last_qseq(record)
+            record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
             record.attached = True
             record.expiry_s = claim["expiry_s"]
             record.epoch += 1
@@ -229,7 +234,10 @@ class Directory:
         record.expiry_s = expiry_s
         record.detached_ms = now_ms
         # A worker that died cannot say what it had sent: all of it may have been.
-        record.sent_qseq = max(record.sent_qseq, self._last_qseq(record) if sent is None else sent)
+        if sent is None:
+            left = self._left.pop(record.sid, None)
+            sent = self._last_qseq(record) if left is None else left
+        record.sent_qseq = max(record.sent_qseq, sent)
         self._presence(record, False)
         if expiry_s == 0:
             self._end(record, now_ms)

@@ -34,6 +34,13 @@ def pause(broker: Broker, name: str) -> None:
     os.kill(pid, signal.SIGCONT)
 
 
+def hang(broker: Broker, name: str) -> None:
+    """A stop without end: the watchdog kills the process, supervisord starts it anew."""
+    wait_for(lambda: broker.age_s(name) > 6, 20, f"{name} is too young to be judged by its heartbeat")
+    pid = broker.signal(name, signal.SIGSTOP)
+    wait_for(lambda: broker.pid(name) not in (0, pid), 15, broker.log)
+
+
 def run(rounds: int, faults: list[tuple[Callable[[Broker, str], None], str]], seed: int) -> None:
     print(f"MQNODE_FAULT_SEED={seed}")
     random_ = random.Random(seed)
@@ -63,6 +70,12 @@ def test_kill_9_of_any_process_loses_nothing() -> None:
 @pytest.mark.timeout(120)
 def test_sigstop_of_any_process_loses_nothing() -> None:
     run(8, PAUSES, SEED)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["worker-0", "keeper"])
+def test_a_hung_process_is_replaced_and_nothing_is_lost(name: str) -> None:
+    run(1, [(hang, name)], SEED)
 
 
 @pytest.mark.soak
