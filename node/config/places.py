@@ -6,16 +6,21 @@ statement of a document that is known to be TOML.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cached_property
 from typing import Any
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 Key = tuple[str | int, ...]  # ("listeners", 0, "bind")
 
 
 def dotted(key: Key) -> str:
     """As the operator writes it: listeners[0].bind."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+    parts = [
+        f"[{part}]" if isinstance(part, int) else f".{part}" if _BARE.fullmatch(part) else f".{part!r}" for part in key
+    ]
+    return "".join(parts).removeprefix(".")
 
 
 class Places:

@@ -48,6 +48,7 @@ BROKEN: dict[str, tuple[str, int | None, str]] = {
     "key of another section": ("[node]\nmax_packet_bytes = 1000\n", 2, "It belongs into [limits]."),
     "key above all sections": ("workers = 2\n", 1, "It belongs into [node]."),
     "key of a listener": ("[auth]\nclient_ca = 'x'\n", 2, "It belongs into [[listeners]]."),
+    "key with a line break": ('"a\\nb" = 1\n', 1, "'a\\nb': unknown key"),
     "key of nothing": ("[auth]\nblub = 'hunter2'\n", 2, "Known are: allow_anonymous"),
     "misspelt key of a listener": (TCP + WS + 'alow_anonymous = true\n', 7, "Did you mean allow_anonymous?"),
     "key of an older broker": ("persistence = true\n", 1, "unknown key"),

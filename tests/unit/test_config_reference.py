@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import get_args, get_origin
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies
 from msgspec import Struct, structs
 
-from node.config import Config, load
+from node.config import Config, ConfigError, load, read
 from node.config.describe import describe
 from node.config.places import Key
 from node.config.show import values
@@ -71,6 +72,51 @@ def test_its_values_are_the_defaults(tmp_path: Path) -> None:
     everything = tmp_path / "mqnode.toml"  # and what is commented out is right, too
     everything.write_text(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", REFERENCE.read_text()))
     assert load(everything, {}).auth.allow_anonymous is False
+
+
+SCRAPS = [
+    "",
+    "\n",
+    "=",
+    "[",
+    "]",
+    "[[",
+    '"',
+    '"""',
+    "'",
+    "#",
+    "{",
+    "}",
+    ",",
+    ".",
+    "-1",
+    "nan",
+    "true",
+    "[node]\n",
+    "[[sys]]\n",
+    "\\",
+    "\0",
+]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=strategies.data())
+def test_whatever_stands_there_gives_a_configuration_or_errors(tmp_path: Path, data: strategies.DataObject) -> None:
+    text = re.sub(r"(?m)^# .*\n|^\n", "", REFERENCE.read_text())
+    for _ in range(data.draw(strategies.integers(1, 3))):
+        start = data.draw(strategies.integers(0, len(text)))
+        end = start + data.draw(strategies.integers(0, 30))
+        text = text[:start] + data.draw(strategies.sampled_from(SCRAPS) | strategies.text(max_size=4)) + text[end:]
+    path = tmp_path / "mqnode.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    told = [f"{path}:"]
+    try:
+        loaded = read(path, {})
+        for key in values(loaded.config):
+            loaded.places.origin(key)
+    except ConfigError as error:
+        told = str(error).split("\n")
+    assert all(line.startswith(f"{path}:") for line in told)
 
 
 def test_every_key_has_a_reader() -> None:
