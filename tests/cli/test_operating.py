@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from tests.cli.command import MQNODE, TIMEOUT_S, Command
 from tests.cli.test_commands import COMMANDS
 from tests.mqtt import Client
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(
     r"^```(\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL
 )  # sh: run here; console: by the reader
@@ -76,6 +78,23 @@ def test_every_metric_is_in_it(host: Broker) -> None:
     assert len(rows) > 30
     in_document = [line for line in DOCUMENT.splitlines() if line.startswith("| `mqnode_")]
     assert in_document == rows, "the table should be:\n" + "\n".join(rows)
+
+
+@pytest.mark.parametrize("path", ["deploy/prometheus/alerts.yml", "deploy/grafana/mqnode.json"])
+def test_alerts_and_dashboard_ask_for_metrics_that_there_are(path: str) -> None:
+    known = set(re.findall(r"^\| `(mqnode_\w+)`", DOCUMENT, re.MULTILINE))
+    asked = set(re.findall(r"\bmqnode_\w+", (ROOT / path).read_text(encoding="utf-8")))
+    assert len(asked) > 10
+    assert not {name.removesuffix("_bucket") for name in asked} - known
+
+
+def test_dashboard_is_json_that_grafana_can_lay_out() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/mqnode.json").read_text(encoding="utf-8"))
+    assert [each["title"] for each in dashboard["panels"] if each["type"] == "row"] == [
+        "Is it safe?", "Is it up?", "Is it fast?", "Who is noisy?",
+    ]  # fmt: skip
+    ids = [each["id"] for each in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
 
 
 def metric_rows(text: str) -> list[str]:
