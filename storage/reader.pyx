@@ -161,18 +161,22 @@ cdef class Reader:
 
     def retained(self, str filter, unsigned long long now_ms, str after=""):
         """Yields the message records that have not expired, of the topics behind `after` that `filter` matches."""
+        for records in self.retained_chunks(filter, now_ms, after):
+            yield from records
+
+    def retained_chunks(self, str filter, unsigned long long now_ms, str after=""):
+        """The same in lists, empty ones too, each the work of a moment: whoever has others to serve can do so between them."""
         cdef bytes wanted = filter.encode()
         if b"+" not in wanted and b"#" not in wanted:
             record = None if after else self.retained_get(filter)
-            if record is not None and not expired(record, now_ms):
-                yield record
+            yield [] if record is None or expired(record, now_ms) else [record]
             return
         levels = wanted.split(b"/")
         prefix = literal_prefix(levels)
         start = max(prefix, topic_key(after.encode()) + b"\0") if after else prefix
         while start is not None:
             records, start = self.retained_chunk(levels, prefix, start, now_ms)
-            yield from records
+            yield records
 
     cdef retained_chunk(self, list levels, bytes prefix, bytes start, unsigned long long now_ms):
         """The matching ones of CHUNK records from the key `start` on, and the key to go on from, None at the end."""

@@ -1,16 +1,13 @@
 """SUBSCRIBE and UNSUBSCRIBE, and the retained messages that a new subscription brings.
 
 The tree here is changed at once; SUBACK leaves when siblings have the routes and, for a durable session, when the change is
-committed and every worker has applied it (guarantees.md, ack table). Retained messages follow in a greenlet, at the client's pace.
+committed and every worker has applied it (guarantees.md, ack table). Retained messages follow (replay.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
-
-import gevent
 
 from node.core.loop import Connection, Session
 from node.core.wire import (
@@ -23,16 +20,18 @@ from node.core.wire import (
     split_share,
 )
 from node.mqtt import client as codes
+from node.mqtt.replay import Replays
 
 if TYPE_CHECKING:
     from node.worker import Worker
 
-_RETAINED_AT_ONCE = 256
+_FILTERS_MAX = 10_000  # of one packet: they are handled in one go, while all other clients of the worker wait
 
 
 class Subscriptions:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
+        self._replays = Replays(worker)
 
     # -- SUBSCRIBE ------------------------------------------------------------------------------------------------------
 
@@ -40,6 +39,9 @@ class Subscriptions:
         version = connection.version
         session = connection.session
         packet_id, asked, identifier = parse_subscribe(body, version, self.worker.config.limits.max_user_properties)
+        _check_count(asked)
+        if any(options & 4 and filter.startswith(b"$share/") for filter, options in asked):  # [MQTT-3.8.3-4]
+            raise ProtocolError(codes.PROTOCOL_ERROR, "no local on a shared subscription")
         reasons = bytearray()
         granted: list[tuple[str, int, int]] = []
         replay: list[tuple[bytes, int]] = []
@@ -75,8 +77,6 @@ class Subscriptions:
             share = split_share(filter)
         except ProtocolError:
             return codes.FILTER_INVALID, False, False
-        if share is not None and options & 4:  # [MQTT-3.8.3-4]
-            raise ProtocolError(codes.PROTOCOL_ERROR, "no local on a shared subscription")
         plain = share[1] if share else filter
         limits = worker.config.limits
         if len(filter) > limits.max_topic_bytes or filter_reason(plain, limits.max_topic_levels):
@@ -113,42 +113,12 @@ class Subscriptions:
         worker = self.worker
         if not replay:
             return
+        begin = self._replays.begin
         worker.system.replay(session, [filter for filter, _ in replay])
         if worker.loop.uncommitted:  # what this worker was told to retain before must be seen
-            worker.keeper.call("barrier", {}, lambda ok, result: self._replay(connection, session, replay, identifier))
+            worker.keeper.call("barrier", {}, lambda ok, result: begin(connection, session, replay, identifier))
         else:
-            self._replay(connection, session, replay, identifier)
-
-    # -- retained messages ------------------------------------------------------------------------------------------------
-
-    def _replay(
-        self, connection: Connection, session: Session, replay: list[tuple[bytes, int]], identifier: int
-    ) -> None:
-        for filter, options in replay:
-            records = self._retained(session, filter)
-            some = list(islice(records, _RETAINED_AT_ONCE))
-            taken = session.retained(some, options, identifier)
-            if taken < len(some) or len(some) == _RETAINED_AT_ONCE:
-                gevent.spawn(self._replay_rest, connection, session, filter, some[taken:], records, options, identifier)
-
-    def _replay_rest(
-        self, connection: Connection, session: Session, filter: bytes, some: list[bytes], records: Iterator[bytes],
-        options: int, identifier: int,
-    ) -> None:  # fmt: skip
-        """At the client's pace: nothing is read ahead of what it takes."""
-        while session.attached and not connection.is_closing:
-            if not some:
-                some = list(islice(records, _RETAINED_AT_ONCE))
-                if not some:
-                    return
-            some = some[session.retained(some, options, identifier) :]
-            gevent.sleep(0.005 if some or connection.congested else 0)
-
-    def _retained(self, session: Session, filter: bytes) -> Iterator[bytes]:
-        worker = self.worker
-        for record in worker.reader.retained(filter.decode(), worker.now_ms()):
-            if worker.may_receive_retained(session, record):
-                yield record
+            begin(connection, session, replay, identifier)
 
     # -- UNSUBSCRIBE ------------------------------------------------------------------------------------------------------
 
@@ -156,6 +126,7 @@ class Subscriptions:
         version = connection.version
         session = connection.session
         packet_id, filters = parse_unsubscribe(body, version, self.worker.config.limits.max_user_properties)
+        _check_count(filters)
         reasons = bytearray()
         gone: list[str] = []
         announced = False
@@ -182,6 +153,11 @@ class Subscriptions:
             return session.unshare(*share), True
         existed, told = session.unsubscribe(filter)
         return existed, told
+
+
+def _check_count(filters: Sized) -> None:
+    if len(filters) > _FILTERS_MAX:
+        raise ProtocolError(codes.QUOTA_EXCEEDED, f"more than {_FILTERS_MAX} filters in one packet")
 
 
 class _Countdown:

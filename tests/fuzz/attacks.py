@@ -10,7 +10,7 @@ from random import Random
 from tests.fuzz import packets
 from tests.fuzz.target import Target
 from tests.fuzz.volley import Caller, assert_sound, fire, listen
-from tests.mqtt import Client, Closed, connect_packet, packet, properties, text
+from tests.mqtt import PUBACK, Client, Closed, connect_packet, packet, properties, text
 
 AT_ONCE = 24
 CONNECT = {version: connect_packet("fuzz", version=version) for version in packets.VERSIONS}
@@ -154,16 +154,46 @@ def takeovers(target: Target, rng: Random, until: float) -> None:
 
 
 def bulk(target: Target, rng: Random, until: float) -> None:
-    """Packets of the largest size that are nothing but filters: one of them must not stop the worker."""
-    size = rng.choice((2, 3, 20))
+    """SUBSCRIBE and UNSUBSCRIBE with as many filters as a packet holds, and many with as many as are taken."""
+    count, size = rng.choice(((400_000, 2), (80_000, 20), (10_000, 5), (10_000, 5)))
     while time.monotonic() < until:
-        filters = [text(f"{rng.randrange(10**size):0{size}}") for _ in range(2_000_000 // (size + 3))]
-        kind, more = rng.choice(((0x82, b"\0"), (0xA2, b"")))
-        body = b"\0\1\0" + b"".join(each + more for each in filters)
-        with suppress(Closed), Client(target.ports["tcp"]) as client:
+        with suppress(Closed), Client(target.ports["tcp"], timeout_s=8) as client:
+            client.connect(rng.choice(("", "fuzz-bulk")), clean=rng.random() < 0.5, session_expiry=rng.choice((0, 5)))
+            for kind, more in ((0x82, b"\0"), (0x82, b"\1"), (0xA2, b"")):
+                filters = b"".join(text(f"{rng.randrange(10**size):0{size}}") + more for _ in range(count))
+                client.send(packet(kind, b"\0\1\0" + filters))
+                client.receive()
+
+
+def retained_searches(target: Target, rng: Random, until: float) -> None:
+    """Filters that look at every retained message and match none."""
+    with Client(target.ports["tcp"], timeout_s=8) as client:
+        client.connect(receive_maximum=65535)
+        for number in range(4000):
+            client.publish(f"kept/{number}/x", b"x", 1, retain=True)
+            if number % 1000 == 999:
+                for _ in range(1000):
+                    client.expect(PUBACK)
+    while time.monotonic() < until:
+        with Client(target.ports["tcp"], timeout_s=8) as client:
             client.connect()
-            client.send(packet(kind, body))
-            client.receive(4)
+            reason = 0
+            while reason == 0 and time.monotonic() < until:
+                filters = [text(f"+/+/{rng.randrange(10**6)}") + b"\0" for _ in range(1000)]
+                client.send(packet(0x82, b"\0\1\0" + b"".join(filters)))
+                reason = client.receive().reason
+            assert reason in (0, 0x97)  # that many filters may wait, no more
 
 
-ATTACKS = (noise, conversations, two_talkers, names, properties_without_end, slow_loris, half_open, takeovers, bulk)
+ATTACKS = (
+    noise,
+    conversations,
+    two_talkers,
+    names,
+    properties_without_end,
+    slow_loris,
+    half_open,
+    takeovers,
+    bulk,
+    retained_searches,
+)

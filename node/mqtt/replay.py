@@ -1,0 +1,105 @@
+"""The retained messages that new subscriptions bring, at the pace of their clients and of everybody else.
+
+What is found within a few milliseconds goes at once; the rest of all subscriptions shares one greenlet, which serves them in turn
+and lets the worker do its other work in between: a filter may have to look at every retained message of the host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import gevent
+
+from node.core.loop import Connection, Session
+from node.mqtt import client as codes
+
+if TYPE_CHECKING:
+    from node.worker import Worker
+
+_SLICE_S = 0.005
+_REST_S = 0.001  # behind a slice; not 0, with which gevent would do fifty of them before it looks at a socket
+_WAIT_S = 0.005  # for clients that take nothing now
+_FILTERS_MAX = 100_000  # of one client that wait for their turn, each some hundred bytes
+
+
+class Replay:
+    """For one SUBSCRIBE: its filters with their options, and how far it has come. Nothing is read ahead of the client."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        connection: Connection,
+        session: Session,
+        filters: list[tuple[bytes, int]],
+        identifier: int,
+    ) -> None:
+        self.connection, self._session, self._identifier = connection, session, identifier
+        self.filters = filters
+        self._worker = worker
+        self._found = self._search()
+        self._records: list[bytes] = []
+        self._options = 0
+
+    def _search(self) -> Iterator[tuple[list[bytes], int]]:
+        """What each filter finds, with its options, in the small lists in which the store is read."""
+        worker = self._worker
+        for filter, options in self.filters:
+            for records in worker.reader.retained_chunks(filter.decode(), worker.now_ms()):
+                yield [record for record in records if worker.may_receive_retained(self._session, record)], options
+
+    @property
+    def is_blocked(self) -> bool:
+        """Waits for its client."""
+        return bool(self._records)
+
+    def some(self) -> bool:
+        """Send what a moment and the client allow; True when there are no more, or no client."""
+        until = time.monotonic() + _SLICE_S
+        while self._session.attached and not self.connection.is_closing:
+            if not self._records:
+                found = next(self._found, None)
+                if found is None:
+                    return True
+                self._records, self._options = found
+            taken = self._session.retained(self._records, self._options, self._identifier)
+            self._records = self._records[taken:]
+            if self._records or time.monotonic() > until:
+                return False
+        return True
+
+
+class Replays:
+    """Those of a worker that were not done at once."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._waiting: deque[Replay] = deque()
+
+    def begin(
+        self, connection: Connection, session: Session, filters: list[tuple[bytes, int]], identifier: int
+    ) -> None:
+        replay = Replay(self._worker, connection, session, filters, identifier)
+        if replay.some():
+            return
+        waiting = sum(len(other.filters) for other in self._waiting if other.connection is connection)
+        if waiting + len(filters) > _FILTERS_MAX:
+            text = f"more than {_FILTERS_MAX} filters wait for their retained messages"
+            self._worker.ends.drop(connection, codes.QUOTA_EXCEEDED, text)
+            return
+        self._waiting.append(replay)
+        if len(self._waiting) == 1:
+            gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        blocked = 0  # in a row
+        while self._waiting:
+            replay = self._waiting[0]
+            done = replay.some()
+            self._waiting.rotate(-1)
+            if done:
+                self._waiting.pop()
+            blocked = blocked + 1 if replay.is_blocked and not done else 0
+            gevent.sleep(_WAIT_S if blocked > len(self._waiting) else _REST_S)
