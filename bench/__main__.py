@@ -65,7 +65,7 @@ def save(outcomes: list[Outcome], rounds: int) -> Path:
     path = RESULTS / time.strftime("%Y-%m-%dT%H%M%S.json")
     record = {
         "machine": machine(),
-        "fdatasync_ms": fdatasync_s(RESULTS) * 1000,
+        "fdatasync_p50_p99_s": fdatasync_s(RESULTS),
         "rounds": rounds,
         "scenarios": {
             each.scenario.name: {

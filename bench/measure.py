@@ -40,8 +40,8 @@ def memory_bytes(pids: Iterable[int]) -> int:
     return total
 
 
-def fdatasync_s(folder: Path, count: int = 50) -> float:
-    """The median of `count` appends of 4 KiB with fdatasync: what this disk gives at this moment."""
+def fdatasync_s(folder: Path, count: int = 200) -> tuple[float, float]:
+    """Median and p99 of `count` appends of 4 KiB with fdatasync: what this disk gives at this moment."""
     path = folder / "fdatasync"
     times = []
     with path.open("wb", buffering=0) as file:
@@ -51,7 +51,7 @@ def fdatasync_s(folder: Path, count: int = 50) -> float:
             os.fdatasync(file.fileno())
             times.append(time.perf_counter() - start)
     path.unlink()
-    return sorted(times)[count // 2]
+    return sorted(times)[count // 2], sorted(times)[count * 99 // 100]
 
 
 def settle(load: Load, timeout_s: float = SETTLE_S) -> None:
