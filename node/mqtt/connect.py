@@ -62,6 +62,8 @@ class Connects:
             return codes.CLIENT_ID_NOT_VALID, "the client id is too long"
         if not packet.client_id and (packet.version == 3 or (packet.version == 4 and not packet.clean_start)):
             return codes.CLIENT_ID_NOT_VALID, "a client id is needed"  # [MQTT-3.1.3-8]
+        if packet.will is not None and len(packet.will.topic) > limits.max_topic_bytes:
+            return codes.TOPIC_INVALID, "the will's topic is too long"
         if self.worker.stopping:
             return codes.SERVER_SHUTTING_DOWN, "the server is shutting down"
         if self.worker.throttled(connection.address):

@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 
 from tests.broker import Broker, running
-from tests.mqtt import Client, packet, properties, text
+from tests.mqtt import Client, connect_packet, packet, properties, text
 from tests.protocol.answers import assert_refused, connect_bytes
 from tests.protocol.clients import Clients, Placed
 
 MALFORMED, PROTOCOL_ERROR, TOPIC_INVALID, PAYLOAD_INVALID = 0x81, 0x82, 0x90, 0x99
 WITH_WILL = packet(0xE0, b"\4")
 RETAIN_AS_PUBLISHED = 8
+TOPIC_BYTES_MAX = 100
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
-    with running() as broker:
+    with running(f"[limits]\nmax_topic_bytes = {TOPIC_BYTES_MAX}\nmax_topic_levels = 20\n") as broker:
         yield broker
 
 
@@ -231,10 +232,14 @@ def test_a_will_without_the_flag_is_refused(broker: Broker, version: int) -> Non
 
 
 @pytest.mark.statement("MQTT-4.7.0-1", "MQTT-4.7.3-1")
-@pytest.mark.parametrize("name", ["", "a/#", "a/+/b", "/".join("x" * 129)])
+@pytest.mark.parametrize("name", ["", "a/#", "a/+/b", "/".join("x" * 40)])
 def test_a_will_topic_that_is_no_topic_name_is_refused(broker: Broker, version: int, name: str) -> None:
     payload = text("c") + (b"\0" if version == 5 else b"") + text(name) + text("gone")
     assert_refused(broker, connect_bytes(version, flags=6, payload=payload), TOPIC_INVALID, version)
+
+
+def test_a_will_topic_beyond_the_limit_is_refused(broker: Broker) -> None:
+    assert_refused(broker, connect_packet("c", will=("x" * (TOPIC_BYTES_MAX + 1), b"", 0, False)), TOPIC_INVALID)
 
 
 @pytest.mark.parametrize(
