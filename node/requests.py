@@ -74,7 +74,7 @@ class Requests:
     def _on_publish_will(self, answer: Any, will_id: int, cid: str, record: bytes) -> None:
         """The will's topic is judged again: rules may have changed since CONNECT (S12)."""
         worker = self.worker
-        if worker.loop.publish_will(record, will_id, worker.will_permitted(cid, record)):
+        if worker.loop.publish_will(record, will_id, cid, worker.will_permitted(cid, record)):
             worker.count("wills_published")
         answer(True)
 

@@ -4,7 +4,7 @@
 # PUBLISH frame: records `<BHIIQ` flags (bits 0-1 QoS, 2 retain, 3 shared), lengths of topic, properties, payload,
 # expiry (store clock ms, 0 never); if shared `<H` length and SHARE/FILTER; then topic, properties, payload.
 # ROUTES frame: records `<BHHH` kind (0 gone, 1 there, 2 members of a shared group), length of the filter, and for
-# kind 2 how many live and how many attached durable members; then the filter (kind 2: SHARE/FILTER).
+# kind 2 how many members any message reaches there, and how many only QoS 0; then the filter (kind 2: SHARE/FILTER).
 # HOLD frame: the topic whose publishers have to wait; empty: nobody has to any more.
 
 cdef enum:
@@ -268,12 +268,16 @@ cdef int take_shared(Loop loop, Publication* pub, bytes name) except -1:
     share, filter = name.split(b"/", 1)
     cdef Node* node = loop.tree.find(filter, len(filter))
     cdef Group* group = loop.tree.group(node, share, len(share), False) if node != NULL else NULL
+    cdef uint32_t i
+    cdef bint here = False
     cdef int result
     if group == NULL:
         loop.stats[S_DROPPED_SESSION_ENDED] += 1
         return 0
+    for i in range(group.count):
+        here = here or may_take(loop, group, group.members + i, pub, False)
     loop.durable_count = 0
-    result = route_group(loop, group, pub, None, None, False)
+    result = route_group(loop, group, pub, None, None, not here)
     if result & STORED:
         op_publish(loop, pub, 0, None, 0, 0, 0, 0)
     return 0

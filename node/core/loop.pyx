@@ -793,8 +793,8 @@ cdef class Loop:
             session = self.sessions[sid] = Session(self, client_id, user, sid)
         return session
 
-    def publish_will(self, bytes record, uint64_t will_id, bint allowed):
-        """Publish a will's record, whose deletion is part of the same commit; not `allowed`: only delete it."""
+    def publish_will(self, bytes record, uint64_t will_id, str client_id, bint allowed):
+        """Publish the will of this client, whose deletion is part of the same commit; not `allowed`: only delete it."""
         cdef Publication pub
         cdef Match* match
         if not read_record(<const char*>record, len(record), &pub):
@@ -805,7 +805,7 @@ cdef class Loop:
             op_publish(self, &pub, 0, None, 0, will_id, 0, 0)
             return False
         match = self.tree.match(pub.topic, pub.topic_length, topic_hash(pub.topic, pub.topic_length))
-        publish(self, &pub, match, None, None, record_names(record)[1], 0, will_id)
+        publish(self, &pub, match, None, Session(self, client_id, None), record_names(record)[1], 0, will_id)
         return True
 
     def redispatch(self, bytes name, bytes record, uint64_t sid, uint64_t qseq):

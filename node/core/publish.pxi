@@ -266,7 +266,7 @@ cdef int route(Loop loop, Publication* pub, Match* match, Connection publisher, 
     for i in range(match.target_count):
         target = match.targets + i
         session = <Session>target.session
-        if target.options & 4 and session is author:                    # [MQTT-3.8.3-3] no local
+        if target.options & 4 and author is not None and session.client_id == author.client_id:     # [MQTT-3.8.3-3]
             continue
         options = delivered_options(pub, target.options)
         if session.sid and options & 3:

@@ -133,17 +133,19 @@ cdef bint leave_group(Loop loop, Session session, bytes share, bytes filter) exc
 
 
 cdef int announce_group(Loop loop, bytes share, bytes filter) except -1:
-    """Tell the siblings how many members of the group they can reach through us."""
+    """Tell the siblings how many members they reach through us: by any message, and by QoS 0 only (the others are stored)."""
     cdef Node* node = loop.tree.find(filter, len(filter))
     cdef Group* group = loop.tree.group(node, share, len(share), False) if node != NULL else NULL
     cdef uint32_t i, live = 0, durable = 0
+    cdef bint reached
     cdef Session session
     if group != NULL:
         for i in range(group.count):
             session = <Session>group.members[i].session
             if session.connection is not None:
-                live += session.sid == 0
-                durable += session.sid != 0
+                reached = session.sid == 0 or group.members[i].options & 3 == 0
+                live += reached
+                durable += not reached
     for link in loop.siblings:
         if link is not None:
             send_route(<Link>link, 2, share + b"/" + filter, live, durable)

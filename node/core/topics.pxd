@@ -14,7 +14,7 @@ cdef struct Group:          # a shared subscription: share name and filter
     uint32_t cursor         # round robin
     uint32_t name_length
     uint32_t references     # deliveries that name this group for redispatch
-    uint16_t* siblings      # live members at each of 64 sibling workers, then attached durable ones; NULL: none
+    uint16_t* siblings      # at each of 64 siblings: members that any message reaches, then those by QoS 0 only
     char* name
 
 cdef struct Node:
