@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import signal
 import socket
 import sys
@@ -25,9 +24,10 @@ from node import counters, log, process
 from node.auth.authenticate import Authenticator
 from node.auth.authorize import Authorizer
 from node.auth.throttle import Throttle
-from node.config import Config, Listener, load, run_dir, worker_count
+from node.config import Config, Listener, load, run_dir
 from node.core import wire
 from node.core.loop import Connection, Link, Loop, Session
+from node.links import Links
 from node.listeners.filters import ListenError
 from node.listeners.sockets import FilterFactory, filter_factory, open_listener
 from node.mqtt import client as codes
@@ -36,15 +36,12 @@ from node.mqtt.client import Client
 from node.mqtt.connect import Connects
 from node.mqtt.ends import Ends
 from node.mqtt.subscribe import Subscriptions
-from node.peers import EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode
 from node.reload import tell_changes
 from node.requests import Requests
 from node.system import System
 from storage.reader import Reader
 
-RETRY_S = 0.05
 TICK_S = 0.25
-SIBLING_WAIT_S = 1.0  # for siblings at start: one that is slow or dead must not keep this worker from serving
 
 
 class Worker:
@@ -58,11 +55,8 @@ class Worker:
         self.counters = counters.Counters(self.run_dir / "counters")
         self.slot = self.counters.claim(counters.WORKER_0 + index)
         self.loop = Loop(self, self.slot, config.limits, config.shared.strategy)
-        self.instance = random.getrandbits(63)
-        self.keeper = Peer(repeat=True)
-        self.keeper_link: Link | None = None
-        self.welcomed = Event()
-        self.siblings: dict[int, Peer] = {}
+        self.links = Links(self)
+        self.keeper = self.links.keeper
         self.clients: dict[str, Connection] = {}
         self.claiming = 0
         self.stopping = False
@@ -101,12 +95,7 @@ class Worker:
         gevent.signal_handler(signal.SIGTERM, self.stop.set)
         gevent.signal_handler(signal.SIGHUP, lambda: gevent.spawn(self.reload))
         self._open_unix_socket()
-        gevent.spawn(self._keep_keeper)
-        self.welcomed.wait()
-        for index in range(worker_count(self.config)):
-            if index < self.index:
-                gevent.spawn(self._keep_sibling, index)
-        self._wait_for_siblings()
+        self.links.run()
         self._listen()
         self.slot[counters.INDEX["ready"]] = 1
         self.log.info("ready", listeners=[each.bind for each in self.config.listeners])
@@ -120,7 +109,7 @@ class Worker:
         gauge = counters.INDEX
         self.slot[gauge["clients_connected"]] = len(self.clients)
         self.slot[gauge["keeper_connected"]] = int(self.keeper.link is not None)
-        self.slot[gauge["siblings_connected"]] = sum(peer.link is not None for peer in self.siblings.values())
+        self.slot[gauge["siblings_connected"]] = self.links.sibling_count
 
     def _open_unix_socket(self) -> None:
         path = self.run_dir / f"worker-{self.index}.sock"
@@ -130,14 +119,6 @@ class Worker:
         listening.bind(os.fspath(path))
         listening.listen(128)
         self.loop.accept_links(listening)
-
-    def _wait_for_siblings(self) -> None:
-        expected = worker_count(self.config) - 1
-        deadline = time.monotonic() + SIBLING_WAIT_S
-        while time.monotonic() < deadline:
-            if sum(peer.link is not None for peer in self.siblings.values()) == expected:
-                return
-            gevent.sleep(0.01)
 
     def _listen(self) -> None:
         for listener in self.config.listeners:
@@ -176,100 +157,16 @@ class Worker:
             errors += tell_changes(self.config, self.log)
         return errors
 
-    # -- the keeper and the siblings ------------------------------------------------------------------------------------
-
-    def _dial(self, name: str) -> int | None:
-        dialling = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            dialling.connect(os.fspath(self.run_dir / name))
-        except OSError:
-            dialling.close()
-            return None
-        dialling.setblocking(False)
-        return dialling.detach()
-
-    def _keep_keeper(self) -> None:
-        """Connect to the keeper, and again whenever it is lost."""
-        while not self.stopping:
-            if self.keeper_link is None:
-                descriptor = self._dial("keeper.sock")
-                if descriptor is not None:
-                    self.keeper_link = self.loop.link(descriptor, "keeper")
-                    self.keeper_link.send(HELLO, encode(self._hello()))
-            gevent.sleep(RETRY_S)
-
-    def _hello(self) -> dict[str, Any]:
-        clients = [
-            [client_id, connection.number, connection.session.sid]
-            for client_id, connection in self.clients.items()
-            if connection.session is not None
-        ]
-        return {"role": "worker", "index": self.index, "instance": self.instance, "clients": clients}
-
-    def _keep_sibling(self, index: int) -> None:
-        while not self.stopping:
-            peer = self.siblings.get(index)
-            if peer is None or peer.link is None:
-                descriptor = self._dial(f"worker-{index}.sock")
-                if descriptor is not None:
-                    link = self.loop.link(descriptor, "worker", index)
-                    link.send(HELLO, encode({"role": "worker", "index": self.index, "instance": self.instance}))
-                    self._use_sibling(link, index)
-            gevent.sleep(RETRY_S)
-
-    def _use_sibling(self, link: Link, index: int) -> None:
-        peer = self.siblings.setdefault(index, Peer(repeat=False))
-        if peer.link is not None:
-            peer.link.close()  # type: ignore[attr-defined]
-        link.identify("worker", index)
-        self.loop.use_sibling(link, index)
-        peer.connected(link)
+    # -- calls of the core ------------------------------------------------------------------------------------------------
 
     def frame(self, link: Link, kind: int, body: bytes) -> None:
-        """A frame that the core does not handle itself."""
-        if kind == REPLY:
-            peer = self.keeper if link is self.keeper_link else self.siblings[link.index]
-            peer.answered(body)
-        elif kind == REQUEST:
-            number, method, arguments = decode(body)
-            self.requests.handle(link, number, method, arguments)
-        elif kind == EVENT:
-            method, arguments = decode(body)
-            if method == "welcome":
-                self._welcome(link, arguments)
-            else:
-                self.requests.event(method, arguments)
-        elif kind == HELLO:
-            hello = decode(body)
-            if hello["role"] == "worker":
-                self._use_sibling(link, hello["index"])
-            else:
-                link.identify(hello["role"], -1)
-
-    def _welcome(self, link: Link, arguments: dict[str, Any]) -> None:
-        self.loop.clock_offset_ms = arguments["clock_offset_ms"]
-        if self.reader is None:
-            self.reader = Reader(os.path.join(self.config.node.data_dir, "store"))
-            self.loop.reader = self.reader
-            for sid, client_id, user, filter, options, identifier in self.reader.subscriptions():
-                self.requests.set_subscription(sid, client_id, user, filter, options, identifier)
-        self.loop.use_keeper(link, arguments["committed"])
-        self.keeper.connected(link)
-        self.welcomed.set()
+        self.links.frame(link, kind, body)
 
     def link_closed(self, link: Link) -> None:
-        if link is self.keeper_link:
-            self.keeper_link = None
-            self.keeper.lost()
-            if not self.stopping:
-                self.log.warning("keeper_lost", effect="nothing is acknowledged until it is back", next="mqnode status")
-        elif link.role == "worker" and link.index in self.siblings and self.siblings[link.index].link is link:
-            self.siblings[link.index].lost()
+        self.links.closed(link)
 
     def link_broken(self, link: Link) -> None:
         self.log.exception("link_broken", role=link.role, index=link.index)
-
-    # -- calls of the core ------------------------------------------------------------------------------------------------
 
     def packet(self, connection: Connection, kind: int, body: bytes) -> None:
         handle = self._packets.get(kind)

@@ -99,7 +99,7 @@ class Subscriptions:
         if changed and session.sid:
             self.worker.keeper.call(method, arguments, waiting.one_more())
         if announced:
-            for sibling in self.worker.siblings.values():
+            for sibling in self.worker.links.siblings.values():
                 if sibling.link is not None:
                     sibling.call("sync", {}, waiting.one_more())
         waiting.start()
@@ -114,7 +114,7 @@ class Subscriptions:
         if not replay:
             return
         begin = self._replays.begin
-        worker.system.replay(session, [filter for filter, _ in replay])
+        worker.system.replay(session, [filter for filter, _ in replay], identifier)
         if worker.loop.uncommitted:  # what this worker was told to retain before must be seen
             worker.keeper.call("barrier", {}, lambda ok, result: begin(connection, session, replay, identifier))
         else:

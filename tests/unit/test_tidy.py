@@ -20,7 +20,7 @@ FILES = sorted(
 FILE_LINES, FUNCTION_LINES = 400, 50
 SCREEN_LINES = 24  # a contract takes ten; a table or a theory of operation one screen
 # What is longer, with its length. It may shrink; whoever shortens it lowers the number here.
-LONG_FILES: dict[str, int] = {"node/worker.py": 448}
+LONG_FILES: dict[str, int] = {}
 LONG_FUNCTIONS: dict[str, int] = {}
 
 

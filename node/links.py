@@ -1,0 +1,150 @@
+"""A worker's links to the keeper and to its siblings: dialled, dialled again, and what arrives on them handed on.
+
+Of two workers the one with the higher index dials. What the core moves itself (operations, messages, routes) never gets here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+
+from node.config import worker_count
+from node.core.loop import Link
+from node.peers import EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode
+from storage.layout import store_path
+from storage.reader import Reader
+
+if TYPE_CHECKING:
+    from node.worker import Worker
+
+RETRY_S = 0.05
+SIBLING_WAIT_S = 1.0  # for siblings at start: one that is slow or dead must not keep this worker from serving
+
+
+class Links:
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = worker.loop
+        self._instance = random.getrandbits(63)
+        self.keeper = Peer(repeat=True)
+        self._keeper_link: Link | None = None
+        self._welcomed = Event()
+        self.siblings: dict[int, Peer] = {}
+
+    def run(self) -> None:
+        """Keep all links from now on; returns when the keeper has said welcome and the siblings are there, or late."""
+        gevent.spawn(self._keep_keeper)
+        self._welcomed.wait()
+        for index in range(self._worker.index):
+            gevent.spawn(self._keep_sibling, index)
+        self._wait_for_siblings()
+
+    @property
+    def sibling_count(self) -> int:
+        return sum(peer.link is not None for peer in self.siblings.values())
+
+    def _wait_for_siblings(self) -> None:
+        expected = worker_count(self._worker.config) - 1
+        deadline = time.monotonic() + SIBLING_WAIT_S
+        while time.monotonic() < deadline:
+            if self.sibling_count == expected:
+                return
+            gevent.sleep(0.01)
+
+    def _dial(self, name: str) -> int | None:
+        dialling = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            dialling.connect(os.fspath(self._worker.run_dir / name))
+        except OSError:
+            dialling.close()
+            return None
+        dialling.setblocking(False)
+        return dialling.detach()
+
+    def _keep_keeper(self) -> None:
+        """Connect to the keeper, and again whenever it is lost."""
+        while not self._worker.stopping:
+            if self._keeper_link is None:
+                descriptor = self._dial("keeper.sock")
+                if descriptor is not None:
+                    self._keeper_link = self._loop.link(descriptor, "keeper")
+                    self._keeper_link.send(HELLO, encode(self._hello()))
+            gevent.sleep(RETRY_S)
+
+    def _hello(self) -> dict[str, Any]:
+        clients = [
+            [client_id, connection.number, connection.session.sid]
+            for client_id, connection in self._worker.clients.items()
+            if connection.session is not None
+        ]
+        return {"role": "worker", "index": self._worker.index, "instance": self._instance, "clients": clients}
+
+    def _keep_sibling(self, index: int) -> None:
+        while not self._worker.stopping:
+            peer = self.siblings.get(index)
+            if peer is None or peer.link is None:
+                descriptor = self._dial(f"worker-{index}.sock")
+                if descriptor is not None:
+                    link = self._loop.link(descriptor, "worker", index)
+                    link.send(HELLO, encode({"role": "worker", "index": self._worker.index}))
+                    self._use_sibling(link, index)
+            gevent.sleep(RETRY_S)
+
+    def _use_sibling(self, link: Link, index: int) -> None:
+        peer = self.siblings.setdefault(index, Peer(repeat=False))
+        if peer.link is not None:
+            peer.link.close()  # type: ignore[attr-defined]
+        link.identify("worker", index)
+        self._loop.use_sibling(link, index)
+        peer.connected(link)
+
+    def frame(self, link: Link, kind: int, body: bytes) -> None:
+        """A frame that the core does not handle itself."""
+        if kind == REPLY:
+            peer = self.keeper if link is self._keeper_link else self.siblings[link.index]
+            peer.answered(body)
+        elif kind == REQUEST:
+            number, method, arguments = decode(body)
+            self._worker.requests.handle(link, number, method, arguments)
+        elif kind == EVENT:
+            method, arguments = decode(body)
+            if method == "welcome":
+                self._welcome(link, arguments)
+            else:
+                self._worker.requests.event(method, arguments)
+        elif kind == HELLO:
+            hello = decode(body)
+            if hello["role"] == "worker":
+                self._use_sibling(link, hello["index"])
+            else:
+                link.identify(hello["role"], -1)
+
+    def _welcome(self, link: Link, arguments: dict[str, Any]) -> None:
+        self._loop.clock_offset_ms = arguments["clock_offset_ms"]
+        if self._worker.reader is None:
+            self._worker.reader = Reader(store_path(self._worker.config.node.data_dir))
+            self._loop.reader = self._worker.reader
+            for sid, client_id, user, filter, options, identifier in self._worker.reader.subscriptions():
+                self._worker.requests.set_subscription(sid, client_id, user, filter, options, identifier)
+        self._loop.use_keeper(link, arguments["committed"])
+        self.keeper.connected(link)
+        self._welcomed.set()
+
+    def closed(self, link: Link) -> None:
+        if link is self._keeper_link:
+            self._keeper_link = None
+            self.keeper.lost()
+            if not self._worker.stopping:
+                self._worker.log.warning(
+                    "keeper_lost", effect="nothing is acknowledged until it is back", next="mqnode status"
+                )
+        elif link.role == "worker" and link.index in self.siblings:
+            sibling = self.siblings[link.index]
+            if sibling.link is link:
+                sibling.lost()
