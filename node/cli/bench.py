@@ -48,6 +48,8 @@ class Target:
 
         try:
             return Load(self.host, self.port, user=self.user, password=self.password, sources=self.sources, **more)
+        except ValueError as error:
+            raise Unusable(f"{error}. Nothing was done.") from error
         except OSError as error:
             raise Unusable(
                 f"{printable(self.host)} is not found: {error}. Nothing was done. Check --host, --port and --source."
@@ -267,9 +269,9 @@ def connect(load: Load, target: Target) -> None:
 
 
 def refusal(stats: dict[str, Any]) -> str:
-    if stats["last_refusal"]:
-        return f"CONNACK says {stats['last_refusal']:#04x}"
-    return str(stats["last_error"]) or "it was closed, or did not answer"
+    if stats["last_reason"]:
+        return f"reason code {stats['last_reason']:#04x}"
+    return str(stats["last_error"]) or "no reason given"
 
 
 def publish(load: Load, duration: float | None, messages: int | None) -> None:
@@ -327,7 +329,7 @@ def finish(
     trouble = {
         f"connections not accepted ({refusal(stats)})": refused,
         "subscriptions refused": stats["subscribe_refused"],
-        f"connections closed by the broker ({stats['last_error'] or 'without an error'})": stats["closed_by_server"],
+        f"connections closed by the broker ({refusal(stats)})": stats["closed_by_server"],
         "malformed packets from the broker": stats["malformed"],
         "unexpected acknowledgements": stats["unexpected_acks"],
         "messages that this run did not send": stats["foreign"],

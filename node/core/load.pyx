@@ -402,7 +402,7 @@ cdef void turn(Load load, uint64_t until_ns) noexcept nogil:
 cdef class Load:
     cdef int epoll
     cdef int last_errno
-    cdef uint8_t last_refusal
+    cdef uint8_t last_reason    # of CONNACK or DISCONNECT
     cdef bint joins             # a receiver takes the first message that it sees as the beginning
     cdef bint publishing
     cdef uint32_t run
@@ -437,6 +437,8 @@ cdef class Load:
     def __cinit__(self, host: str, port: int, *, run: int = 0, user: str = "", password: str = "", burst: int = 64,
                   sources: tuple = (), first_publisher: int = 0, joins: bool = False):
         cdef size_t i
+        if max(len(user.encode()), len(password.encode())) > 32768:
+            raise ValueError("user name and password have at most 32,768 bytes")
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         raw = _sockaddr(family, target)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -491,10 +493,11 @@ cdef class Load:
         return self.group_count - 1
 
     cdef char* template(self, str value):
-        raw = value.encode()
-        if len(raw) + 40 > MAX_TEMPLATE or "\0" in value:
-            raise ValueError(f"{value[:40]!r}: a template has at most {MAX_TEMPLATE - 40} bytes, none of them zero")
-        return self.text(raw.replace(b"{i}", b"\x01").replace(b"{n}", b"\x02"))
+        raw = value.encode().replace(b"{i}", b"\x01").replace(b"{n}", b"\x02")
+        numbers = raw.count(b"\x01") + raw.count(b"\x02")
+        if len(raw) + 20 * numbers > MAX_TEMPLATE or b"\0" in raw:
+            raise ValueError(f"{value[:40]!r}: a template has at most {MAX_TEMPLATE} bytes, none of them zero")
+        return self.text(raw)
 
     cdef void add_connection(self, Group* g, uint32_t index):
         cdef Connection* c = <Connection*>need(calloc(1, sizeof(Connection)))
@@ -601,7 +604,7 @@ cdef class Load:
         result["seconds"] = (self.last_ns - self.started_ns) / 1e9 if 0 < self.started_ns < self.last_ns else 0.0
         result["connections"] = self.connection_count
         result["last_error"] = os.strerror(self.last_errno) if self.last_errno else ""
-        result["last_refusal"] = self.last_refusal
+        result["last_reason"] = self.last_reason
         return result
 
     def histogram(self, name: str) -> dict:

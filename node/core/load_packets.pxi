@@ -96,8 +96,8 @@ cdef void build_frame(Load load, Connection* c) noexcept nogil:
     cdef size_t topic_length = expand(g.publish, load.scratch, c.index, c.sent)
     cdef uint32_t length = <uint32_t>(2 + topic_length + (2 if g.qos else 0) + (1 if g.version == 5 else 0) + g.size)
     cdef char* p
-    if c.frame == NULL or 5 + length > c.frame_length + 5:
-        c.frame = <char*>need(realloc(c.frame, 5 + length + 24))
+    if c.frame == NULL:
+        c.frame = <char*>need(malloc(10 + MAX_TEMPLATE + g.size))
     p = c.frame
     p[0] = <char>(PUBLISH | g.qos << 1 | g.retain)
     p = put_text(write_varint(p + 1, length), load.scratch, topic_length)
@@ -149,7 +149,7 @@ cdef int64_t parse(Load load, Connection* c, const char* p, size_t length) noexc
     cdef size_t at = 0
     cdef uint32_t remaining
     cdef int used
-    while length - at >= 2:
+    while length - at >= 2 and c.state != ENDED:
         if <uint8_t>p[at + 1] < 128:
             remaining = <uint8_t>p[at + 1]
             used = 1
@@ -206,7 +206,8 @@ cdef bint on_other(Load load, Connection* c, uint8_t first, const char* p, uint3
     cdef uint16_t packet_id
     if first == CONNACK:
         return on_connack(load, c, p, length)
-    if first == DISCONNECT or first == 0xD0 or first == 0xB0:  # PINGRESP, UNSUBACK
+    if first == DISCONNECT:
+        load.last_reason = <uint8_t>p[0] if length else 0
         return True
     if length < 2:
         return False
@@ -263,7 +264,7 @@ cdef bint on_connack(Load load, Connection* c, const char* p, uint32_t length) n
         return False
     if p[1]:
         load.counts[CONNECT_REFUSED] += 1
-        load.last_refusal = <uint8_t>p[1]
+        load.last_reason = <uint8_t>p[1]
         end(load, c)
         return True
     if p[0] & 1:

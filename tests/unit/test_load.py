@@ -118,7 +118,7 @@ def test_messages_of_others_are_no_part_of_the_ledger() -> None:
 def test_a_refused_connection_is_counted() -> None:
     with played(lambda came: came, connack=packet(0x20, b"\0\5")) as load:
         stats = until(load, lambda: load.ready)
-        assert (stats["connect_refused"], stats["connects"], stats["last_refusal"]) == (2, 0, 5)
+        assert (stats["connect_refused"], stats["connects"], stats["last_reason"]) == (2, 0, 5)
 
 
 def test_nobody_listens() -> None:
@@ -147,7 +147,9 @@ def test_an_acknowledgement_that_nobody_waits_for_is_counted() -> None:
         assert stats["unexpected_acks"] == 1
 
 
-@pytest.mark.parametrize("wrong", [{"size": 23}, {"window": 0}, {"window": 65536}, {"publish": "t" * 500}])
+@pytest.mark.parametrize(
+    "wrong", [{"size": 23}, {"window": 0}, {"window": 65536}, {"publish": "t" * 513}, {"prefix": "{i}" * 30}]
+)
 def test_what_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"payload|window|template"):
         Load("127.0.0.1", 1883).add(1, **wrong)
