@@ -38,6 +38,7 @@ class StartError(Exception):
 
 def run(config_path: str | Path, config: Config) -> NoReturn:
     """Become the supervisor of this host's processes, in the foreground. Raises StartError."""
+    os.umask(0o077)  # for all processes; supervisord sets its own only when it goes into the background
     data, run = Path(config.node.data_dir).resolve(), run_dir(config).resolve()
     _make_directory(data, "data_dir")
     lock = _lock(data)
