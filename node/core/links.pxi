@@ -268,16 +268,12 @@ cdef int take_shared(Loop loop, Publication* pub, bytes name) except -1:
     share, filter = name.split(b"/", 1)
     cdef Node* node = loop.tree.find(filter, len(filter))
     cdef Group* group = loop.tree.group(node, share, len(share), False) if node != NULL else NULL
-    cdef uint32_t i
-    cdef bint here = False
     cdef int result
     if group == NULL:
         loop.stats[S_DROPPED_SESSION_ENDED] += 1
         return 0
-    for i in range(group.count):
-        here = here or may_take(loop, group, group.members + i, pub, False)
     loop.durable_count = 0
-    result = route_group(loop, group, pub, None, None, not here)
+    result = route_group(loop, group, pub, None, None, REACHED_HERE)
     if result & STORED:
         op_publish(loop, pub, 0, None, 0, 0, 0, 0)
     return 0

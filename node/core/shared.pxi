@@ -7,6 +7,11 @@ cdef enum:
     HASH_CLIENT = 3
     HASH_TOPIC = 4
 
+cdef enum:                  # who may get the message, in the order of preference
+    REACHED_HERE = 0        # of a message that a sibling forwarded: those for whom it did that, see announce_group
+    ONLINE = 1
+    AWAY = 2                # the queue of a durable member
+
 SHARE_STRATEGIES = {"round_robin": ROUND_ROBIN, "random": RANDOM, "sticky": STICKY, "hash_client": HASH_CLIENT,
                     "hash_topic": HASH_TOPIC}
 
@@ -28,12 +33,16 @@ cdef uint32_t choose(Loop loop, Group* group, Publication* pub, Session author, 
     return <uint32_t>(number % candidates)
 
 
-cdef bint may_take(Loop loop, Group* group, Subscription* member, Publication* pub, bint offline) except -1:
+cdef bint may_take(Loop loop, Group* group, Subscription* member, Publication* pub, int who) except -1:
     """Can this member be given the message by this worker: live here, or durable through the store?"""
     cdef Session session = <Session>member.session
     cdef bint here = session.connection is not None and session.connection.state == CONNECTED
     cdef bint stored = session.sid != 0 and pub.qos and member.options & 3
-    if not (here or (stored and (offline or session.online))):
+    if who == REACHED_HERE:
+        here = here and not stored
+    elif stored and (who == AWAY or session.online):
+        here = True
+    if not here:
         return False
     if loop.tree.receive_permitted is None:
         return True
@@ -57,15 +66,15 @@ cdef uint32_t sibling_members(Loop loop, Group* group, Publication* pub, int ind
 
 
 cdef int route_group(Loop loop, Group* group, Publication* pub, Connection publisher, Session author,
-                     bint siblings) except -1:
-    """Give the message to one member: an online one if there is any, else a durable one's queue."""
+                     int first) except -1:
+    """Give the message to one member, of the `first` preference if there is any."""
     cdef uint32_t i, candidates = 0, chosen
-    cdef int index, offline
-    for offline in range(2):
+    cdef int index, who
+    for who in range(first, AWAY + 1):
         candidates = 0
         for i in range(group.count):
-            candidates += may_take(loop, group, group.members + i, pub, offline)
-        if siblings:
+            candidates += may_take(loop, group, group.members + i, pub, who)
+        if who != REACHED_HERE:
             for index in range(len(loop.siblings)):
                 candidates += sibling_members(loop, group, pub, index)
         if candidates:
@@ -75,7 +84,7 @@ cdef int route_group(Loop loop, Group* group, Publication* pub, Connection publi
         return NOTHING
     chosen = choose(loop, group, pub, author, candidates)
     for i in range(group.count):
-        if may_take(loop, group, group.members + i, pub, offline):
+        if may_take(loop, group, group.members + i, pub, who):
             if chosen == 0:
                 return to_member(loop, group, group.members + i, pub, publisher)
             chosen -= 1
@@ -93,7 +102,7 @@ cdef int route_shared(Loop loop, Publication* pub, Match* match, Connection publ
     cdef uint32_t i
     cdef int result = NOTHING
     for i in range(match.group_count):
-        result |= route_group(loop, match.groups[i], pub, publisher, author, True)
+        result |= route_group(loop, match.groups[i], pub, publisher, author, ONLINE)
     return result
 
 
@@ -106,7 +115,7 @@ cdef int dispatch_again(Loop loop, Message* message, Group* group) except -1:
         return 0
     publication_of(message, &pub)
     loop.durable_count = 0
-    result = route_group(loop, group, &pub, None, None, True)
+    result = route_group(loop, group, &pub, None, None, ONLINE)
     if result & STORED:
         op_publish(loop, &pub, 0, None, 0, 0, 0, 0)
     loop.stats[S_REDISPATCHED] += 1
