@@ -1,4 +1,4 @@
-"""One host for all tests of the command line: durable sessions, a live client and retained messages, with hostile names."""
+"""A host for each module of tests of the command line: durable sessions, a live client and retained messages, with hostile names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIVE = "live\x1b[2J"
 QUEUED = 3
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
     with running() as broker:
         for name in HOSTILE:
@@ -44,6 +44,6 @@ def _leave_session(broker: Broker, name: str) -> None:
         client.disconnect()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mqnode(broker: Broker) -> Command:
     return Command(broker.config)
