@@ -99,7 +99,8 @@ def _check_listeners(config: Config) -> None:
     except ListenError as error:
         raise StartError(str(error)) from error
     deadline = time.monotonic() + _ADDRESS_WAIT_S
-    for bind in [*(each.bind for each in config.listeners if each.type != "unix"), config.admin.bind]:
+    admin = [each for each in (config.admin.bind, config.admin.health_bind) if each]
+    for bind in [*(each.bind for each in config.listeners if each.type != "unix"), *admin]:
         while True:
             try:
                 check_free(bind)

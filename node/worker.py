@@ -235,9 +235,6 @@ class Worker:
                 listener=connection.listener.name or connection.listener.bind, worker=self.index, **fields,
             )  # fmt: skip
 
-    def connections_of(self, listener: Listener) -> int:
-        return sum(each.listener is listener for each in self.loop.connections())
-
     def throttled(self, address: str) -> bool:
         return not self.throttle.allowed(_host(address), time.monotonic())
 

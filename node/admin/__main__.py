@@ -18,7 +18,7 @@ monkey.patch_all()
 from gevent import pywsgi  # noqa: E402
 
 from node import counters, log, process  # noqa: E402
-from node.admin.api import make_app  # noqa: E402
+from node.admin.api import make_app, make_health_app  # noqa: E402
 from node.admin.host import Host  # noqa: E402
 from node.admin.token import make_token, token_path  # noqa: E402
 from node.auth.security import is_local  # noqa: E402
@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> None:
     server = pywsgi.WSGIServer(split_bind(config.admin.bind), make_app(host, make_token(token_path(config))), log=None)
     gevent.spawn(_beat, host)
     gevent.signal_handler(signal.SIGTERM, server.stop)
+    if config.admin.health_bind:
+        pywsgi.WSGIServer(split_bind(config.admin.health_bind), make_health_app(host), log=None).start()
     log.logger("admin").info("ready", bind=config.admin.bind)
     server.serve_forever()
 

@@ -25,12 +25,21 @@ OPEN_PATHS = ("/live", "/ready", "/metrics")
 
 
 def make_app(host: Host, token: str) -> falcon.App:
-    app = falcon.App(middleware=[_Token(token)])
+    """Everything, for those who know the token."""
+    return _app(falcon.App(middleware=[_Token(token)]), host, tuple(ROUTES))
+
+
+def make_health_app(host: Host) -> falcon.App:
+    """What load balancers and Prometheus ask, for everybody."""
+    return _app(falcon.App(), host, OPEN_PATHS)
+
+
+def _app(app: falcon.App, host: Host, paths: tuple[str, ...]) -> falcon.App:
     app.add_error_handler((LinkError, StoreError), _unavailable)
     app.set_error_serializer(_serialize_error)
     resources = _Resources(host)
-    for path, suffix in ROUTES.items():
-        app.add_route(path, resources, suffix=suffix)
+    for path in paths:
+        app.add_route(path, resources, suffix=ROUTES[path])
     return app
 
 

@@ -51,6 +51,8 @@ def check(config: Config) -> Iterator[Fault]:
             ),
         )
     yield from _admin(config)
+    if config.admin.health_bind:
+        yield from _health(config)
 
 
 def _node(config: Config) -> Iterator[Fault]:
@@ -82,9 +84,23 @@ def _admin(config: Config) -> Iterator[Fault]:
         )
 
 
+def _health(config: Config) -> Iterator[Fault]:
+    try:
+        _bind(config.admin.health_bind)
+    except ValueError as error:
+        yield ("admin", "health_bind"), str(error)
+
+
 def _twice(config: Config) -> Iterator[Fault]:
     """Two that want the same address, or the same name in logs and metrics."""
     binds: dict[str, Key] = dict.fromkeys(_wildcards(config.admin.bind), ("admin", "bind"))
+    if config.admin.health_bind:
+        if config.admin.health_bind in binds:
+            yield (
+                ("admin", "health_bind"),
+                f'"{config.admin.health_bind}" is admin.bind already. Choose another address.',
+            )
+        binds |= dict.fromkeys(_wildcards(config.admin.health_bind), ("admin", "health_bind"))
     names: dict[str, Key] = {}
     for index, listener in enumerate(config.listeners):
         key: Key = ("listeners", index)

@@ -170,6 +170,7 @@ cdef class Loop:
     cdef public uint64_t clock_offset_ms
     cdef uint64_t numbers
     cdef readonly uint64_t connection_count
+    cdef dict connections_of    # id of a listener's configuration -> its connections
     cdef uint64_t output_bytes
     cdef bint blocked               # the publisher at work has to wait
     cdef bint overfull              # the message at work reached a subscriber that does not keep up
@@ -216,6 +217,7 @@ cdef class Loop:
     cdef void drop_slot(self, uint32_t slot)
     cdef int add_stream(self, Stream stream, int fd) except -1
     cdef int accept(self, Listener listener) except -1
+    cpdef int connections_at(self, listener)
     cdef int add_connection(self, Listener listener, int fd, str address) except -1
     cdef int handle_event(self, object entry, uint32_t events) except -1
     cdef int run_again(self) except -1

@@ -213,6 +213,7 @@ cdef class Loop:
         self.congested = []
         self.pumps = []
         self.resting = []
+        self.connections_of = {}
         self.siblings = []
         self.batches = collections.deque()
         self.batch = 1
@@ -381,6 +382,7 @@ cdef class Loop:
             self.handler.filter_failed(connection, error)
             return 0
         self.connection_count += 1
+        self.connections_of[id(listener.config)] = self.connections_at(listener.config) + 1
         self.stats[S_SOCKETS_OPENED] += 1
         connection.deadline_ms = self.now_ms + self.connect_timeout_ms
         wheel_put(connection)
@@ -710,6 +712,7 @@ cdef class Loop:
         connection.filter = None
         self.drop_slot(connection.slot)
         self.connection_count -= 1
+        self.connections_of[id(connection.listener)] -= 1
         return 0
 
     def force(self, Connection connection):
@@ -819,7 +822,7 @@ cdef class Loop:
             return False
         self.durable_count = 0
         pub.retain = False
-        route_group(self, group, &pub, None, None, True)
+        route_group(self, group, &pub, None, None, ONLINE)
         op_publish(self, &pub, 0, None, 0, 0, sid, qseq)
         self.stats[S_REDISPATCHED] += 1
         return True
@@ -847,6 +850,10 @@ cdef class Loop:
         if group == NULL:
             return []
         return [<object>group.members[i].session for i in range(group.count)]
+
+    cpdef int connections_at(self, listener):
+        """Open connections of this listener's sockets."""
+        return self.connections_of.get(id(listener), 0)
 
     def connections(self):
         return [entry for entry in self.slots if isinstance(entry, Connection)]

@@ -68,7 +68,7 @@ class Connects:
             return codes.SERVER_SHUTTING_DOWN, "the server is shutting down"
         if self.worker.throttled(connection.address):
             return codes.SERVER_BUSY, "too many failed attempts from this address"
-        if listener.max_connections and self.worker.connections_of(listener) > listener.max_connections:
+        if listener.max_connections and self.worker.loop.connections_at(listener) > listener.max_connections:
             return codes.SERVER_BUSY, "too many connections"
         if limits.max_connections and self.worker.loop.connection_count > limits.max_connections:
             return codes.SERVER_BUSY, "too many connections"
