@@ -43,7 +43,7 @@ class System:
         slots = [self.worker.counters.read(counters.KEEPER), *(self.worker.counters.read(each) for each in workers)]
         return {name: sum(slot[name] for slot in slots) for name in counters.NAMES}
 
-    def replay(self, session: Session, filters: list[bytes]) -> None:
+    def replay(self, session: Session, filters: list[bytes], identifier: int) -> None:
         """The latest values, to a subscription that asks for `$SYS`."""
         wanted = [each for each in filters if each.startswith(b"$SYS/")]
         if not wanted:
@@ -55,7 +55,7 @@ class System:
                 for topic, payload in self.values.items()
                 if _matches(filter, topic) and self.worker.may_receive(session, topic)
             ]
-            session.retained(records, 0, 0)
+            session.retained(records, 0, identifier)
 
 
 def _matches(filter: bytes, topic: bytes) -> bool:
