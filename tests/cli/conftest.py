@@ -1,4 +1,4 @@
-"""A host for each module of tests of the command line: durable sessions, a live client and retained messages, with hostile names."""
+"""A host for each module of tests: durable sessions, a live client and retained messages, with hostile names."""
 
 from __future__ import annotations
 
