@@ -296,12 +296,12 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
             pub.topic, pub.topic_length, loop.levels_max)
         if problem:
             return problem
-    if pub.qos == 2 and session.packet_ids != NULL:
-        if ids_has(session.packet_ids, packet_id):                          # [MQTT-4.3.3-10]
-            acknowledge(connection, 5, packet_id, 0, False)
-            return 0
-        opened += session.packet_ids.count
-    if pub.qos and connection.version == 5 and opened >= loop.receive_max:  # [MQTT-3.3.4-9]
+    if pub.qos == 2 and session.packet_ids != NULL and ids_has(session.packet_ids, packet_id):  # [MQTT-4.3.3-10]
+        acknowledge(connection, 5, packet_id, 0, False)
+        return 0
+    if session.packet_ids != NULL and session.packet_ids.count > session.inherited_ids:
+        opened += session.packet_ids.count - session.inherited_ids
+    if pub.qos and connection.version == 5 and opened >= loop.receive_max:  # [MQTT-3.3.4-7]
         return 0x93
     if (not loop.allows_all or pub.topic[0] == c"$") and not permitted(connection, pub, hash):
         loop.stats[S_AUTHZ_DENIED] += 1

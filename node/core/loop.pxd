@@ -116,6 +116,7 @@ cdef class Session:
     cdef public dict shares         # {(share, filter): options}, None while there is none
     cdef Window window
     cdef PacketIds* packet_ids
+    cdef uint32_t inherited_ids     # so many of them when it was attached: the client's quota begins anew [MQTT-4.9.0-1]
     cdef uint64_t next_qseq         # live
     cdef uint64_t read_after        # durable: read from the queue up to here
     cdef uint64_t last_qseq         # durable: the queue goes up to here, as far as known

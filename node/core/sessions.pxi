@@ -33,6 +33,7 @@ cdef class Session:
             ids_free(self.packet_ids)
             PyMem_RawFree(self.packet_ids)
             self.packet_ids = NULL
+        self.inherited_ids = 0
 
     @property
     def attached(self):
@@ -142,6 +143,7 @@ cdef class Session:
         """Durable: inbound QoS 2 ids that await PUBREL, from the store."""
         for packet_id in ids:
             open_packet_id(self, packet_id)
+        self.inherited_ids = <uint32_t>len(ids)
 
     def leave_tree(self):
         """The session is over: nothing may match it any more."""
