@@ -29,9 +29,11 @@ def measured(scenario: Scenario, kind: Callable[[Path], Subject], folder: Path, 
     subject = Mqnode(folder, scenario.workers) if kind is Mqnode else kind(folder)
     try:
         subject.start()
-        numbers = scenario.measure(subject, seconds)
-        if trouble := subject.trouble():
-            raise Failed(f"it logged {trouble[0]}")
+        try:
+            numbers = scenario.measure(subject, seconds)
+        finally:
+            if trouble := subject.trouble():
+                raise Failed(f"it logged {trouble[0]}")
         return numbers
     finally:
         subject.close()
@@ -50,7 +52,7 @@ def run(scenarios: list[Scenario], rounds: int, seconds: float, only: set[str]) 
                     try:
                         numbers = measured(outcome.scenario, kinds[name], folder, seconds)
                     except (Failed, AssertionError, OSError) as error:
-                        outcome.failures.append(f"{name}: {str(error)[:300]}")
+                        outcome.failures.append(f"{name}: {error}")
                         continue
                     outcome.rounds.setdefault(name, []).append(numbers)
                     shown = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items() if value)

@@ -12,6 +12,7 @@ from statistics import median
 
 from bench.scenario import Bar, Numbers, Scenario, Verdict, judge
 
+FAILURE_LENGTH = 100  # all of it is in the JSON
 HEAD = ("scenario", "metric", "mqnode", "mosquitto", "factor", "bar", "")
 UNITS = {
     "cpu": "CPU-s per million",
@@ -99,7 +100,7 @@ def rows(outcome: Outcome) -> Iterator[tuple[str, ...]]:
         )
         yield name, f"{other}: {text}", "", "", "", "", ""
     for failure in outcome.failures:
-        yield name, failure, "", "", "", "", "FAILED"
+        yield name, " ".join(failure.split())[:FAILURE_LENGTH], "", "", "", "", "FAILED"
 
 
 def _bar(bar: Bar) -> str:
