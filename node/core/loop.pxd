@@ -79,6 +79,8 @@ cdef class Connection(Stream):
     cdef uint8_t expected   # packet type that a NEW connection has to send
     cdef bint closing       # once the output is flushed
     cdef bint paused
+    cdef bint unread        # paused, because it does not read its acknowledgements
+    cdef bint yielded       # has had its time, packets wait in the input for its next turn
     cdef public bint congested
     cdef bint stalled
     cdef uint16_t alias_in_max
@@ -179,6 +181,9 @@ cdef class Loop:
     cdef bint inside                # a wake-up is running: who asks for a flush need not
     cdef bint scheduled
     cdef object schedule_callback
+    cdef int turn_event             # an eventfd that is always readable: in the epoll set while somebody has yielded
+    cdef bint turn_wanted
+    cdef uint64_t wake_until_us     # from then on, each connection has one packet handled and yields
     # operations for the keeper
     cdef Buffer ops
     cdef uint32_t ops_count
@@ -221,6 +226,7 @@ cdef class Loop:
     cpdef int connections_at(self, listener)
     cdef int add_connection(self, Listener listener, int fd, str address) except -1
     cdef int handle_event(self, object entry, uint32_t events) except -1
+    cdef int begin_wake(self) except -1
     cdef int run_again(self) except -1
     cdef int read(self, Stream stream) except -1
     cdef int decode(self, Connection connection, bytes data) except -1

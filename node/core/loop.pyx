@@ -38,6 +38,7 @@ cdef extern from *:
     #include <stdint.h>
     #include <time.h>
     #include <sys/epoll.h>
+    #include <sys/eventfd.h>
     #include <sys/socket.h>
     #include <netinet/in.h>
     #include <netinet/tcp.h>
@@ -93,6 +94,8 @@ cdef extern from *:
     struct epoll_event:
         uint32_t events
         EpollData data
+    int eventfd(unsigned int value, int flags) noexcept nogil
+    enum: EFD_CLOEXEC
     int epoll_create1(int flags) noexcept nogil
     int epoll_wait(int epoll, epoll_event* events, int count, int timeout) noexcept nogil
     enum: EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR, EPOLL_CLOEXEC
@@ -106,6 +109,8 @@ cdef enum:
     ACCEPTS = 64            # of one listener in one wake-up
     ACK_BUCKETS = 14
     PUMP_BYTES = 262144     # read from a queue at a time, and unsent at most before more is read
+    TURN_US = 5000          # that one connection keeps the others waiting, at most and but for its last packet
+    WAKE_US = 50000         # that the connections of one wake-up do so together
     LINGER_MS = 2000
     UNSENT_MS = 5000        # a closing connection has so long to take what is queued
 
@@ -197,7 +202,8 @@ cdef class Link(Stream):
 cdef class Loop:
     def __cinit__(self, handler, stats, limits, share_strategy, slow_s=10):
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
-        if self.epoll < 0:
+        self.turn_event = eventfd(1, EFD_CLOEXEC)
+        if self.epoll < 0 or self.turn_event < 0:
             raise OSError(errno, os.strerror(errno))
         self.handler = handler
         self.stats_view = stats
@@ -395,9 +401,11 @@ cdef class Loop:
         cdef epoll_event events[EVENTS]
         cdef int i, count
         cdef uint32_t slot
-        self.now_ms = monotonic_us() // 1000
-        self.inside = True
+        self.begin_wake()
         try:
+            if self.turn_wanted:
+                epoll_remove(self.epoll, self.turn_event)
+                self.turn_wanted = False
             count = epoll_wait(self.epoll, events, EVENTS, 0)
             for i in range(count):
                 slot = <uint32_t>(events[i].data.u64 & 0xFFFFFFFF)
@@ -407,6 +415,13 @@ cdef class Loop:
             self.finish()
         finally:
             self.inside = False
+
+    cdef int begin_wake(self) except -1:
+        cdef uint64_t now_us = monotonic_us()
+        self.now_ms = now_us // 1000
+        self.wake_until_us = now_us + WAKE_US
+        self.inside = True
+        return 0
 
     cdef int handle_event(self, object entry, uint32_t events) except -1:
         cdef Stream stream
@@ -435,6 +450,8 @@ cdef class Loop:
             stream.again = False
             if stream.fd < 0:
                 continue
+            if isinstance(stream, Connection):
+                (<Connection>stream).yielded = False
             if stream.input_length:
                 self.parse(stream, stream.input, stream.input_length)
             if stream.readable:
@@ -444,7 +461,7 @@ cdef class Loop:
     cdef int read(self, Stream stream) except -1:
         cdef ssize_t size
         cdef Connection connection = <Connection>stream if isinstance(stream, Connection) else None
-        if connection is not None and (connection.paused or connection.state == CONNECTING):
+        if connection is not None and (connection.paused or connection.yielded or connection.state == CONNECTING):
             if stream.ended and connection.state == CONNECTING:
                 connection.abort()
             return 0
@@ -541,8 +558,7 @@ cdef class Loop:
         self.scheduled = False
         if self.inside:
             return
-        self.now_ms = monotonic_us() // 1000
-        self.inside = True
+        self.begin_wake()
         try:
             self.run_again()
             self.finish()
@@ -583,8 +599,9 @@ cdef class Loop:
                         self.resume_wanted = True
         if self.resume_wanted:
             self.resume_publishers()
-        if self.again:
-            self.schedule()
+        if self.again and not self.turn_wanted:     # by way of epoll, so that other sockets have their turn before
+            self.turn_wanted = True
+            epoll_add(self.epoll, self.turn_event, 0, False)
         return 0
 
     cdef int pump_one(self, Session session) except -1:
@@ -620,6 +637,9 @@ cdef class Loop:
         if connection.congested and backlog(connection) < self.output_max // 2:
             connection.congested = connection.stalled = False
             self.congested.remove(connection)
+            self.resume_wanted = True
+        if connection.unread and unsent(connection) < self.output_max // 2:
+            connection.unread = False
             self.resume_wanted = True
         session = connection.session
         if session is not None and connection.output_end == connection.output_start:
@@ -763,8 +783,7 @@ cdef class Loop:
     def tick(self):
         """Every quarter of a second: keep-alive, stalled subscribers, gauges."""
         cdef Connection connection
-        self.now_ms = monotonic_us() // 1000
-        self.inside = True
+        self.begin_wake()
         try:
             wheel_turn(self)
             for listener in self.resting:

@@ -165,6 +165,26 @@ def bulk(target: Target, rng: Random, until: float) -> None:
                 client.receive()
 
 
+def floods(target: Target, rng: Random, until: float) -> None:
+    """The smallest packets as fast as they go, by clients that read the answers and by some that never do."""
+    small = [
+        packet(0xC0), packet(0x62, b"\0\1"), packet(0x30, text("f") + b"\0"), packet(0x32, text("f") + b"\0\1\0"),
+        packet(0x34, text("f") + b"\0\1\0"), packet(0x82, b"\0\1\0" + text("f") + b"\0"), packet(0xA2, b"\0\1\0" + text("g")),
+    ]  # fmt: skip
+    with ExitStack() as stack:
+        callers = [Caller(target.ports["tcp"]) for _ in range(8)]
+        rests = [b"" for _ in callers]
+        turns = [rng.choice(small) * 10000 for _ in callers]
+        for caller in callers:
+            stack.callback(caller.socket.close)
+            caller.say(connect_packet(""))
+        while time.monotonic() < until:
+            for number, caller in enumerate(callers):
+                rests[number] = rests[number] or turns[number]
+                rests[number] = rests[number][caller.say(rests[number]) :]
+            listen(callers[:4], 0.01)
+
+
 def retained_searches(target: Target, rng: Random, until: float) -> None:
     """Filters that look at every retained message and match none."""
     with Client(target.ports["tcp"], timeout_s=8) as client:
@@ -195,5 +215,6 @@ ATTACKS = (
     half_open,
     takeovers,
     bulk,
+    floods,
     retained_searches,
 )
