@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_no_more_than_the_clients_receive_maximum_is_open(
     clients: Clients, topic: str, there: int, durable: bool, most: int | None, qos: int
 ) -> None:
     """The next one comes when one was completed, in order; QoS 2 is open until PUBCOMP."""
-    values = {} if most is None else {"receive_maximum": most}
+    values: dict[str, Any] = {} if most is None else {"receive_maximum": most}
     room = INFLIGHT if most is None else most
     subscriber = clients.connect(worker=there, durable=durable, **values)
     subscriber.subscribe((topic, qos))
@@ -347,7 +348,7 @@ def test_mixed_qos_of_a_durable_session_keep_the_order_of_each_qos(clients: Clie
 
 def test_a_window_of_one_and_many_waiting(clients: Clients, topic: str, version: int, there: int) -> None:
     """QoS 0 passes what waits; nothing is lost when the subscriber goes on."""
-    values = {"receive_maximum": 1} if version == 5 else {}
+    values: dict[str, Any] = {"receive_maximum": 1} if version == 5 else {}
     subscriber = clients.connect(version=version, worker=there, **values)
     subscriber.subscribe((topic, 1))
     publisher = clients.connect(version=version)

@@ -19,7 +19,7 @@ QUEUED = 10
 NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID, ALIAS_INVALID, QUOTA = 0x10, 0x87, 0x90, 0x94, 0x97
 MALFORMED, PROTOCOL_ERROR = 0x81, 0x82
 
-FORWARDED = {
+FORWARDED: dict[str, Any] = {
     "payload_format": 1,
     "content_type": "text/plain; charset=utf-8",
     "response_topic": "answers/äöü",
@@ -176,7 +176,7 @@ def test_properties_between_which_others_are_cut_out_stay_in_order(
     subscriber = clients.connect(worker=there)
     subscriber.subscribe((topic, qos))
     publisher = clients.connect()
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"user_property": [("1", "x")]}, {"message_expiry": 100}, {"content_type": "c"}, {"topic_alias": 1},
         {"user_property": [("2", "y")]}, {"correlation_data": b"d"}, {"user_property": [("3", "z")]},
     ]  # fmt: skip

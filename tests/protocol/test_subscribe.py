@@ -212,7 +212,8 @@ def test_no_message_is_lost_by_subscribing_again(clients: Clients, topic: str, t
     for number in range(count):
         publisher.publish(topic, b"%d" % number, 1)
         client.send(packet(0x82, body(5, topic.encode(), id=100, options=1)))
-    got, answers = [], 0
+    got: list[bytes] = []
+    answers = 0
     while len(got) < count or answers < count:
         each = client.receive()
         if each.kind == SUBACK:
