@@ -5,7 +5,7 @@ In memory per durable session: the next qseq and the queue's count and bytes; pe
 from the store by `load`, which is also what the caller does after an error.
 
 ENTRY of the queue, little-endian: `<IBBB` CRC32 of the rest, flags (1 body inline, 2 PUBREC received, 4 shared), options, number of
-subscription identifiers; that many `<I`; if shared `<H` length and SHARE/FILTER; then the message record, or `<Q` its number in `bodies`.
+subscription identifiers; that many `<I`; if shared `<H` length and SHARE/FILTER; then the message record, or `<QI` its number in `bodies` and its size.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -147,9 +147,9 @@ cdef class Writer:
                 sid = int.from_bytes(key[:8], "big")
                 queue = self.queue_of(sid)
                 queue.count += 1
-                queue.size += len(entry)
+                queue.size += charge(entry)
                 self.queued_messages += 1
-                self.queued_bytes += len(entry)
+                self.queued_bytes += charge(entry)
                 body = body_of(entry)
                 if body:
                     self.references[body] = self.references.get(body, 0) + 1
@@ -367,11 +367,14 @@ cdef class Writer:
         cdef uint16_t i
         cdef uint32_t head
         cdef uint64_t body = self.next_body
+        cdef char[12] reference
         cdef bytes value
+        memcpy(reference, &body, 8)
+        memcpy(reference + 8, &size, 4)
         for i in range(count):
             head = 2 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
-            if self.enqueue_one(get_u64(target), target + 8, head, record if inline else <const char*>&body,
-                                size if inline else 8, inline) and not inline:
+            if self.enqueue_one(get_u64(target), target + 8, head, record if inline else reference,
+                                size if inline else 12, inline) and not inline:
                 self.references[body] = self.references.get(body, 0) + 1
             target += 8 + head
         if not inline and body in self.references:
@@ -386,12 +389,13 @@ cdef class Writer:
         """Did the session's queue take the entry? `head`: options, identifiers and share as in the operation."""
         cdef Queue queue = self.queues.get(sid)
         cdef uint32_t size = 5 + head_size + rest_size
+        cdef uint64_t charged = size + (0 if inline else get_u32(rest + 8))
         cdef bytes value
         cdef char* p
         if queue is None:
             self.count("dropped_session_ended")
             return False
-        while queue.count and (queue.count >= self.messages_max or queue.size + size > self.bytes_max):
+        while queue.count and (queue.count >= self.messages_max or queue.size + charged > self.bytes_max):
             if self.policy == "refuse":
                 break       # there was room before this message, or it is one that moves: it is not lost now
             self.count("dropped_queue_full" if queue.count >= self.messages_max else "dropped_queue_bytes")
@@ -409,9 +413,9 @@ cdef class Writer:
         self.queue.put(queue_key(sid, queue.next_qseq), value)
         queue.next_qseq += 1
         queue.count += 1
-        queue.size += size
+        queue.size += charged
         self.queued_messages += 1
-        self.queued_bytes += size
+        self.queued_bytes += charged
         self.wake(queue)
         return 1
 
@@ -447,9 +451,9 @@ cdef class Writer:
         queue = self.queues.get(sid)
         if queue is not None:
             queue.count -= 1
-            queue.size -= len(value)
+            queue.size -= charge(value)
         self.queued_messages -= 1
-        self.queued_bytes -= len(value)
+        self.queued_bytes -= charge(value)
         body = body_of(value)
         if body:
             count = self.references.get(body, 1) - 1
@@ -538,9 +542,16 @@ cdef uint64_t body_of(bytes value) except? 0:
     """The number of the body that an entry refers to; 0 if it holds its own, or is damaged and could name any."""
     cdef const char* p = value
     cdef Py_ssize_t size = len(value)
-    if size < 15 or p[4] & INLINE or zlib.crc32(memoryview(value)[4:]) != get_u32(p):
+    if size < 19 or p[4] & INLINE or zlib.crc32(memoryview(value)[4:]) != get_u32(p):
         return 0
-    return get_u64(p + size - 8)
+    return get_u64(p + size - 12)
+
+
+cdef uint64_t charge(bytes value) except? 0:
+    """What an entry counts against limits.max_queued_bytes: its message as a whole, wherever that is stored."""
+    cdef const char* p = value
+    cdef Py_ssize_t size = len(value)
+    return size + (get_u32(p + size - 4) if size >= 19 and not p[4] & INLINE else 0)
 
 
 def parse_entry(bytes value):

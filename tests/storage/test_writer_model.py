@@ -159,10 +159,12 @@ class WriterModel(RuleBasedStateMachine):
         found: dict[int, dict[int, Entry]] = {sid: {} for sid in state.queues}
         for key, value in records["queue"].items():
             received, options, identifiers, record, share, body = parse_entry(value)
+            size = len(value)
             if body:
                 bodies.add(u64(body))
                 record = unsealed(records["bodies"][u64(body)])
-            entry = Entry(options, identifiers, share, RECEIVED if received else record, len(value))
+                size += len(record)
+            entry = Entry(options, identifiers, share, RECEIVED if received else record, size)
             found[int.from_bytes(key[:8], "big")][int.from_bytes(key[8:], "big")] = entry
         assert found == state.queues
         assert bodies == records["bodies"].keys()
@@ -330,7 +332,7 @@ class WriterModel(RuleBasedStateMachine):
             self.retain(record)
         for sid, options, identifiers, share in targets:
             head = 7 + 4 * len(identifiers) + (2 + len(share) if share else 0)
-            size = head + (len(record) if len(targets) == 1 else 8)
+            size = head + len(record) + (0 if len(targets) == 1 else 12)
             self.enqueue(sid, Entry(options, tuple(identifiers), share, record, size))
 
     def refusal(self, targets, record, will, moved) -> str:
