@@ -12,7 +12,7 @@ from tests.fuzz import attacks, layers
 from tests.fuzz.target import Target
 
 ALL = (*attacks.ATTACKS, *layers.ATTACKS)
-EACH_S = 1.0
+EACH_S = 0.75
 SOAK_S, TURN_S = 600, 5.0
 
 
