@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Keeper:
         self.log = log.logger("keeper")
         self.run_dir = run_dir(config)
         self.slot = counters.Counters(self.run_dir / "counters").claim(counters.KEEPER)
+        self.crash = (Path(config.node.data_dir) / "keeper.crash").open("a+b")  # what ended an earlier keeper
         self.disk = Disk(Path(config.node.data_dir), config.store.ballast_bytes, config.store.disk_high_water_percent)
         self.poll = select.epoll()
         self.links: dict[int, Link] = {}
@@ -99,14 +100,13 @@ class Keeper:
     def _open_store(self) -> Store:
         """On damaged pages LMDB may end the process by a signal. The trace that this leaves makes us look at them first."""
         config, path = self.config, store_path(self.config.node.data_dir)
-        self.crash = (path.parent / "keeper.crash").open("a+b")
         self.crash.seek(0)
         trace = self.crash.read(2048).decode(errors="replace")
         faulthandler.enable(self.crash)
         if trace:
             self.log.warning(
-                "store_suspect", cause="the last keeper crashed", effect="every page of the store is checked first",
-                next="if it starts now, report this trace", trace=trace,
+                "store_suspect", cause="an error ended the last keeper", effect="every page of the store is checked first",
+                next="if it starts now, the disk or mqnode is at fault: report this trace", trace=trace,
             )  # fmt: skip
         store = open_store(path, config.store.map_bytes, config.store.max_map_bytes, suspect=bool(trace))
         self.crash.truncate(0)
@@ -336,9 +336,12 @@ def _fail(keeper: Keeper, error: BaseException) -> int:
         return EXIT_AGAIN
     keeper.slot[counters.INDEX["fsync_errors"]] += 1
     keeper.log.critical(
-        "store_error", cause=cause, effect="nothing is acknowledged; the store is left as it was at the last commit",
-        next="check the disk (dmesg), then `mqnode backup verify`",
+        "store_error", cause=cause, effect="nothing is acknowledged; the store is left as it was at the last commit, "
+        "and each of its pages is checked before the keeper serves again", next="check the disk (dmesg)",
     )  # fmt: skip
+    with suppress(OSError):
+        keeper.crash.write(cause.encode())
+        keeper.crash.flush()
     return EXIT_IO
 
 

@@ -23,15 +23,11 @@ FLAGS_AT = 10  # in a page's header
 MESSAGES = 200
 
 
-class Unusable(Broker):
-    """A host whose keeper is not expected to come up."""
-
-    def wait_ready(self, timeout_s: float = 20.0) -> None:
-        wait_for(lambda: "store_unusable" in self.log(), timeout_s, self.log)
-        wait_for(lambda: "exited: keeper (exit status 78" in self.supervisor_log(), timeout_s, self.supervisor_log)
-
-    def supervisor_log(self) -> str:
-        return (self.run_dir / "supervisord.log").read_text()
+def wait_unusable(host: Broker) -> None:
+    """The keeper has ended because of the store."""
+    log = host.run_dir / "supervisord.log"
+    wait_for(lambda: "store_unusable" in host.log(), 20, host.log)
+    wait_for(lambda: "exited: keeper (exit status 78" in log.read_text(), 20, log.read_text)
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +98,6 @@ def run_keeper(data_dir: Path) -> tuple[int, str]:
     return run.returncode, run.stderr
 
 
-def test_damage_keeps_a_host_from_serving(stopped: Path) -> None:
-    with broken(stopped, lambda data: data[: len(data) // 2]):
-        host = Unusable(data_dir=stopped)
-        try:
-            host.start()
-            assert "mqnode backup restore" in host.log()
-            assert host.get("/ready")[1]["reasons"]
-        finally:
-            host.close()
-
-
 @pytest.mark.parametrize("what", DAMAGE)
 def test_damage_stops_the_keeper_and_nothing_is_overwritten(what: str, stopped: Path) -> None:
     with broken(stopped, DAMAGE[what]):
@@ -138,6 +123,27 @@ def test_a_newer_format_is_refused(stopped: Path) -> None:
         assert code == 78, said
         assert "was written by a newer mqnode (format 99" in said
         assert "Install the newer version again" in said
+
+
+def test_damage_that_shows_later_stops_the_keeper(stopped: Path) -> None:
+    """Nobody looks at the middle of the queue before the session is deleted. The next start checks every page."""
+    file = store_path(stopped) / "data.mdb"
+    whole = file.read_bytes()
+    host = Broker(data_dir=stopped)
+    try:
+        host.start()
+        with file.open("r+b") as live:
+            at = leaf(file.read_bytes()) + FLAGS_AT
+            live.seek(at)
+            live.write(flipped(file.read_bytes(), at, 2)[at : at + 1])
+        host.get("/v1/sessions/sub", method="DELETE")
+        wait_unusable(host)  # after LMDB has aborted the process, or said MDB_CORRUPTED
+        assert "every page of the store is checked first" in host.log()
+        assert "mqnode backup restore" in host.log()
+        assert "the keeper is not ready" in host.get("/ready")[1]["reasons"]
+    finally:
+        host.close()
+        file.write_bytes(whole)
 
 
 def test_what_a_bad_disk_did_to_one_message_is_a_hole(stopped: Path) -> None:
