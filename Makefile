@@ -6,7 +6,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 INTEROP := tests/interop/node_modules/.installed
 # command:Debian package
-TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:iproute2 openssl:openssl \
+TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:iproute2 nft:nftables openssl:openssl \
          systemd-analyze:systemd node:nodejs npm:npm
 ARGS ?=
 
