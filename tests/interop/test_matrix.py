@@ -86,8 +86,9 @@ def test_a_will_is_published_when_its_client_dies_and_only_then(hall: Hall, kind
         assert (got.payload, got.qos) == (f"{end} {kind}".encode(), 1)
 
 
-@pytest.mark.parametrize("end", ["disconnect", "die"])
-@pytest.mark.parametrize("kind", SOME, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "end"), list(zip(SOME, itertools.cycle(["disconnect", "die"]), strict=False)), ids=str
+)
 def test_what_comes_while_away_waits(hall: Hall, kind: Kind, end: str) -> None:
     """A persistent session gets QoS 1 and 2 when it is back, each once, each QoS in order."""
     topic = client_id = f"away/{kind}/{end}"
