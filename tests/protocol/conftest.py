@@ -1,4 +1,4 @@
-"""What the conformance tests share. Each module brings its own `broker`, two workers with the limits that it needs."""
+"""What the conformance tests share. A module that needs other limits brings a `broker` of its own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.broker import Broker
+from tests.broker import Broker, running
 from tests.protocol.clients import Clients, new_name
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    with running() as started:
+        yield started
 
 
 @pytest.fixture

@@ -304,6 +304,28 @@ def test_a_message_too_large_for_one_reaches_the_others(clients: Clients, topic:
     assert [client.payloads(2) for client in others] == [[bytes(500), b"short"]] * 2
 
 
+@pytest.mark.statement(
+    "MQTT-3.1.2-24", "MQTT-3.4.2-2", "MQTT-3.4.2-3", "MQTT-3.5.2-2", "MQTT-3.5.2-3", "MQTT-3.6.2-2", "MQTT-3.6.2-3",
+    "MQTT-3.7.2-2", "MQTT-3.7.2-3", "MQTT-3.9.2-1", "MQTT-3.9.2-2", "MQTT-3.11.2-1", "MQTT-3.11.2-2",
+)  # fmt: skip
+def test_answers_fit_a_small_client(clients: Clients) -> None:
+    """Refusals, too: acknowledgements come without reason string and user properties."""
+    client = clients.connect(maximum_packet_size=20)
+    for qos in (1, 2):
+        client.publish("$no", b"x", qos)
+        client.publish("nobody", b"x", qos, id=9)
+    client.ack(PUBREL, 77)
+    client.ack(PUBREC, 77)
+    answers = [client.receive() for _ in range(6)]
+    answers += [client.subscribe("a/#/b"), client.unsubscribe("not there")]
+    assert [each.reason for each in answers[:6]] == [0x87, 0x10, 0x87, 0x10, 0x92, 0x92]
+    assert [each.kind for each in answers[:6]] == [PUBACK, PUBACK, PUBREC, PUBREC, PUBCOMP, PUBREL]
+    assert not any(each.properties for each in answers)
+    assert all(2 + len(each.body) <= 20 for each in answers)
+    client.send(packet(0x30, b""))
+    assert client.expect_closed() is not None
+
+
 # -- order -------------------------------------------------------------------------------------------------------------
 
 

@@ -332,6 +332,7 @@ def test_topic_aliases_of_the_server(clients: Clients, topic: str, there: int, m
 # -- reason codes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.statement("MQTT-3.4.2-1", "MQTT-3.5.2-1")
 @pytest.mark.parametrize("qos", [1, 2])
 @pytest.mark.parametrize("durable", [False, True], ids=["live", "durable"])
 def test_no_matching_subscribers_is_told(clients: Clients, topic: str, there: int, qos: int, durable: bool) -> None:

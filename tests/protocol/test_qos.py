@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
 
-from tests.broker import Broker, running
 from tests.mqtt import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Packet, packet, properties, text
 from tests.protocol.clients import Clients, Placed, new_name
 
 MALFORMED, PROTOCOL_ERROR, NOT_FOUND, REFUSED = 0x81, 0x82, 0x92, 0x83
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    with running() as started:
-        yield started
 
 
 def queued(clients: Clients, topic: str, there: int, version: int = 5, qos: int = 2) -> str:
@@ -125,6 +117,7 @@ def test_qos2_packet_ids_end_with_the_session(clients: Clients, topic: str, vers
     assert subscriber.payloads(2) == [b"1", b"2"]
 
 
+@pytest.mark.statement("MQTT-3.7.2-1")
 def test_pubrel_of_an_unknown_packet_id(clients: Clients, version: int) -> None:
     client = clients.connect(version=version)
     client.ack(PUBREL, 77)
@@ -205,7 +198,7 @@ def receiving(clients: Clients, topic: str, version: int, there: int, durable: b
 
 
 @pytest.mark.statement(
-    "MQTT-4.3.3-4", "MQTT-4.3.3-6", "MQTT-2.2.1-4", "MQTT-4.3.2-1", "MQTT-4.3.3-1", "3.1.1:MQTT-4.3.3-1"
+    "MQTT-4.3.3-4", "MQTT-4.3.3-6", "MQTT-3.6.2-1", "MQTT-2.2.1-4", "MQTT-4.3.2-1", "MQTT-4.3.3-1", "3.1.1:MQTT-4.3.3-1"
 )
 @pytest.mark.parametrize("durable", [False, True], ids=["live", "durable"])
 def test_repeated_answers_of_the_client(clients: Clients, topic: str, version: int, there: int, durable: bool) -> None:

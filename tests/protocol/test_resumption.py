@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.broker import Broker, running
 from tests.mqtt import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Packet
 from tests.protocol.clients import Clients, new_name
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    with running() as started:
-        yield started
 
 
 def queued(clients: Clients, topic: str, there: int, version: int = 5, qos: int = 2) -> str:

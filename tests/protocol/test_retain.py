@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
 
-from tests.broker import Broker, running
 from tests.mqtt import PUBACK, PUBLISH, PUBREC, PUBREL, SUBACK, packet, properties, text
 from tests.protocol.clients import Clients, Placed, new_name
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    with running() as started:
-        yield started
 
 
 def retained(clients: Clients, filter: str, count: int, version: int = 5, worker: int = 0) -> list[tuple[str, bytes]]:

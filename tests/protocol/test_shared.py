@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.broker import Broker, running
 from tests.mqtt import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, packet, properties, text
 from tests.protocol.clients import Clients, Placed, new_name
 
 NO_LOCAL, AS_PUBLISHED = 0x04, 0x08
 PROTOCOL_ERROR, NO_SUBSCRIBERS, REFUSED = 0x82, 0x10, 0x83
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    with running() as started:
-        yield started
 
 
 def drain(client: Placed) -> list[bytes]:
