@@ -1,0 +1,149 @@
+"""The failure detector: two of them over a pretend wire that is cut one way, both ways, or slow."""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.detector import BEAT_MS, EVICT_MS, SUSPECT_MS, Detector, Effect, Heard, Opened, State, Tick
+
+STEP_MS = 10
+
+
+class Wire:
+    """Two detectors, A and B. `cut` holds the directions that lose everything; `delay_ms` is one way."""
+
+    def __init__(self, delay_ms: int = 1) -> None:
+        self.now = 0
+        self.sides = [Detector(0), Detector(0)]
+        self.cut: set[int] = set()  # of 0: A to B, 1: B to A
+        self.delay_ms = delay_ms
+        self.log: list[tuple[int, int, Effect]] = []  # when, side, effect
+        self._flying: list[tuple[int, int, int, Heard]] = []
+        self._order = count()
+
+    def open(self) -> None:
+        """A new channel: what flies on the old one counts no more."""
+        self._flying.clear()
+        for side in (0, 1):
+            self._effects(side, self.sides[side].step(self.now, Opened()))
+
+    def run(self, ms: int) -> None:
+        for now in range(self.now + STEP_MS, self.now + ms + 1, STEP_MS):
+            self.now = now
+            while self._flying and self._flying[0][0] <= self.now:
+                _, _, to, heard = heapq.heappop(self._flying)
+                self._effects(to, self.sides[to].step(self.now, heard))
+            for side in (0, 1):
+                self._effects(side, self.sides[side].step(self.now, Tick()))
+
+    def _effects(self, side: int, effects: list[Effect]) -> None:
+        for effect in effects:
+            if effect is not Effect.BEAT:
+                self.log.append((self.now, side, effect))
+            elif side not in self.cut:
+                heard = Heard(*self.sides[side].beat(self.now))
+                heapq.heappush(self._flying, (self.now + self.delay_ms, next(self._order), 1 - side, heard))
+
+    def since(self, start: int, effect: Effect) -> list[int]:
+        """After how many ms each side had the effect."""
+        return [
+            min(at for at, by, what in self.log if (by, what) == (side, effect) and at >= start) - start
+            for side in (0, 1)
+        ]
+
+
+def test_a_healthy_link_stays_up() -> None:
+    wire = Wire()
+    wire.open()
+    wire.run(60_000)
+    assert [what for _, _, what in wire.log] == [Effect.TRUST, Effect.TRUST]
+    for side in wire.sides:
+        assert side.rtt_ms is not None
+        assert side.rtt_ms <= 2 * STEP_MS
+
+
+@settings(max_examples=50)
+@given(st.sets(st.sampled_from([0, 1]), min_size=1), st.integers(0, 300), st.sampled_from([1, 20, 100]))
+def test_a_cut_of_one_direction_is_a_cut_for_both(cut: set[int], phase: int, delay_ms: int) -> None:
+    wire = Wire(delay_ms)
+    wire.open()
+    wire.run(2_000 + phase // STEP_MS * STEP_MS)
+    start, wire.cut = wire.now, cut
+    wire.run(4_000)
+    beat_and_way = BEAT_MS + 2 * delay_ms + 2 * STEP_MS
+    assert all(
+        SUSPECT_MS - BEAT_MS - STEP_MS <= ms <= SUSPECT_MS + beat_and_way for ms in wire.since(start, Effect.DOUBT)
+    )
+    assert all(EVICT_MS - BEAT_MS - STEP_MS <= ms <= EVICT_MS + beat_and_way for ms in wire.since(start, Effect.EVICT))
+
+
+def test_a_short_cut_is_doubted_and_forgiven() -> None:
+    wire = Wire()
+    wire.open()
+    wire.run(1_000)
+    start, wire.cut = wire.now, {0}
+    wire.run(1_500)
+    assert [side.state for side in wire.sides] == [State.SUSPECT, State.SUSPECT]
+    wire.cut = set()
+    wire.run(2_000)
+    assert max(wire.since(start + 1_500, Effect.TRUST)) <= 2 * BEAT_MS + 2 * STEP_MS
+    assert Effect.EVICT not in [what for _, _, what in wire.log]
+
+
+def test_the_evicted_comes_back_by_a_new_channel_only() -> None:
+    wire = Wire()
+    wire.open()
+    wire.run(1_000)
+    wire.cut = {1}
+    wire.run(5_000)
+    wire.cut = set()
+    wire.run(5_000)
+    assert [side.state for side in wire.sides] == [State.EVICTED, State.EVICTED]
+    wire.open()
+    wire.run(10_000)
+    assert [side.state for side in wire.sides] == [State.UP, State.UP]
+
+
+def test_a_peer_that_never_answers_is_evicted_without_being_doubted() -> None:
+    detector = Detector(0)
+    log = [
+        effect for now in range(0, 5_000, STEP_MS) for effect in detector.step(now, Tick()) if effect is not Effect.BEAT
+    ]
+    assert log == [Effect.EVICT]
+
+
+def test_a_peer_that_began_anew_counts_from_the_start() -> None:
+    wire = Wire()
+    wire.open()
+    wire.run(10_000)
+    wire.sides[1] = Detector(wire.now)
+    wire.open()
+    start = wire.now
+    wire.run(10_000)
+    assert [(by, what) for at, by, what in wire.log if at > start] == []
+
+
+def test_a_link_that_becomes_slow_stays_up_while_its_echoes_advance() -> None:
+    wire = Wire()
+    wire.open()
+    while wire.delay_ms < 4_000:  # a queue fills
+        wire.run(BEAT_MS)
+        wire.delay_ms += 50
+    wire.run(20_000)
+    assert [what for _, _, what in wire.log] == [Effect.TRUST, Effect.TRUST]
+
+
+def test_an_echo_of_what_was_never_sent_is_no_echo() -> None:
+    detector = Detector(0)
+    assert detector.step(0, Opened()) == [Effect.TRUST]
+    effects = [
+        effect
+        for now in range(0, 2_000, STEP_MS)
+        for event in (Heard(now, 1 << 31, 0), Tick())
+        for effect in detector.step(now, event)
+    ]
+    assert Effect.DOUBT in effects
