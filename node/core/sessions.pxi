@@ -77,6 +77,13 @@ cdef class Session:
         cdef uint32_t i
         if share is not None:
             return share in (self.shares or ())
+        if node == NULL:
+            return False
+        if node.count < self.node_count:        # either list tells, take the shorter one
+            for i in range(node.count):
+                if node.subscriptions[i].session == <void*>self:
+                    return True
+            return False
         for i in range(self.node_count):
             if self.nodes[i] == node:
                 return True
