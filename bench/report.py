@@ -46,7 +46,8 @@ OPENING = """# Benchmarks
 Written by `make bench ARGS=--write`. Each scenario runs with mqnode (one worker unless it says otherwise) and with
 mosquitto in turn, {rounds} rounds, the load in a process beside them on the same machine; the numbers are medians.
 Factor: how many times better than mosquitto, or than the bar where that is a number.
-CPU is that of all processes of the broker, for a million messages delivered.
+CPU is that of all processes of the broker, for a million messages delivered; memory is without the pages of files, which
+the kernel can take back. On a busy machine the factors are steadier than the rates.
 
 Machine: {machine}. Date: {date}.
 """
@@ -128,7 +129,7 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = models[0] if models else platform.machine()
-    return f"{os.cpu_count()} × {model}, Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} × {model}, Linux {'.'.join(platform.release().split('.')[:2])}, Python {platform.python_version()}"
 
 
 def document(outcomes: list[Outcome], rounds: int) -> str:
