@@ -18,7 +18,7 @@ from tests.mqtt import Client, Closed
 from tests.security.guarded import attempt
 
 CHECKS = 10
-CONFIGURATION = """
+HEAD = """
 global
   maxconn 500
 defaults
@@ -26,35 +26,47 @@ defaults
   timeout connect 3s
   timeout client 1h
   timeout server 1h
-frontend mqtt
-  bind 127.0.0.1:{front}
-  default_backend hosts
-backend hosts
-  balance roundrobin
-  server n1 127.0.0.1:{back} check inter 50ms {options}
 """
+PROXY = """
+frontend mqtt{number}
+  bind 127.0.0.1:{front}
+  default_backend hosts{number}
+backend hosts{number}
+  balance roundrobin
+  server n1 127.0.0.1:{back} check inter 50ms {option}
+"""
+OPTIONS = ("", "send-proxy", "send-proxy-v2")  # plain TCP, and with either PROXY header, at a listener that demands it
 
 
 class Behind:
-    """A broker, and the port of HAProxy in front of it."""
+    """A broker, and a port of HAProxy in front of it."""
 
     def __init__(self, broker: Broker, front: int) -> None:
         self.broker, self.port = broker, front
 
 
-@pytest.fixture(scope="module", params=["", "send-proxy", "send-proxy-v2"])
-def behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
-    """Plain TCP, and with either PROXY header, at a listener that demands it."""
-    proxied, front = free_port(), free_port()
+@pytest.fixture(scope="module")
+def fronts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Behind]]:
+    """One for each of OPTIONS."""
+    proxied, ports = free_port(), {option: free_port() for option in OPTIONS}
     more = f'[[listeners]]\ntype = "tcp"\nbind = "127.0.0.1:{proxied}"\nallow_anonymous = true\n'
     more += 'proxy_protocol = "required"\nproxy_networks = ["127.0.0.1"]\n'
     with running(more) as broker:
-        back = proxied if request.param else broker.port
         file = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
-        file.write_text(CONFIGURATION.format(front=front, back=back, options=request.param))
+        parts = [
+            PROXY.format(number=number, front=ports[option], back=proxied if option else broker.port, option=option)
+            for number, option in enumerate(OPTIONS)
+        ]
+        file.write_text(HEAD + "".join(parts))
         with haproxy(file):
-            wait_for(lambda: _answers(front), 10)
-            yield Behind(broker, front)
+            for port in ports.values():
+                wait_for(lambda: _answers(port), 10)  # noqa: B023
+            yield {option: Behind(broker, ports[option]) for option in OPTIONS}
+
+
+@pytest.fixture(params=OPTIONS)
+def behind(request: pytest.FixtureRequest, fronts: dict[str, Behind]) -> Behind:
+    return fronts[request.param]
 
 
 @contextlib.contextmanager
@@ -117,10 +129,11 @@ def test_the_log_has_the_address_of_the_client(behind: Behind, request: pytest.F
     """Row 112: with a PROXY header it is the client's own, port and all."""
     with Client(behind.port) as client:
         own = "{}:{}".format(*client.socket.getsockname())
-        client.connect("addressed")
-        known = behind.broker.get("/v1/clients/addressed")[1]["address"]
+        name = own.replace(":", "-")
+        client.connect(name)
+        known = behind.broker.get(f"/v1/clients/{name}")[1]["address"]
     assert (known == own) == ("send-proxy" in request.node.name)
-    lines = [json.loads(line) for line in behind.broker.log().splitlines() if '"addressed"' in line]
+    lines = [json.loads(line) for line in behind.broker.log().splitlines() if f'"{name}"' in line]
     assert lines[0]["address"] == known
 
 

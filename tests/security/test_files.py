@@ -7,14 +7,16 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from node.config import load
 from tests.broker import Broker, free_port, running
 from tests.mqtt import Client, connect_packet, packet
-from tests.security.guarded import attempt, guarded, line_of
+from tests.security.guarded import Guarded, attempt, guarded, line_of
 from tests.unit.certificates import Authority
 
 START_S = 10.0
@@ -30,23 +32,27 @@ def mqnode(*arguments: str, **options: object) -> subprocess.CompletedProcess[st
 # -- S22 --------------------------------------------------------------------------------------------------------------------
 
 
-def test_s22_files_are_ours_alone() -> None:
-    """Whatever umask mqnode is started with; the store holds messages, the token everything."""
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Guarded]:
+    """Started with a umask that hides nothing."""
     before = os.umask(0)
     try:
-        with guarded("topic #\n", "alice") as broker:
-            with broker.client("alice", "durable", clean=False, session_expiry=60) as client:
-                client.subscribe(("t", 1))
-                client.publish_all("t", b"x", 1, retain=True)
-            files = [broker.data_dir, *broker.data_dir.rglob("*"), broker.run_dir, *broker.run_dir.rglob("*")]
-            names = {path.name for path in files}
-            assert {"store", "admin.token", "lock", "keeper.sock", "worker-0.sock", "counters"} <= names
-            open_ones = {
-                str(path): oct(path.stat().st_mode) for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077
-            }
-            assert open_ones == {}
+        with guarded("user alice\ntopic #\n", "alice", more='[log]\nlevel = "debug"\n') as broker:
+            yield broker
     finally:
         os.umask(before)
+
+
+def test_s22_files_are_ours_alone(broker: Guarded) -> None:
+    """The store holds messages, the token opens everything."""
+    with broker.client("alice", "durable", clean=False, session_expiry=60) as client:
+        client.subscribe(("t", 1))
+        client.publish_all("t", b"x", 1, retain=True)
+    files = [broker.data_dir, *broker.data_dir.rglob("*"), broker.run_dir, *broker.run_dir.rglob("*")]
+    names = {path.name for path in files}
+    assert {"store", "admin.token", "lock", "keeper.sock", "worker-0.sock", "counters"} <= names
+    open_ones = {str(path): oct(path.stat().st_mode) for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077}
+    assert open_ones == {}
 
 
 SECRETS = {
@@ -59,40 +65,38 @@ SECRETS = {
 }
 
 
-def test_s22_secrets_show_nowhere() -> None:
-    with guarded("user alice\ntopic #\n", "alice", more='[log]\nlevel = "debug"\n') as broker:
-        broker.password_file.write_text(line_of("alice", SECRETS["right password"]))
-        broker.reload()
-        right = {"user": "alice", "password": SECRETS["right password"]}
-        assert attempt(broker.port, will=("w", SECRETS["will"], 1, True), **right).reason == 0
-        assert attempt(broker.port, user="alice", password=SECRETS["wrong password"]).reason == 0x86
-        method = {"authentication_method": "SCRAM-SHA-256", "authentication_data": SECRETS["scram message"]}
-        assert attempt(broker.port, **method).reason >= 0x80
-        with Client(broker.port) as broken:  # a CONNECT that is malformed behind its password
-            broken.send(packet(0x10, connect_packet("c", **right)[2:] + b"\0"))
-            broken.expect_closed()
-        with Client(broker.port) as client:
-            client.connect("c", **right)
-            client.publish_all("t", SECRETS["payload"], 1, retain=True)
-            said = [
-                broker.get(path)[1]
-                for path in ("/v1/status", "/v1/clients", "/v1/clients/c", "/v1/retained", "/metrics")
-            ]
-            said.append(broker.get("/v1/sessions")[1])
-            client.send(packet(0x30, b"\0"))  # malformed, too
-        broker.password_file.write_text(f"alice:{SECRETS['right password'].decode()}\n")  # a clear password: refused
-        said.append(broker.reload(409))
-        token = broker.data_dir / "admin.token"
-        secrets = [*SECRETS.values(), token.read_bytes().strip()]
-        token.rename(token.with_name("kept"))
-        token.write_bytes(SECRETS["bearer token"])
-        assert broker.get("/v1/status")[0] == 401
-        said.append(mqnode("config", "show", "--config", str(broker.config)).stdout)
-        assert "password_file" in said[-1]
-        said += [broker.log(), *(path.read_text() for path in broker.run_dir.glob("*.log"))]
-        arguments = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in broker.children()]
-        everything = "\n".join(map(str, [*said, *arguments])).encode()
-        assert [secret for secret in secrets if secret in everything] == []
+def test_s22_secrets_show_nowhere(broker: Guarded) -> None:
+    broker.password_file.write_text(line_of("alice", SECRETS["right password"]))
+    broker.reload()
+    right = {"user": "alice", "password": SECRETS["right password"]}
+    assert attempt(broker.port, will=("w", SECRETS["will"], 1, True), **right).reason == 0
+    assert attempt(broker.port, user="alice", password=SECRETS["wrong password"]).reason == 0x86
+    method = {"authentication_method": "SCRAM-SHA-256", "authentication_data": SECRETS["scram message"]}
+    assert attempt(broker.port, **method).reason >= 0x80
+    with Client(broker.port) as broken:  # a CONNECT that is malformed behind its password
+        broken.send(packet(0x10, connect_packet("c", **right)[2:] + b"\0"))
+        broken.expect_closed()
+    with Client(broker.port) as client:
+        client.connect("c", **right)
+        client.publish_all("t", SECRETS["payload"], 1, retain=True)
+        said = [
+            broker.get(path)[1] for path in ("/v1/status", "/v1/clients", "/v1/clients/c", "/v1/retained", "/metrics")
+        ]
+        said.append(broker.get("/v1/sessions")[1])
+        client.send(packet(0x30, b"\0"))  # malformed, too
+    broker.password_file.write_text(f"alice:{SECRETS['right password'].decode()}\n")  # a clear password: refused
+    said.append(broker.reload(409))
+    token = broker.data_dir / "admin.token"
+    secrets = [*SECRETS.values(), token.read_bytes().strip()]
+    token.rename(token.with_name("kept"))
+    token.write_bytes(SECRETS["bearer token"])
+    assert broker.get("/v1/status")[0] == 401
+    said.append(mqnode("config", "show", "--config", str(broker.config)).stdout)
+    assert "password_file" in said[-1]
+    said += [broker.log(), *(path.read_text() for path in broker.run_dir.glob("*.log"))]
+    arguments = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in broker.children()]
+    everything = "\n".join(map(str, [*said, *arguments])).encode()
+    assert [secret for secret in secrets if secret in everything] == []
 
 
 # -- S30 --------------------------------------------------------------------------------------------------------------------
@@ -197,24 +201,16 @@ def test_b1_a_door_that_nobody_meant_to_open_stays_shut(tmp_path: Path, what: st
     assert "Traceback" not in found.stderr
 
 
-def test_b1_without_users_only_this_host_is_welcome(tmp_path: Path) -> None:
-    from node.config import load
-
+def test_b1_by_default_only_this_host_is_served(tmp_path: Path) -> None:
     (tmp_path / "mqnode.toml").write_text("")
     assert {each.bind.rpartition(":")[0] for each in load(tmp_path / "mqnode.toml").listeners} == {"127.0.0.1", "[::1]"}
-    with running(auth="") as broker:
+
+
+def test_b1_anonymous_clients_and_the_api() -> None:
+    """Without users, whoever is on this host may connect; the API wants its token all the same."""
+    with running(auth="", workers=1) as broker:
         assert attempt(broker.port).reason == 0
         assert attempt(broker.port, user="anybody", password=b"any").reason == 0
-
-
-def test_b1_with_users_nobody_is_anonymous() -> None:
-    with guarded("topic #\n", "alice", workers=1) as broker:
-        assert attempt(broker.port).reason == 0x87
-        assert attempt(broker.port, 4).reason == 5
-
-
-def test_b1_the_api_wants_its_token() -> None:
-    with running(workers=1) as broker:
         (broker.data_dir / "admin.token").rename(broker.data_dir / "kept")  # the harness sends none then
         for path in ("/v1/status", "/v1/clients", "/v1/retained", "/openapi.json", "/v1/nothing"):
             assert broker.get(path)[0] == 401, path

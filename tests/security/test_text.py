@@ -24,14 +24,22 @@ NOT_TEXT = {
 }
 
 
-@pytest.fixture(scope="module", params=["json", "text"])
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    with running(f'[log]\nlevel = "debug"\nformat = "{request.param}"\n') as broker:
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    with running('[log]\nlevel = "debug"\n') as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def writing_text() -> Iterator[Broker]:
+    with running('[log]\nlevel = "debug"\nformat = "text"\n', workers=1) as broker:
         yield broker
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_s23_a_line_of_the_log_is_one_event(broker: Broker, line: str) -> None:
+@pytest.mark.parametrize("format", ["broker", "writing_text"])
+def test_s23_a_line_of_the_log_is_one_event(request: pytest.FixtureRequest, format: str, line: str) -> None:
+    broker = request.getfixturevalue(format)
     before = len(broker.log())
     for version in (4, 5):
         attempt(broker.port, version, client_id=line + "x" * 2000)  # too long: refused, and logged so
