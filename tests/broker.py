@@ -92,7 +92,7 @@ class Broker:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(STOP_S)
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), STOP_S)
+        wait_for(lambda: not any(map(_runs, pids)), STOP_S)
 
     def close(self) -> None:
         """End whatever still runs, remove the folder."""
@@ -167,6 +167,14 @@ class Broker:
 
 def _decode(body: bytes) -> Any:
     try:
+def _runs(pid: int) -> bool:
+    """Not once it is a zombie: whoever inherits those of a killed supervisord may take its time."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
         return json.loads(body)
     except ValueError:
         return body.decode(errors="replace")
