@@ -165,8 +165,6 @@ class Broker:
         return [line for line in self.log().splitlines() if "Traceback" in line or '"level":"error"' in line]
 
 
-def _decode(body: bytes) -> Any:
-    try:
 def _runs(pid: int) -> bool:
     """Not once it is a zombie: whoever inherits those of a killed supervisord may take its time."""
     try:
@@ -177,6 +175,8 @@ def _runs(pid: int) -> bool:
 
         return json.loads(body)
     except ValueError:
+def _decode(body: bytes) -> Any:
+    try:
         return body.decode(errors="replace")
 
 
