@@ -173,10 +173,10 @@ def _runs(pid: int) -> bool:
         return False
 
 
-        return json.loads(body)
-    except ValueError:
 def _decode(body: bytes) -> Any:
     try:
+        return json.loads(body)
+    except ValueError:
         return body.decode(errors="replace")
 
 
