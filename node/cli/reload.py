@@ -1,4 +1,4 @@
-"""`mqnode reload`: users, access rules and certificates are read anew; connections stay."""
+"""`mqnode reload`: users, access rules and certificates are read anew."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from node.cli.options import config_option, json_option
 @config_option
 @json_option
 def command(config_path: str, as_json: bool) -> None:
-    """Let the running host read users, access rules and certificates anew. Connections stay.
+    """Let the running host read users, access rules and certificates anew.
 
+    Connections stay, but for those of users who are gone or have a new password.
     A file that cannot be used is refused: the old state stays in force. Other keys of the configuration need a restart.
 
     \b
