@@ -40,17 +40,19 @@ class Broker:
     """One host. `more` is TOML that goes behind the sections written here ([node], [[listeners]], [auth], [admin])."""
 
     def __init__(
-        self, more: str = "", *, workers: int = 2, auth: str = "allow_anonymous = true", data_dir: Path | None = None
-    ) -> None:
+        self, more: str = "", *, name: str = "n1", address: str = "127.0.0.1", workers: int = 2,
+        auth: str = "allow_anonymous = true", data_dir: Path | None = None,
+    ) -> None:  # fmt: skip
         self.folder = Path(tempfile.mkdtemp(prefix="mqnode-", dir="/tmp"))  # short: it holds unix sockets
         self.data_dir = data_dir or self.folder / "data"
         self.run_dir = self.folder / "run"
-        self.port, self.admin_port, self.workers = free_port(), free_port(), workers
+        self.name, self.address, self.workers = name, address, workers
+        self.port, self.admin_port = free_port(), free_port()
         self.config = self.folder / "mqnode.toml"
         self.log_path = self.folder / "log"
         self.config.write_text(
-            f'[node]\nname = "n1"\ndata_dir = "{self.data_dir}"\nrun_dir = "{self.run_dir}"\nworkers = {workers}\n'
-            f'[[listeners]]\ntype = "tcp"\nbind = "127.0.0.1:{self.port}"\n'
+            f'[node]\nname = "{name}"\ndata_dir = "{self.data_dir}"\nrun_dir = "{self.run_dir}"\nworkers = {workers}\n'
+            f'[[listeners]]\ntype = "tcp"\nbind = "{address}:{self.port}"\n'
             f'[auth]\n{auth}\n[admin]\nbind = "127.0.0.1:{self.admin_port}"\n{more}'
         )
         self.process: subprocess.Popen[bytes] | None = None

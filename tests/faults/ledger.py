@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 
 from tests import mqtt
@@ -17,15 +18,16 @@ from tests.mqtt import Client, Closed, Packet
 
 WINDOW = 20
 TOPIC = "ledger"
+Connect = Callable[[int], Client]  # a connection for MQTT of that version
 _POLL_S = 0.01
 
 
 class _Peer(threading.Thread):
     """Connects, runs `session` until the connection breaks, connects again; until `stop`."""
 
-    def __init__(self, port: int, name: str, version: int, random_: random.Random) -> None:
+    def __init__(self, connect: Connect, name: str, version: int, random_: random.Random) -> None:
         super().__init__(name=name, daemon=True)
-        self.port, self.version, self.random = port, version, random_
+        self.connect, self.version, self.random = connect, version, random_
         self.stopping = threading.Event()
         self.errors: list[str] = []
         self.connects = 0
@@ -39,7 +41,7 @@ class _Peer(threading.Thread):
     def run(self) -> None:
         while not self.stopping.is_set():
             try:
-                with Client(self.port, self.version, timeout_s=15) as self.client:
+                with self.connect(self.version) as self.client:
                     self._connect(self.client)
                     self.session(self.client)
             except (Closed, OSError, AssertionError) as error:
@@ -66,8 +68,10 @@ def _refused(error: AssertionError) -> bool:
 class Publisher(_Peer):
     """Publishes 0, 1, 2, … with one QoS. `acked`: those that the broker took over (PUBACK, PUBREC)."""
 
-    def __init__(self, port: int, name: str, version: int, qos: int, rate: float, random_: random.Random) -> None:
-        super().__init__(port, name, version, random_)
+    def __init__(
+        self, connect: Connect, name: str, version: int, qos: int, rate: float, random_: random.Random
+    ) -> None:
+        super().__init__(connect, name, version, random_)
         self.qos, self.rate = qos, rate
         self.sequence = 0
         self.acked: set[int] = set()
@@ -125,8 +129,10 @@ class Publisher(_Peer):
 class Subscriber(_Peer):
     """Takes everything; now and then it loses its connection, or goes away for a while."""
 
-    def __init__(self, port: int, name: str, version: int, qos: int, fickle: float, random_: random.Random) -> None:
-        super().__init__(port, name, version, random_)
+    def __init__(
+        self, connect: Connect, name: str, version: int, qos: int, fickle: float, random_: random.Random
+    ) -> None:
+        super().__init__(connect, name, version, random_)
         self.qos, self.fickle = qos, fickle
         self.seen: dict[str, list[int]] = {}  # publisher -> sequences in the order of arrival
         self.last = time.monotonic()
@@ -171,15 +177,15 @@ class Subscriber(_Peer):
 
 
 class Ledger:
-    """A few publishers of QoS 1 and 2, a few subscribers, MQTT 3.1.1 and 5.0."""
+    """A few publishers of QoS 1 and 2, a few subscribers, MQTT 3.1.1 and 5.0; `connect` finds a host for each connection."""
 
-    def __init__(self, port: int, seed: int, *, rate: float = 150.0, fickle: float = 0.3) -> None:
+    def __init__(self, connect: Connect, seed: int, *, rate: float = 150.0, fickle: float = 0.3) -> None:
         self.publishers = [
-            Publisher(port, f"p{index}", version, qos, rate, random.Random(f"{seed}p{index}"))
+            Publisher(connect, f"p{index}", version, qos, rate, random.Random(f"{seed}p{index}"))
             for index, (version, qos) in enumerate([(5, 1), (4, 1), (5, 2), (4, 2)])
         ]
         self.subscribers = [
-            Subscriber(port, f"s{index}", version, qos, how, random.Random(f"{seed}s{index}"))
+            Subscriber(connect, f"s{index}", version, qos, how, random.Random(f"{seed}s{index}"))
             for index, (version, qos, how) in enumerate([(5, 2, 0.0), (4, 2, fickle), (5, 1, fickle)])
         ]
 

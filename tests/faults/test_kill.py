@@ -12,6 +12,7 @@ import pytest
 
 from tests.broker import Broker, running, wait_for
 from tests.faults.ledger import Ledger
+from tests.mqtt import Client
 
 ROUNDS, SOAK_ROUNDS = 20, 500
 SEED = int(os.environ.get("MQNODE_FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -45,7 +46,7 @@ def run(rounds: int, faults: list[tuple[Callable[[Broker, str], None], str]], se
     print(f"MQNODE_FAULT_SEED={seed}")
     random_ = random.Random(seed)
     with running() as broker:
-        ledger = Ledger(broker.port, seed)
+        ledger = Ledger(lambda version: Client(broker.port, version, timeout_s=15), seed)
         ledger.start()
         for _ in range(rounds):
             time.sleep(random_.uniform(0.1, 0.8))
