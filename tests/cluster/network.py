@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +28,7 @@ from tests.cluster.capture import Capture, tap
 
 T = TypeVar("T")
 
+ROOT = Path(__file__).resolve().parents[2]
 PREFIX, NAMESPACES = "mq-", Path("/run/netns")
 CLI, WIRE = "cli", "wire"
 CLIENTS, INTERCONNECT = "c0", "x0"  # of each host; the ports of the switches are HOST-c0 and HOST-x0
@@ -39,7 +41,7 @@ def unavailable() -> str:
     """Why there can be no namespaces here; empty if there can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if missing := [name for name in ("ip", "nft") if shutil.which(name, path=_PATH) is None]:
+    if missing := [name for name in ("ip", "tc", "nft") if shutil.which(name, path=_PATH) is None]:
         return f"not installed: {', '.join(missing)} (make tools)"
     probe = f"{PREFIX}{os.getpid()}-probe"
     done = subprocess.run([_tool("ip"), "netns", "add", probe], capture_output=True, text=True)
@@ -53,6 +55,8 @@ class Network:
 
     def __init__(self, *hosts: str) -> None:
         self.hosts = hosts
+        self._slow: dict[str, subprocess.Popen[bytes]] = {}
+        self._narrow: set[str] = set()
         self._prefix = f"{PREFIX}{os.getpid()}-{secrets.token_hex(2)}-"
 
     def __enter__(self) -> Network:
@@ -68,13 +72,15 @@ class Network:
         self.close()
 
     def close(self) -> None:
+        for cable in self._slow.values():
+            cable.communicate(timeout=10)
         _remove([name for name in _namespaces() if name.startswith(self._prefix)])
 
     def _make(self) -> None:
         for name in (WIRE, CLI, *self.hosts):
-            _ip("netns", "add", self.namespace(name))
+            _call("ip", "netns", "add", self.namespace(name))
             self.inside(name, _no_ipv6)
-            _ip("-n", self.namespace(name), "link", "set", "lo", "up")
+            _call("ip", "-n", self.namespace(name), "link", "set", "lo", "up")
         for switch in (CLIENTS, INTERCONNECT):
             self._wire(f"link add name {switch} type bridge forward_delay 0 mcast_snooping 0", f"link set {switch} up")
         self._connect(CLI, CLIENTS)
@@ -91,12 +97,12 @@ class Network:
             f"link set {port} master {side}",
             f"link set {port} up",
         )
-        _ip("-n", namespace, "address", "add", f"{self.address(name, side)}/24", "dev", side)
-        _ip("-n", namespace, "link", "set", side, "up")
+        _call("ip", "-n", namespace, "address", "add", f"{self.address(name, side)}/24", "dev", side)
+        _call("ip", "-n", namespace, "link", "set", side, "up")
 
     def _wire(self, *commands: str) -> None:
         for command in commands:
-            _ip("-n", self.namespace(WIRE), *command.split())
+            _call("ip", "-n", self.namespace(WIRE), *command.split())
 
     # -- what is in it ---------------------------------------------------------------------------------------------------
 
@@ -148,9 +154,44 @@ class Network:
         chance = f"numgen random mod 100 < {percent}"
         self._drop(f"iifname {name}-{INTERCONNECT} {chance}", f"oifname {name}-{INTERCONNECT} {chance}")
 
+    def slow(self, name: str, delay_ms: float, *, jitter_ms: float = 0, duplicate_percent: float = 0) -> None:
+        """A slow cable to the interconnect, in both directions; jitter reorders. The link is down for a moment."""
+        port, far, near = f"{name}-{INTERCONNECT}", f"{name}-far", f"{name}-near"
+        self._wire(f"link set {port} down", f"link set {port} nomaster name {far}", f"link set {far} up")
+        self._wire(f"link add name {near} type veth peer name {port}", f"link set {near} up")
+        self._wire(f"link set {port} master {INTERCONNECT}", f"link set {port} up")
+        numbers = [str(number) for number in (delay_ms, jitter_ms, duplicate_percent)]
+        cable = self.run(
+            WIRE, [sys.executable, "-m", "tests.cluster.slow", far, near, *numbers],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+        )  # fmt: skip
+        self._slow[name] = cable
+        assert cable.stdout is not None
+        assert cable.stdout.readline() == b"ready\n"
+
+    def _quick(self, name: str) -> None:
+        """The cable as it was."""
+        self._slow.pop(name).communicate(timeout=10)
+        port, far = f"{name}-{INTERCONNECT}", f"{name}-far"
+        self._wire(f"link delete {name}-near", f"link set {far} down", f"link set {far} name {port}")
+        self._wire(f"link set {port} master {INTERCONNECT}", f"link set {port} up")
+
+    def narrow(self, name: str, kbit: int) -> None:
+        """A narrow cable to the interconnect: so many kbit/s in each direction, and a short queue before it."""
+        self._queue(name, f"tbf rate {kbit}kbit burst 4kb limit 64kb")
+        self._narrow.add(name)
+
+    def _queue(self, name: str, kind: str) -> None:
+        for where, interface in ((WIRE, f"{name}-{INTERCONNECT}"), (name, INTERCONNECT)):
+            _call("tc", "-n", self.namespace(where), *f"qdisc replace dev {interface} root {kind}".split())
+
     def heal(self) -> None:
-        """All cuts and losses end."""
+        """All cuts and losses end, all cables are quick and wide."""
         self._nft("flush chain bridge faults cuts")
+        for name in list(self._slow):
+            self._quick(name)
+        while self._narrow:
+            self._queue(self._narrow.pop(), "noqueue")
 
     def _drop(self, *matches: str) -> None:
         """ARP passes: what is healed works at once, not after a neighbour's next question."""
@@ -167,9 +208,9 @@ def _tool(name: str) -> str:
     return shutil.which(name, path=_PATH) or name
 
 
-def _ip(*arguments: str) -> None:
-    done = subprocess.run([_tool("ip"), *arguments], capture_output=True, text=True, timeout=10)
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+def _call(*argv: str) -> None:
+    done = subprocess.run([_tool(argv[0]), *argv[1:]], capture_output=True, text=True, timeout=10)
+    assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
 
 
 def _no_ipv6() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,6 +98,63 @@ def test_loss_is_a_share(network: Network) -> None:
         for _ in range(200):
             one.sendto(b"x", other.getsockname())
         assert 50 < frames(capture) < 150
+
+
+def test_a_slow_cable_delays_both_ways(network: Network) -> None:
+    with udp(network, "h1") as one, udp(network, "h2") as other:
+        network.slow("h1", 100)
+        one.sendto(b"first", other.getsockname())
+        assert other.recv(100) == b"first"  # behind the question for the neighbour
+        began = time.monotonic()
+        assert arrives(one, other)
+        assert arrives(other, one)
+        assert 0.2 <= time.monotonic() - began < 0.3
+        network.cut("h1", "h2", both=False)
+        assert not arrives(one, other)
+        network.heal()
+        assert arrives(one, other)
+        began = time.monotonic()
+        assert arrives(other, one)
+        assert time.monotonic() - began < 0.1
+
+
+def test_a_slow_cable_reorders_and_duplicates(network: Network) -> None:
+    with udp(network, "h1") as one, udp(network, "h2") as other:
+        assert arrives(one, other)
+        network.slow("h1", 5, jitter_ms=50, duplicate_percent=50)
+        for number in range(100):
+            one.sendto(b"%d" % number, other.getsockname())
+        came = [int(other.recv(100)) for _ in range(120)]
+        assert came != sorted(came)
+        assert len(set(came)) > 80
+
+
+def transfer_s(network: Network, size_bytes: int) -> float:
+    """Seconds that a transfer by TCP from h1 to h2 takes."""
+    data = random.randbytes(size_bytes)
+    listening = network.inside("h2", lambda: socket.create_server((network.address("h2", INTERCONNECT), PORT)))
+    with listening, network.inside("h1", lambda: socket.create_connection(listening.getsockname(), 5)) as one:
+        other, _ = listening.accept()
+        began = time.monotonic()
+        with other, other.makefile("rb") as stream, ThreadPoolExecutor(1) as thread:
+            other.settimeout(10)
+            sending = thread.submit(one.sendall, data)
+            assert stream.read(len(data)) == data
+            sending.result(10)
+        return time.monotonic() - began
+
+
+def test_a_slow_cable_carries_large_segments(network: Network) -> None:
+    """With the offloads of the interfaces, without which TCP would stand still."""
+    network.slow("h1", 5)
+    transfer_s(network, 1 << 20)
+
+
+def test_a_narrow_cable(network: Network) -> None:
+    network.narrow("h1", 800)
+    assert 0.4 < transfer_s(network, 50_000) < 1
+    network.heal()
+    assert transfer_s(network, 50_000) < 0.1
 
 
 def frames(capture: Capture) -> int:
