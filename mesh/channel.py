@@ -1,0 +1,211 @@
+"""Frames to one peer and from it, complete and in order, or the link is down. Pure: messages and time in, events out.
+
+ZeroMQ drops what waits when a connection ends, and says nothing. So each side numbers its channel: a random id for the channel,
+then 1, 2, 3 … for its messages. Both channels together are the link, and it is open when each side has had its id answered:
+
+    we send HELLO(ours, theirs or 0, not open) with each beat until it is open
+    HELLO with a new id        that id is theirs; an open link breaks first
+    HELLO that answers ours    open: frames may go, from number 1
+    HELLO from a side that is not open, or answers another id: answer HELLO
+    a number is missing        the link breaks
+    no echo for 3 s            the link breaks: evicted (detector.py)
+    the link breaks            what waits is dropped, ours is a new id, theirs unknown: our HELLO breaks the other side, too
+
+A batch with another id than theirs is late and counts for nothing. Ids are never used again, so an answer to ours is never
+an old one. After Up everything that the peer has not acknowledged must be sent again; nothing sent earlier will arrive later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from mesh import frames
+from mesh.detector import Detector, Effect, Heard, Opened, State, Tick
+from mesh.frames import Assembler, Batch, Frame, FrameError, Hello
+
+QUEUE_BYTES_MAX = 16 << 20  # what may wait for the connection to one peer
+
+EVICTED = "evicted: no heartbeat came back for 3 s"
+LOST = "channel broken: messages were lost on the way. Resync from your last acknowledged sequence"
+ANEW = "channel broken: the peer began a new one. Resync from your last acknowledged sequence"
+
+
+class Change(Enum):
+    UP = auto()
+    SUSPECT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    reason: str
+
+
+Event = Change | Down | Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who speaks: the same in all channels of this host."""
+
+    node_id: bytes
+    cluster_id: bytes
+    incarnation: int
+
+
+class Channel:
+    """To the peer of one id. After each call: `take()` until None is what to send."""
+
+    def __init__(self, party: Party, peer_id: bytes, new_id: Callable[[], int], now_ms: float) -> None:
+        self._party = party
+        self._peer_id = peer_id
+        self._new_id = new_id
+        self._detector = Detector(now_ms)
+        self._assembler = Assembler()
+        self._queue = bytearray()
+        self._ours, self._theirs = new_id(), 0
+        self._sent = self._received = 0  # numbers of the last batches
+        self._hello_due, self._beat_due = True, False
+        self.open = False
+        self.version = 0  # that both speak
+        self.incarnation = 0  # the peer's
+        self.trouble = ""  # why the peer's HELLO is not answered
+        self.late = 0  # batches that counted for nothing
+
+    @property
+    def state(self) -> str:
+        return self._detector.state.value if self.open or self._detector.state is State.EVICTED else "down"
+
+    @property
+    def rtt_ms(self) -> float | None:
+        return self._detector.rtt_ms
+
+    @property
+    def queue_bytes(self) -> int:
+        return len(self._queue)
+
+    # -- out --------------------------------------------------------------------------------------------------------------
+
+    def queue(self, kind: int, body: bytes) -> bool:
+        """False: the link is not open, or too much waits. A body larger than the queue goes when nothing waits."""
+        if not self.open or (self._queue and len(self._queue) + len(body) > QUEUE_BYTES_MAX):
+            return False
+        if len(body) > frames.BODY_BYTES_MAX:
+            raise ValueError(f"a body of {len(body)} bytes; {frames.BODY_BYTES_MAX} are the most")
+        self._queue += frames.FRAME.pack(len(body), kind)
+        self._queue += body
+        return True
+
+    def take(self, now_ms: float) -> bytes | None:
+        """The next message. It is on its way; if it is lost, the peer will notice."""
+        if self._hello_due:
+            self._hello_due = False
+            return self._hello().encode()
+        if not self.open or not (self._queue or self._beat_due):
+            return None
+        self._beat_due = False
+        self._sent += 1
+        piece = bytes(self._queue[: frames.BATCH_BYTES])
+        del self._queue[: frames.BATCH_BYTES]
+        return Batch(self._ours, self._sent, *self._detector.beat(now_ms), piece).encode()
+
+    def _hello(self) -> Hello:
+        return Hello(
+            frames.LOWEST_VERSION,
+            frames.HIGHEST_VERSION,
+            self._party.node_id,
+            self._party.incarnation,
+            self._party.cluster_id,
+            self._ours,
+            self._theirs,
+            self.open,
+        )
+
+    # -- in -----------------------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: float) -> list[Event]:
+        events: list[Event] = []
+        for effect in self._detector.step(now_ms, Tick()):
+            match effect:
+                case Effect.BEAT if self.open:
+                    self._beat_due = True
+                case Effect.BEAT:
+                    self._hello_due = True
+                case Effect.DOUBT if self.open:
+                    events.append(Change.SUSPECT)
+                case Effect.EVICT:
+                    self.reset()
+                    events.append(Down(EVICTED))
+        return events
+
+    def received(self, now_ms: float, message: bytes) -> list[Event]:
+        try:
+            heard = frames.decode(message)
+            return self._hear_hello(now_ms, heard) if isinstance(heard, Hello) else self._hear_batch(now_ms, heard)
+        except FrameError as error:
+            self.trouble = str(error)
+            return self._break(LOST)
+
+    def _hear_hello(self, now_ms: float, hello: Hello) -> list[Event]:
+        self.trouble = self._objection(hello)
+        if self.trouble:
+            return []
+        events: list[Event] = []
+        if hello.channel != self._theirs:
+            events = self._break(ANEW)
+            self._theirs = hello.channel
+        self.incarnation = hello.incarnation
+        self.version = min(frames.HIGHEST_VERSION, hello.highest_version)
+        if hello.answers == self._ours and not self.open:
+            self.open = True
+            self._detector.step(now_ms, Opened())
+            events.append(Change.UP)
+        self._hello_due |= hello.answers != self._ours or not hello.open
+        return events
+
+    def _objection(self, hello: Hello) -> str:
+        if hello.node_id != self._peer_id:
+            return f"it says that it is host {hello.node_id.hex()}, but its key is that of {self._peer_id.hex()}"
+        if hello.cluster_id != self._party.cluster_id:
+            return f"it is in another cluster, {hello.cluster_id.hex()}"
+        if hello.lowest_version > frames.HIGHEST_VERSION or hello.highest_version < frames.LOWEST_VERSION:
+            return (
+                f"it speaks versions {hello.lowest_version} to {hello.highest_version} between hosts, this host "
+                f"{frames.LOWEST_VERSION} to {frames.HIGHEST_VERSION}: upgrade the older one, by one release at a time"
+            )
+        return ""
+
+    def _hear_batch(self, now_ms: float, batch: Batch) -> list[Event]:
+        if not self.open or batch.channel != self._theirs:
+            self.late += 1
+            return []
+        if batch.number != self._received + 1:
+            return self._break(LOST)
+        self._received = batch.number
+        effects = self._detector.step(now_ms, Heard(batch.beat, batch.echo, batch.held_us))
+        events: list[Event] = [Change.UP for effect in effects if effect is Effect.TRUST]
+        if batch.stream:
+            events += self._assembler.add(batch.stream)
+        return events
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    def lost(self) -> list[Event]:
+        """The connection did not take what `take()` gave."""
+        return self._break(LOST)
+
+    def _break(self, reason: str) -> list[Event]:
+        was_open = self.open
+        self.reset()
+        return [Down(reason)] if was_open else []
+
+    def reset(self) -> None:
+        """A new channel. The id of one that was not open stays: HELLOs that cross would else never meet."""
+        if self.open:
+            self._ours = self._new_id()
+        self.open = False
+        self._theirs = self._sent = self._received = 0
+        self._queue.clear()
+        self._assembler.clear()
+        self._hello_due, self._beat_due = True, False

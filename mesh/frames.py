@@ -1,0 +1,96 @@
+"""What two hosts say to each other over a channel, in bytes. Pure.
+
+A message is HELLO or BATCH, told apart by its first byte. HELLO is msgpack; fields are only ever appended. A BATCH is a
+header and the next piece of a stream of frames, each `<IB` length of the body, kind, then the body: a frame may begin in one batch
+and end in a later one, and a batch without any is a heartbeat.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+HELLO, BATCH = 1, 2
+LOWEST_VERSION = HIGHEST_VERSION = 1  # of what is said between hosts, that this program speaks
+BATCH_BYTES = (
+    128 << 10
+)  # of frames in one message: large enough to cost little, small enough to carry beats between them
+BODY_BYTES_MAX = 288 << 20  # more than the largest MQTT packet
+
+HEADER = struct.Struct("<BQQIII")  # BATCH, channel, sequence number, beat, echo, µs since the echoed beat was heard
+FRAME = struct.Struct("<IB")
+MESSAGE_BYTES_MAX = HEADER.size + BATCH_BYTES + 64  # CURVE adds 33
+
+Frame = tuple[int, bytes]  # kind, body
+
+
+class FrameError(ValueError):
+    """Bytes that no mqnode sends."""
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    lowest_version: int
+    highest_version: int
+    node_id: bytes
+    incarnation: int
+    cluster_id: bytes
+    channel: int  # a random number: the sender's frames from its next batch on
+    answers: int  # the receiver's channel as the sender knows it; 0: none
+    open: bool  # the sender has had its channel answered
+
+    def encode(self) -> bytes:
+        return bytes([HELLO]) + msgspec.msgpack.encode(self)
+
+
+class Batch(msgspec.Struct, frozen=True):
+    channel: int
+    number: int
+    beat: int
+    echo: int
+    held_us: int
+    stream: bytes
+
+    def encode(self) -> bytes:
+        header = HEADER.pack(BATCH, self.channel, self.number, self.beat, self.echo, self.held_us)
+        return header + self.stream
+
+
+def decode(message: bytes) -> Hello | Batch:
+    kind = message[0] if message else 0
+    try:
+        if kind == HELLO:
+            return msgspec.msgpack.decode(message[1:], type=Hello)
+        if kind == BATCH:
+            _, channel, number, beat, echo, held_us = HEADER.unpack_from(message)
+            return Batch(channel, number, beat, echo, held_us, message[HEADER.size :])
+    except (msgspec.DecodeError, struct.error) as error:
+        raise FrameError(f"a message of {len(message)} bytes cannot be read: {error}") from error
+    raise FrameError(f"a message of the unknown kind {kind}")
+
+
+class Assembler:
+    """Frames from the pieces of the stream."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def clear(self) -> None:
+        self._rest = bytearray()
+
+    def add(self, piece: bytes) -> list[Frame]:
+        self._rest += piece
+        frames: list[Frame] = []
+        at, size = 0, len(self._rest)
+        with memoryview(self._rest) as view:
+            while size - at >= FRAME.size:
+                length, kind = FRAME.unpack_from(view, at)
+                if length > BODY_BYTES_MAX:
+                    raise FrameError(f"a frame of {length} bytes; {BODY_BYTES_MAX} are the most")
+                end = at + FRAME.size + length
+                if end > size:
+                    break
+                frames.append((kind, bytes(view[at + FRAME.size : end])))
+                at = end
+        del self._rest[:at]
+        return frames

@@ -1,0 +1,319 @@
+"""ZeroMQ between hosts: what channel.py decides, over CURVE.
+
+One ROUTER at interconnect.bind receives from all peers; one DEALER for each peer sends to it. A connection is accepted if its
+key is an active member's, and a message is from the member whose key the connection has, whatever else it says. The ROUTER
+never sends, so it needs neither routing ids nor mandatory delivery.
+
+All runs in greenlets of one thread, and the handler is called from one of them: it must not block. One greenlet receives, tells the
+time to the channels, and judges peers only after it has read what they sent: a pause of this process evicts nobody. Another one
+sends. ZeroMQ may stop connecting for good after a refused handshake, so a link that is not open is dialled anew.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import gevent
+import zmq
+from gevent.event import Event
+from gevent.socket import SOCK_STREAM, gaierror, getaddrinfo
+
+from mesh import channel, frames, zap
+from mesh.channel import Change, Channel, Down, Party
+from mesh.identity import Identity
+from mesh.membership import Member, Membership
+
+TICK_MS = 50
+TURN_MESSAGES = 16  # received before other greenlets have their turn
+TURNS_MAX = 16  # before a tick that is due
+SEND_MESSAGES = 8  # of at most 128 KiB each, that ZeroMQ holds for a peer
+CONNECT_MS = 2000
+RECONNECT_MS, RECONNECT_MS_MAX = 100, 1000  # by ZeroMQ, of one socket
+DIAL_MS, DIAL_MS_MAX = 1000, 4000  # with a new socket
+DIAL_HEARD_MS = 300  # when the peer reaches us and we do not reach it
+
+LEFT = "left: the peer is no longer a member"
+
+
+class Handler(Protocol):
+    """The user of a transport. `up` says: send anew all that the peer has not acknowledged, or, after `suspect`: go on."""
+
+    def frame(self, node_id: bytes, kind: int, body: bytes) -> None: ...
+    def up(self, node_id: bytes) -> None: ...
+    def suspect(self, node_id: bytes) -> None: ...
+    def down(self, node_id: bytes, reason: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """Of one peer; totals are since the start of this process."""
+
+    state: str = "down"  # down, up, suspect, evicted
+    address: str = ""
+    frames_in: int = 0
+    frames_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    queue_bytes: int = 0
+    refused_sends: int = 0  # not up, or the queue was full
+    opened: int = 0
+    late_batches: int = 0
+    rtt_ms: float | None = None
+    version: int = 0
+    incarnation: int = 0
+    trouble: str = ""
+
+
+class Peer:
+    """A member, its channel, and the socket that sends to it."""
+
+    def __init__(self, member: Member, link: Channel) -> None:
+        self.member = member
+        self.channel = link
+        self.counters = Counters()
+        self.socket: zap.Socket | None = None
+        self.watcher: gevent.hub.loop.io | None = None
+        self.dialled_ms = 0.0
+        self.dial_at_ms = 0.0
+        self.dial_wait_ms = DIAL_MS
+        self.dialling = False
+
+    def writable(self) -> bool:
+        return self.socket is not None and bool(zap.events(self.socket) & zmq.POLLOUT)
+
+    def leads_nowhere(self) -> bool:
+        return self.socket is None or not self.channel.open
+
+    def hang_up(self) -> None:
+        if self.watcher is not None:
+            self.watcher.stop()
+            self.watcher.close()
+        if self.socket is not None:
+            self.socket.close()
+        self.socket = self.watcher = None
+
+
+def now_ms() -> float:
+    return time.monotonic() * 1000
+
+
+class Transport:
+    def __init__(
+        self, identity: Identity, membership: Membership, bind: str, handler: Handler, *, incarnation: int = 0
+    ) -> None:
+        self._identity = identity
+        self._party = Party(identity.node_id, membership.cluster_id, incarnation)
+        self._handler = handler
+        self._source = _source(bind)
+        self._peers: dict[bytes, Peer] = {}
+        self._by_key: dict[str, Peer] = {}
+        self.strangers = 0  # messages from connections whose key is no member's any more
+        self._context = zap.context()
+        self._authenticator = zap.Authenticator(self._context, "mesh", lambda key: key in self._by_key)
+        try:
+            self._router = zap.server(self._context, "mesh", bind, identity.secret_key, frames.MESSAGE_BYTES_MAX)
+        except zap.TransportError:
+            self._authenticator.stop()
+            self._context.term()
+            raise
+        self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
+        self._sendable = Event()
+        self.update_members(membership)
+        self._greenlets = [zap.spawn(self._receive), zap.spawn(self._send)]
+
+    def stop(self) -> None:
+        """Nothing more is sent or received; the handler is not called any more."""
+        gevent.killall(self._greenlets)
+        for peer in self._peers.values():
+            peer.hang_up()
+        self._peers.clear()
+        self._router.close()
+        self._authenticator.stop()
+        self._context.term()
+
+    # -- for the user -------------------------------------------------------------------------------------------------------
+
+    def send(self, node_id: bytes, kind: int, body: bytes) -> bool:
+        """Ordered and complete as long as the peer is up. False: it is not, or too much waits; try again after its answers."""
+        peer = self._peers.get(node_id)
+        if peer is None:
+            return False
+        if not peer.channel.queue(kind, body):
+            peer.counters.refused_sends += 1
+            return False
+        peer.counters.frames_out += 1
+        self._sendable.set()
+        return True
+
+    def counters(self) -> dict[bytes, Counters]:
+        for peer in self._peers.values():
+            counters, link = peer.counters, peer.channel
+            counters.state, counters.address = link.state, peer.member.address
+            counters.queue_bytes, counters.late_batches = link.queue_bytes, link.late
+            counters.rtt_ms, counters.trouble = link.rtt_ms, link.trouble
+            counters.version, counters.incarnation = link.version, link.incarnation
+        return {node_id: peer.counters for node_id, peer in self._peers.items()}
+
+    @property
+    def refused(self) -> int:
+        """Handshakes with a key that is no member's."""
+        return self._authenticator.refused
+
+    def update_members(self, membership: Membership) -> None:
+        """Who is accepted and dialled from now on."""
+        members = {each.node_id: each for each in membership.active() if each.node_id != self._identity.node_id}
+        for node_id in [node_id for node_id in self._peers if node_id not in members]:
+            peer = self._peers.pop(node_id)
+            peer.hang_up()
+            self._handler.down(node_id, LEFT)
+        for node_id, member in members.items():
+            peer = self._peers.setdefault(node_id, Peer(member, self._channel(node_id)))
+            if (peer.member.address, peer.member.public_key) != (member.address, member.public_key):
+                peer.hang_up()
+                peer.member = member
+                self._tell(peer, peer.channel.lost())
+                peer.dial_at_ms = 0.0
+            peer.member = member
+        self._by_key = {peer.member.public_key: peer for peer in self._peers.values()}
+
+    def _channel(self, peer_id: bytes) -> Channel:
+        return Channel(self._party, peer_id, lambda: secrets.randbits(64) or 1, now_ms())
+
+    # -- in ---------------------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        tick_at, turns = now_ms(), 0
+        while True:
+            more = zap.wait_readable(self._router, max(tick_at - now_ms(), 0.0) / 1000) and self._drain()
+            turns += 1
+            if now_ms() >= tick_at and (not more or turns >= TURNS_MAX):  # first read what waits, then judge
+                self._tick(now_ms())
+                tick_at, turns = now_ms() + TICK_MS, 0
+            gevent.sleep(0)
+
+    def _drain(self) -> bool:
+        """Receive a turn's messages; True if there may be more."""
+        for _ in range(TURN_MESSAGES):
+            try:
+                _routing_id, *parts = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return False
+            for part in parts:
+                self._message(part)
+        return True
+
+    def _message(self, part: zmq.Frame) -> None:
+        peer = self._by_key.get(str(part.get("User-Id")))
+        if peer is None:
+            self.strangers += 1
+            return
+        peer.counters.bytes_in += len(part)
+        self._tell(peer, peer.channel.received(now_ms(), part.bytes))
+        if not peer.channel.open and not peer.writable():
+            peer.dial_at_ms = min(peer.dial_at_ms, peer.dialled_ms + DIAL_HEARD_MS)
+
+    def _tick(self, now: float) -> None:
+        for peer in list(self._peers.values()):
+            self._tell(peer, peer.channel.tick(now))
+            if peer.leads_nowhere() and now >= peer.dial_at_ms and not peer.dialling:
+                peer.dialling = True
+                gevent.spawn(self._dial, peer)
+
+    def _tell(self, peer: Peer, events: list[channel.Event]) -> None:
+        node_id, counters = peer.member.node_id, peer.counters
+        for event in events:
+            if self._peers.get(node_id) is not peer:
+                return  # the handler has removed it just now
+            match event:
+                case (kind, body):
+                    counters.frames_in += 1
+                    self._handler.frame(node_id, kind, body)
+                case Change.UP:
+                    counters.opened += 1
+                    peer.dial_wait_ms = DIAL_MS
+                    self._handler.up(node_id)
+                case Change.SUSPECT:
+                    self._handler.suspect(node_id)
+                case Down(reason):
+                    peer.dial_at_ms = now_ms() + (0 if reason == channel.EVICTED else DIAL_MS)
+                    self._handler.down(node_id, reason)
+        self._sendable.set()  # an answer, a beat
+
+    # -- out --------------------------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        while True:
+            self._sendable.wait()
+            self._sendable.clear()
+            for peer in list(self._peers.values()):
+                self._send_to(peer)
+            gevent.sleep(0)
+
+    def _send_to(self, peer: Peer) -> None:
+        while peer.writable() and (message := peer.channel.take(now_ms())) is not None:
+            assert peer.socket is not None
+            try:
+                peer.socket.send(message, zmq.NOBLOCK)
+            except zmq.Again:  # the connection ended just now
+                self._tell(peer, peer.channel.lost())
+                return
+            peer.counters.bytes_out += len(message)
+
+    def _dial(self, peer: Peer) -> None:
+        """A new connection in the place of the present one, which leads nowhere."""
+        try:
+            address = _resolve(peer.member.address)
+        except gaierror as error:
+            peer.channel.trouble = f"{peer.member.address} has no address: {error.strerror}"
+            address = ""
+        peer.dialling = False
+        now = now_ms()
+        peer.dialled_ms = now
+        peer.dial_at_ms = now + peer.dial_wait_ms * random.uniform(1, 1.5)
+        peer.dial_wait_ms = min(peer.dial_wait_ms * 2, DIAL_MS_MAX)
+        if address and peer.leads_nowhere() and self._peers.get(peer.member.node_id) is peer:
+            peer.hang_up()
+            peer.socket = self._connect(peer.member.public_key, f"tcp://{self._source}{address}")
+            peer.watcher = gevent.get_hub().loop.io(peer.socket.getsockopt(zmq.FD), 1)
+            peer.watcher.start(self._sendable.set)
+
+    def _connect(self, public_key: str, endpoint: str) -> zap.Socket:
+        socket = self._context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.IPV6, "[" in endpoint),
+            (zmq.IMMEDIATE, 1),  # nothing waits for a connection that is not there
+            (zmq.SNDHWM, SEND_MESSAGES),
+            (zmq.CURVE_SERVERKEY, public_key.encode()),
+            (zmq.CURVE_PUBLICKEY, self._identity.public_key.encode()),
+            (zmq.CURVE_SECRETKEY, self._identity.secret_key.encode()),
+            (zmq.HANDSHAKE_IVL, zap.HANDSHAKE_MS),
+            (zmq.CONNECT_TIMEOUT, CONNECT_MS),
+            (zmq.RECONNECT_IVL, RECONNECT_MS),
+            (zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX),
+        ):
+            socket.setsockopt(option, value)
+        socket.connect(endpoint)
+        return socket
+
+
+def _source(bind: str) -> str:
+    """Connections leave from the interconnect's address, too, so that its network carries all of them."""
+    host = bind.rpartition(":")[0]
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return ""
+    return "" if address.is_unspecified else f"{host}:0;"
+
+
+def _resolve(address: str) -> str:
+    """As an IP address: ZeroMQ would look a name up in the thread that serves all peers."""
+    host, _, port = address.rpartition(":")
+    found = getaddrinfo(host.strip("[]"), int(port), type=SOCK_STREAM)[0][4][0]
+    return f"[{found}]:{port}" if ":" in str(found) else f"{found}:{port}"

@@ -1,0 +1,127 @@
+"""Who may connect: ZeroMQ asks for each CURVE handshake (ZAP, https://rfc.zeromq.org/spec/27), and a greenlet answers.
+
+`allow` sees the client's public key, which the handshake has proved. The key becomes the User-Id of each message of that
+connection: nothing else says who sent it. Also here: sockets of plain pyzmq under gevent. `zmq.green` waits up to 11.6 s for an
+event that it missed (pyzmq#2167); reading events after each operation misses none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import zmq
+from gevent.socket import wait_read
+from zmq.utils import z85
+
+ENDPOINT = "inproc://zeromq.zap.01"
+OLDEST_LIBZMQ = (4, 3, 3)  # older ones: CVE-2019-13132, CVE-2020-15166, CVE-2021-20237
+HANDSHAKE_MS = 5000
+POLL_S = 1.0
+
+Socket = zmq.Socket[bytes]
+
+
+class TransportError(Exception):
+    """This host cannot talk to others; the text says why and what to do."""
+
+
+def events(socket: Socket) -> int:
+    return int(socket.getsockopt(zmq.EVENTS))
+
+
+def wait_readable(socket: Socket, timeout_s: float = POLL_S) -> bool:
+    """Until a message is there: only after all that was there has been received, for ZeroMQ signals changes."""
+    if not events(socket) & zmq.POLLIN and timeout_s > 0:
+        try:
+            wait_read(socket.getsockopt(zmq.FD), timeout=timeout_s)
+        except TimeoutError:
+            return False
+    return bool(events(socket) & zmq.POLLIN)
+
+
+def spawn(run: Callable[[], None]) -> gevent.Greenlet[[], None]:
+    """A greenlet whose error is the process's end: half a transport must not look alive."""
+
+    def guarded() -> None:
+        try:
+            run()
+        except Exception as error:
+            gevent.get_hub().handle_system_error(type(error), error, error.__traceback__)
+
+    return gevent.spawn(guarded)
+
+
+def context() -> zmq.Context[Socket]:
+    if zmq.zmq_version_info() < OLDEST_LIBZMQ:
+        oldest = ".".join(map(str, OLDEST_LIBZMQ))
+        raise TransportError(
+            f"libzmq {zmq.zmq_version()} has known holes: hosts are not connected. Install {oldest} or later, for "
+            "example the wheel of pyzmq."
+        )
+    return zmq.Context()
+
+
+def server(context: zmq.Context[Socket], domain: str, bind: str, secret_key: str, message_bytes_max: int) -> Socket:
+    """A ROUTER bound to `bind` that asks `serve` about each client. Half handshakes and garbage end after 5 s."""
+    socket = context.socket(zmq.ROUTER)
+    options: list[tuple[int, Any]] = [
+        (zmq.LINGER, 0),
+        (zmq.IPV6, "[" in bind),
+        (zmq.CURVE_SERVER, 1),
+        (zmq.CURVE_SECRETKEY, secret_key.encode()),
+        (zmq.ZAP_DOMAIN, domain.encode()),
+        (zmq.ZAP_ENFORCE_DOMAIN, 1),
+        (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+        (zmq.MAXMSGSIZE, message_bytes_max),
+        (zmq.RCVHWM, 64),
+        (zmq.BACKLOG, 1024),
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, 5),
+        (zmq.TCP_KEEPALIVE_INTVL, 2),
+        (zmq.TCP_KEEPALIVE_CNT, 3),
+    ]
+    for option, value in options:
+        socket.setsockopt(option, value)
+    try:
+        socket.bind(f"tcp://{bind}")
+    except zmq.ZMQError as error:
+        socket.close()
+        raise TransportError(
+            f"cannot listen at {bind} for other hosts: {error.strerror}. Set interconnect.bind to a free port of an address "
+            f"of this host; who has the port: ss -ltnp 'sport = :{bind.rpartition(':')[2]}'"
+        ) from error
+    return socket
+
+
+class Authenticator:
+    """Answers for all sockets of the context; make it before they bind."""
+
+    def __init__(self, context: zmq.Context[Socket], domain: str, allow: Callable[[str], bool]) -> None:
+        self._domain = domain.encode()
+        self._allow = allow
+        self.refused = 0  # clients
+        self._socket = context.socket(zmq.REP)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(ENDPOINT)
+        self._greenlet = spawn(self._run)
+
+    def _run(self) -> None:
+        while True:
+            if wait_readable(self._socket):
+                self._socket.send_multipart(self._answer(self._socket.recv_multipart()))
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        version, number, domain, _address, _routing_id, mechanism, *credentials = request
+        key = ""
+        if mechanism == b"CURVE" and domain == self._domain and len(credentials) == 1:
+            key = z85.encode(credentials[0]).decode()
+        if key and self._allow(key):
+            return [version, number, b"200", b"OK", key.encode(), b""]
+        self.refused += 1
+        return [version, number, b"400", b"no member", b"", b""]
+
+    def stop(self) -> None:
+        self._greenlet.kill()
+        self._socket.close()
