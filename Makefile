@@ -10,7 +10,7 @@ TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:
          systemd-analyze:systemd node:nodejs npm:npm
 ARGS ?=
 
-.PHONY: run test soak bench lint types imports format install wheel build tools clean
+.PHONY: run test soak bench demo lint types imports format install wheel build tools clean
 
 run: build
 	.venv/bin/mqnode start --config deploy/mqnode.toml
@@ -24,6 +24,11 @@ soak: build tools
 
 bench: build tools
 	$(PY) -m bench $(ARGS)
+
+# kill -9 behind HAProxy under load, with a live view; no root needed
+demo: build
+	@deploy/require haproxy:haproxy
+	@$(PY) -m bench.demo
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

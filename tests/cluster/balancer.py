@@ -20,12 +20,12 @@ SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "haproxy.cfg"
 CONNECTIONS = 5000
 
 
-def configuration(hosts: Sequence[Host], control: Path, port: int, by_client_id: bool) -> str:
+def configuration(hosts: Sequence[Host], control: Path, front: str, by_client_id: bool) -> str:
     """deploy/haproxy.cfg for these addresses, with a control socket and fewer descriptors."""
     servers = "".join(f"  server {host.name} {host.address}:{PROXIED_PORT}\n" for host in hosts)
     changes = [
         (r"^global\n  maxconn .*$", f"global\n  maxconn {CONNECTIONS}\n  stats socket {control} level admin"),
-        (r"^  bind :1883$", f"  bind :{port}"),
+        (r"^  bind :1883$", f"  bind {front}"),
         (r"(^  server .*\n)+", servers),
     ]
     if not by_client_id:
@@ -45,7 +45,7 @@ class Balancer:
         self.address = self.network.address(CLI)
         self.folder = Path(tempfile.mkdtemp(prefix="mqnode-", dir="/tmp"))
         self.control, self.config = self.folder / "control", self.folder / "haproxy.cfg"
-        self.config.write_text(configuration(hosts, self.control, port, by_client_id))
+        self.config.write_text(configuration(hosts, self.control, f"{self.address}:{port}", by_client_id))
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Balancer:

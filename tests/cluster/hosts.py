@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.broker import Broker
 from tests.cli.command import Command
+from tests.cluster.loopback import Loopback
 from tests.cluster.network import CLI, INTERCONNECT, Network
 from tests.mqtt import Client
 
@@ -32,7 +33,14 @@ class Host(Broker):
     """
 
     def __init__(
-        self, network: Network, name: str, *, interconnect: str = "", more: str = "", workers: int = 1, **options: Any
+        self,
+        network: Network | Loopback,
+        name: str,
+        *,
+        interconnect: str = "",
+        more: str = "",
+        workers: int = 1,
+        **options: Any,
     ) -> None:
         self.network = network
         address = network.address(name)
@@ -59,7 +67,7 @@ class Host(Broker):
 
 
 @contextmanager
-def running_hosts(network: Network, **options: Any) -> Iterator[list[Host]]:
+def running_hosts(network: Network | Loopback, **options: Any) -> Iterator[list[Host]]:
     """All hosts of the network, started at the same time."""
     with ExitStack() as stack:
         hosts = [Host(network, name, **options) for name in network.hosts]

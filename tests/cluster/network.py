@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PREFIX, NAMESPACES = "mq-", Path("/run/netns")
 CLI, WIRE = "cli", "wire"
 CLIENTS, INTERCONNECT = "c0", "x0"  # of each host; the ports of the switches are HOST-c0 and HOST-x0
+NUMBERS = {CLIENTS: 77, INTERCONNECT: 78}  # in addresses
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -110,8 +111,7 @@ class Network:
         return self._prefix + name
 
     def address(self, name: str, side: str = CLIENTS) -> str:
-        net = {CLIENTS: 77, INTERCONNECT: 78}[side]
-        return f"10.{net}.0.{254 if name == CLI else self.hosts.index(name) + 1}"
+        return f"10.{NUMBERS[side]}.0.{254 if name == CLI else self.hosts.index(name) + 1}"
 
     def inside(self, name: str, call: Callable[[], T]) -> T:
         """The result of `call`, made in that namespace: sockets opened and processes started by it stay there."""

@@ -135,7 +135,10 @@ class Subscriber(_Peer):
         super().__init__(connect, name, version, random_)
         self.qos, self.fickle = qos, fickle
         self.seen: dict[str, list[int]] = {}  # publisher -> sequences in the order of arrival
-        self.last = time.monotonic()
+        self.last, self.gap_s = (
+            time.monotonic(),
+            0.0,
+        )  # of deliveries: when the last one came, the longest time between two
         self.subscribed = threading.Event()
         self.journal: list[str] = []
         self._held: set[int] = set()  # packet ids of QoS 2 between PUBLISH and PUBREL
@@ -158,7 +161,8 @@ class Subscriber(_Peer):
             client.ack(mqtt.PUBCOMP, packet.id)
             return
         assert packet.kind == mqtt.PUBLISH, packet
-        self.last = time.monotonic()
+        before, self.last = self.last, time.monotonic()
+        self.gap_s = max(self.gap_s, self.last - before)
         if packet.qos == 2:
             if packet.id not in self._held:
                 self._held.add(packet.id)
