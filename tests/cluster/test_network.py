@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,15 @@ def test_the_two_sides_of_a_host_are_cut_apart(network: Network) -> None:
         network.cut_interconnect("h1")
         assert (arrives(client, outer), arrives(outer, client)) == (True, True)
         assert (arrives(inner, peer), arrives(peer, inner)) == (False, False)
+
+
+@pytest.mark.usefixtures("network")  # skips where there can be none
+def test_one_pair_of_three_is_cut() -> None:
+    with Network("h1", "h2", "h3") as three, ExitStack() as stack:
+        one, two, third = (stack.enter_context(udp(three, name)) for name in three.hosts)
+        three.cut("h1", "h2")
+        assert not arrives(one, two)
+        assert all(arrives(*pair) for pair in ((one, third), (third, one), (two, third), (third, two)))
 
 
 def test_tcp_outlives_a_cut(network: Network) -> None:
@@ -190,7 +200,7 @@ def test_captures_leave_out_bare_tcp_segments(network: Network) -> None:
         assert list(capture.read().bytes.values()) == [4]
 
 
-def test_a_crashed_test_leaves_nothing_for_long() -> None:
+def test_a_crashed_test_leaves_nothing_for_long(network: Network) -> None:
     code = (
         "from tests.cluster.network import Network\n"
         "network = Network('h1').__enter__()\n"
@@ -206,7 +216,9 @@ def test_a_crashed_test_leaves_nothing_for_long() -> None:
     orphans = [name for name in os.listdir(NAMESPACES) if name.startswith(f"{PREFIX}{process.pid}-")]
     assert len(orphans) == 3
     with Network():
-        assert not set(orphans) & set(os.listdir(NAMESPACES))
+        left = set(os.listdir(NAMESPACES))
+        assert not set(orphans) & left
+        assert network.namespace("h1") in left
         wait_for(lambda: not runs(sleeper))
 
 
