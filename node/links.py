@@ -35,14 +35,14 @@ class Links:
         self.keeper = Peer(repeat=True)
         self._keeper_link: Link | None = None
         self._welcomed = Event()
+        self._lost = Event()  # a link that we dial is missing
         self.siblings: dict[int, Peer] = {}
 
     def run(self) -> None:
         """Keep all links from now on; returns when the keeper has said welcome and the siblings are there, or late."""
-        gevent.spawn(self._keep_keeper)
+        gevent.spawn(self._keep)
         self._welcomed.wait()
-        for index in range(self._worker.index):
-            gevent.spawn(self._keep_sibling, index)
+        self._lost.set()
         self._wait_for_siblings()
 
     @property
@@ -67,15 +67,27 @@ class Links:
         dialling.setblocking(False)
         return dialling.detach()
 
-    def _keep_keeper(self) -> None:
-        """Connect to the keeper, and again whenever it is lost."""
+    def _keep(self) -> None:
+        """Connect to the keeper, and once it has said welcome to the siblings; again whenever one is lost."""
         while not self._worker.stopping:
-            if self._keeper_link is None:
-                descriptor = self._dial("keeper.sock")
-                if descriptor is not None:
-                    self._keeper_link = self._loop.link(descriptor, "keeper")
-                    self._keeper_link.send(HELLO, encode(self._hello()))
-            gevent.sleep(RETRY_S)
+            found = self._dial_keeper()
+            if self._welcomed.is_set():
+                found = all([self._dial_sibling(index) for index in range(self._worker.index)]) and found
+            if not found:
+                gevent.sleep(RETRY_S)
+                continue
+            self._lost.clear()
+            self._lost.wait()
+
+    def _dial_keeper(self) -> bool:
+        """Is the keeper linked?"""
+        if self._keeper_link is None:
+            descriptor = self._dial("keeper.sock")
+            if descriptor is None:
+                return False
+            self._keeper_link = self._loop.link(descriptor, "keeper")
+            self._keeper_link.send(HELLO, encode(self._hello()))
+        return True
 
     def _hello(self) -> dict[str, Any]:
         clients = [
@@ -85,16 +97,17 @@ class Links:
         ]
         return {"role": "worker", "index": self._worker.index, "instance": self._instance, "clients": clients}
 
-    def _keep_sibling(self, index: int) -> None:
-        while not self._worker.stopping:
-            peer = self.siblings.get(index)
-            if peer is None or peer.link is None:
-                descriptor = self._dial(f"worker-{index}.sock")
-                if descriptor is not None:
-                    link = self._loop.link(descriptor, "worker", index)
-                    link.send(HELLO, encode({"role": "worker", "index": self._worker.index}))
-                    self._use_sibling(link, index)
-            gevent.sleep(RETRY_S)
+    def _dial_sibling(self, index: int) -> bool:
+        """Is the sibling linked?"""
+        peer = self.siblings.get(index)
+        if peer is None or peer.link is None:
+            descriptor = self._dial(f"worker-{index}.sock")
+            if descriptor is None:
+                return False
+            link = self._loop.link(descriptor, "worker", index)
+            link.send(HELLO, encode({"role": "worker", "index": self._worker.index}))
+            self._use_sibling(link, index)
+        return True
 
     def _use_sibling(self, link: Link, index: int) -> None:
         peer = self.siblings.setdefault(index, Peer(repeat=False))
@@ -139,6 +152,7 @@ class Links:
     def closed(self, link: Link) -> None:
         if link is self._keeper_link:
             self._keeper_link = None
+            self._lost.set()
             self.keeper.lost()
             if not self._worker.stopping:
                 self._worker.log.warning(
@@ -148,3 +162,4 @@ class Links:
             sibling = self.siblings[link.index]
             if sibling.link is link:
                 sibling.lost()
+                self._lost.set()

@@ -1,6 +1,10 @@
 """Read-only views of the store for workers and the admin process. Each call sees the last commit; none holds a transaction open."""
 
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
 import fnmatch
+import zlib
 
 import lmdb
 import msgspec
@@ -55,14 +59,15 @@ cdef class Reader:
         cdef Py_ssize_t size = 0
         with self.begin() as transaction:
             cursor = transaction.cursor(db=self.queue)
-            if not cursor.set_range(prefix + u64(after_qseq + 1)):
-                return found
-            for key, value in cursor.iternext():
-                if not key.startswith(prefix) or len(found) >= max_messages or size >= max_bytes:
+            more = cursor.set_range(prefix + u64(after_qseq + 1))
+            while more and len(found) < max_messages and size < max_bytes:
+                key, value = cursor.item()
+                if not key.startswith(prefix):
                     break
                 received, options, identifiers, record, share = self.entry(transaction, value)
-                found.append((int.from_bytes(key[8:], "big"), received, options, identifiers, record, share))
+                found.append((qseq_of(key), received, options, identifiers, record, share))
                 size += len(record)
+                more = cursor.next()
         return found
 
     cdef entry(self, transaction, bytes value):
@@ -173,13 +178,17 @@ cdef class Reader:
             return
         levels = wanted.split(b"/")
         prefix = literal_prefix(levels)
+        under = wanted[:-1] if wanted.endswith(b"/#") and b"+" not in wanted else None
         start = max(prefix, topic_key(after.encode()) + b"\0") if after else prefix
         while start is not None:
-            records, start = self.retained_chunk(levels, prefix, start, now_ms)
+            records, start = self.retained_chunk(levels, prefix, under, start, now_ms)
             yield records
 
-    cdef retained_chunk(self, list levels, bytes prefix, bytes start, unsigned long long now_ms):
-        """The matching ones of CHUNK records from the key `start` on, and the key to go on from, None at the end."""
+    cdef retained_chunk(self, list levels, bytes prefix, bytes under, bytes start, uint64_t now_ms):
+        """The matching ones of CHUNK records from the key `start` on, and the key to go on from, None at the end.
+
+        Topics that begin with `under` match without a look at their levels.
+        """
         cdef list records = []
         cdef bytes key, value, record, topic
         cdef int seen = 0
@@ -188,21 +197,17 @@ cdef class Reader:
             more = cursor.set_range(start)
             while more:
                 key = cursor.key()
-                if not key.startswith(prefix):
+                if prefix and not key.startswith(prefix):
                     return records, None
                 if seen >= CHUNK:
                     return records, key
                 seen += 1
-                value = cursor.value()
-                record = unsealed(value)
+                record = record_of(cursor.value())
+                more = cursor.next()
                 if record is None:
                     self.damaged += 1
-                    more = cursor.next()
-                    continue
-                topic = record[29:29 + record[17] + 256 * record[18]]
-                if matches(levels, topic) and not expired(record, now_ms):
+                elif (under is not None and key.startswith(under) or matches(levels, topic_of(record))) and not expired(record, now_ms):
                     records.append(record)
-                more = cursor.next()
         return records, None
 
 
@@ -234,6 +239,31 @@ cdef bytes literal_prefix(list levels):
     return (b"/".join(fixed) + (b"/" if fixed else b""))[:400]
 
 
-cdef bint expired(bytes record, unsigned long long now_ms):
-    until = int.from_bytes(record[9:17], "little")
+cdef uint64_t qseq_of(bytes key):
+    cdef const unsigned char* p = key
+    cdef uint64_t qseq = 0
+    cdef int i
+    for i in range(8, 16):
+        qseq = qseq << 8 | p[i]
+    return qseq
+
+
+cdef bytes record_of(bytes value):
+    """What storage.layout.unsealed says, in C where every retained message goes through."""
+    cdef uint32_t crc
+    cdef bytes record = value[4:]
+    memcpy(&crc, <const char*>value, 4)
+    return record if len(value) > 33 and <uint32_t>zlib.crc32(record) == crc else None
+
+
+cdef bytes topic_of(bytes record):
+    cdef const char* p = record
+    cdef uint16_t length
+    memcpy(&length, p + 17, 2)
+    return record[29:29 + length]
+
+
+cdef bint expired(bytes record, uint64_t now_ms):
+    cdef uint64_t until
+    memcpy(&until, <const char*>record + 9, 8)
     return until != 0 and until <= now_ms

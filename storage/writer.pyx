@@ -542,7 +542,7 @@ cdef uint64_t body_of(bytes value) except? 0:
     """The number of the body that an entry refers to; 0 if it holds its own, or is damaged and could name any."""
     cdef const char* p = value
     cdef Py_ssize_t size = len(value)
-    if size < 19 or p[4] & INLINE or zlib.crc32(memoryview(value)[4:]) != get_u32(p):
+    if size < 19 or p[4] & INLINE or zlib.crc32(value[4:]) != get_u32(p):
         return 0
     return get_u64(p + size - 12)
 
@@ -561,7 +561,7 @@ def parse_entry(bytes value):
     cdef uint32_t at = 7, i
     cdef uint16_t length
     cdef uint8_t flags
-    if size < 7 or zlib.crc32(memoryview(value)[4:]) != get_u32(p):
+    if size < 7 or zlib.crc32(value[4:]) != get_u32(p):
         return None
     flags = <uint8_t>p[4]
     identifiers = ()
