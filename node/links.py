@@ -70,14 +70,14 @@ class Links:
     def _keep(self) -> None:
         """Connect to the keeper, and once it has said welcome to the siblings; again whenever one is lost."""
         while not self._worker.stopping:
-            found = self._dial_keeper()
+            found = [self._dial_keeper()]
             if self._welcomed.is_set():
-                found = all([self._dial_sibling(index) for index in range(self._worker.index)]) and found
-            if not found:
+                found += [self._dial_sibling(index) for index in range(self._worker.index)]
+            if all(found):
+                self._lost.clear()
+                self._lost.wait()
+            else:
                 gevent.sleep(RETRY_S)
-                continue
-            self._lost.clear()
-            self._lost.wait()
 
     def _dial_keeper(self) -> bool:
         """Is the keeper linked?"""
