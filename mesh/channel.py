@@ -169,12 +169,7 @@ class Channel:
             return f"it says that it is host {hello.node_id.hex()}, but its key is that of {self._peer_id.hex()}"
         if hello.cluster_id != self._party.cluster_id:
             return f"it is in another cluster, {hello.cluster_id.hex()}"
-        if hello.lowest_version > frames.HIGHEST_VERSION or hello.highest_version < frames.LOWEST_VERSION:
-            return (
-                f"it speaks versions {hello.lowest_version} to {hello.highest_version} between hosts, this host "
-                f"{frames.LOWEST_VERSION} to {frames.HIGHEST_VERSION}: upgrade the older one, by one release at a time"
-            )
-        return ""
+        return frames.incompatible(hello.lowest_version, hello.highest_version)
 
     def _hear_batch(self, now_ms: float, batch: Batch) -> list[Event]:
         if not self.open or batch.channel != self._theirs:

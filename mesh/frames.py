@@ -25,6 +25,16 @@ MESSAGE_BYTES_MAX = HEADER.size + BATCH_BYTES + 64  # CURVE adds 33
 Frame = tuple[int, bytes]  # kind, body
 
 
+def incompatible(lowest_version: int, highest_version: int) -> str:
+    """Why a host that speaks these versions cannot be understood; empty if it can."""
+    if lowest_version <= HIGHEST_VERSION and highest_version >= LOWEST_VERSION:
+        return ""
+    return (
+        f"it speaks versions {lowest_version} to {highest_version} between hosts, this host {LOWEST_VERSION} to "
+        f"{HIGHEST_VERSION}: upgrade the older one, by one release at a time"
+    )
+
+
 class FrameError(ValueError):
     """Bytes that no mqnode sends."""
 

@@ -2,8 +2,8 @@
 
 A token `mqn1-…` holds the cluster's id, where to join, the public key of the member that answers there (so nobody can stand
 between) and a 128-bit secret. The secret never crosses the network: the joiner proves it by an HMAC over both public keys and the
-member's nonce. The member keeps the token's number and a key derived from the secret. A used token answers the same host
-with the same key again: its first answer may have been lost.
+member's nonce. The member keeps the token's number and a key derived from the secret. To a host that used it the token is
+known again until it expires, for the first answer may have been lost.
 """
 
 from __future__ import annotations
@@ -106,19 +106,21 @@ class Tokens:
     def outstanding(self, now_ms: int) -> int:
         return sum(not each.used_by and now_ms < each.expires_ms for each in self._issued.values())
 
-    def redeem(self, number: bytes, given: bytes, member_key: str, joiner_key: str, nonce: bytes, now_ms: int) -> None:
-        """The host of `joiner_key` may join, and the token is used; else TokenError. Store it before you answer."""
+    def check(self, number: bytes, given: bytes, member_key: str, joiner_key: str, nonce: bytes, now_ms: int) -> bool:
+        """False: the host of `joiner_key` has used it already; True: it may now. TokenError: anybody else, or too late."""
         issued = self._issued.get(number)
         wanted = proof(issued.key if issued else b"", member_key, joiner_key, nonce)
         if not hmac.compare_digest(given, wanted) or issued is None:
             raise TokenError("wrong token: this host has made no such one. On a member: mqnode cluster token create")
-        if issued.used_by == joiner_key:
-            return
-        if issued.used_by:
+        if issued.used_by and issued.used_by != joiner_key:
             raise TokenError("this token was used by another host. One host, one token: mqnode cluster token create")
         if now_ms >= issued.expires_ms:
             raise TokenError("this token has expired. On a member: mqnode cluster token create --ttl 1h")
-        issued.used_by = joiner_key
+        return not issued.used_by
+
+    def use(self, number: bytes, joiner_key: str) -> None:
+        """Store it before the host hears that it has joined."""
+        self._issued[number].used_by = joiner_key
 
     def _forget(self, now_ms: int) -> None:
         self._issued = {number: each for number, each in self._issued.items() if now_ms < each.expires_ms + KEPT_MS}

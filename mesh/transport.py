@@ -21,7 +21,7 @@ from typing import Protocol
 import gevent
 import zmq
 from gevent.event import Event
-from gevent.socket import SOCK_STREAM, gaierror, getaddrinfo
+from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, gaierror, getaddrinfo
 
 from mesh import channel, frames, zap
 from mesh.channel import Change, Channel, Down, Party
@@ -267,7 +267,7 @@ class Transport:
     def _dial(self, peer: Peer) -> None:
         """A new connection in the place of the present one, which leads nowhere."""
         try:
-            address = _resolve(peer.member.address)
+            address = _resolve(peer.member.address, self._source)
         except gaierror as error:
             peer.channel.trouble = f"{peer.member.address} has no address: {error.strerror}"
             address = ""
@@ -312,8 +312,9 @@ def _source(bind: str) -> str:
     return "" if address.is_unspecified else f"{host}:0;"
 
 
-def _resolve(address: str) -> str:
-    """As an IP address: ZeroMQ would look a name up in the thread that serves all peers."""
+def _resolve(address: str, source: str) -> str:
+    """As an IP address that the source can reach: ZeroMQ would look a name up in the thread that serves all peers."""
     host, _, port = address.rpartition(":")
-    found = getaddrinfo(host.strip("[]"), int(port), type=SOCK_STREAM)[0][4][0]
+    family = AF_UNSPEC if not source else AF_INET6 if "[" in source else AF_INET
+    found = getaddrinfo(host.strip("[]"), int(port), family, SOCK_STREAM)[0][4][0]
     return f"[{found}]:{port}" if ":" in str(found) else f"{found}:{port}"

@@ -7,6 +7,7 @@ event that it missed (pyzmq#2167); reading events after each operation misses no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,13 +33,17 @@ def events(socket: Socket) -> int:
 
 
 def wait_readable(socket: Socket, timeout_s: float = POLL_S) -> bool:
-    """Until a message is there: only after all that was there has been received, for ZeroMQ signals changes."""
-    if not events(socket) & zmq.POLLIN and timeout_s > 0:
-        try:
-            wait_read(socket.getsockopt(zmq.FD), timeout=timeout_s)
-        except TimeoutError:
+    """Until a message is there, or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not events(socket) & zmq.POLLIN:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
             return False
-    return bool(events(socket) & zmq.POLLIN)
+        try:
+            wait_read(socket.getsockopt(zmq.FD), timeout=left_s)
+        except TimeoutError:
+            return bool(events(socket) & zmq.POLLIN)
+    return True
 
 
 def spawn(run: Callable[[], None]) -> gevent.Greenlet[[], None]:

@@ -27,9 +27,12 @@ def redeem(
     nonce: bytes = NONCE,
     given_for: str = "",
     token: Token = TOKEN,
-) -> None:
+) -> bool:
+    """Whether it was the first use."""
     given = proof(token.key, MEMBER, given_for or joiner, NONCE)
-    tokens.redeem(token.number, given, MEMBER, joiner, nonce, now_ms)
+    first = tokens.check(token.number, given, MEMBER, joiner, nonce, now_ms)
+    tokens.use(token.number, joiner)
+    return first
 
 
 @given(
@@ -60,12 +63,14 @@ def test_the_secret_is_in_no_log() -> None:
 
 def test_one_use() -> None:
     tokens = issued()
-    redeem(tokens)
+    assert redeem(tokens)
     with pytest.raises(TokenError, match="another host"):
         redeem(tokens, OTHER)
-    redeem(tokens, now_ms=2 * HOUR_S * 1000)  # whose answer was lost
+    assert not redeem(tokens), "its answer was lost"
     with pytest.raises(TokenError, match="another host"):
         redeem(Tokens.from_bytes(tokens.to_bytes()), OTHER)
+    with pytest.raises(TokenError, match="expired"):
+        redeem(tokens, now_ms=HOUR_S * 1000)
 
 
 def test_it_expires() -> None:
@@ -84,4 +89,4 @@ def test_a_proof_is_for_one_host_one_nonce_and_one_token() -> None:
         redeem(tokens, nonce=b"x" * 16)
     with pytest.raises(TokenError, match="wrong token"):
         redeem(tokens, token=Token(b"c" * 16, "h:1", MEMBER, b"t" * 16))
-    redeem(tokens)  # none of these has used it
+    assert redeem(tokens), "none of these has used it"

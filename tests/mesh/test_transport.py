@@ -311,30 +311,99 @@ def test_a_member_with_a_new_address_is_reached_there(cluster: Cluster) -> None:
     assert cluster.host.transport.counters()[child.id].address == child.address
 
 
-def test_a_host_that_only_one_side_reaches_is_not_up(tmp_path: Path) -> None:
+def test_a_host_that_only_one_side_reaches_is_not_up() -> None:
     """The other side's table has a wrong address for this host: a one-way link."""
-    first, second = create(), create()
-    addresses = [f"127.0.0.5:{free_port()}", f"127.0.0.6:{free_port()}"]
-
-    def table(address: str) -> Membership:
-        made = Membership(b"c" * 16, "home")
-        made = made.with_member(
-            Member(first.node_id, "n1", address, first.public_key, "active", Stamp(1, first.node_id))
-        )
-        return made.with_member(
-            Member(second.node_id, "n2", addresses[1], second.public_key, "active", Stamp(1, second.node_id))
-        )
-
+    addresses = (f"127.0.0.5:{free_port()}", f"127.0.0.6:{free_port()}")
+    (first, second), table = pair_of_tables(addresses)
+    wrong = table.renamed(first.node_id, Stamp(2, first.node_id), address=f"127.0.0.7:{free_port()}")
     hosts = [
-        Host(first, table(addresses[0]), addresses[0]),
-        Host(second, table(f"127.0.0.7:{free_port()}"), addresses[1]),
+        Host(first, table, addresses[0]),
+        Host(second, wrong, addresses[1]),
     ]
     try:
         green_wait(lambda: all(len(host.events) > 0 for host in hosts), 5)
         assert [event[0] for host in hosts for event in host.events] == ["down", "down"]
         assert hosts[1].transport.counters()[first.node_id].bytes_in > 0, "nothing came one way, either"
-        hosts[1].transport.update_members(table(addresses[0]))
+        hosts[1].transport.update_members(table)
         green_wait(lambda: hosts[0].state(second.node_id) == hosts[1].state(first.node_id) == "up", QUICK_S)
     finally:
         for host in hosts:
             host.transport.stop()
+
+
+# -- this process ---------------------------------------------------------------------------------------------------------------
+
+
+def pair_of_tables(names: tuple[str, str]) -> tuple[list[Identity], Membership]:
+    """Two hosts that know each other by these addresses."""
+    identities, table = [create(), create()], Membership(b"c" * 16, "home")
+    for number, (identity, address) in enumerate(zip(identities, names, strict=True), 1):
+        stamp = Stamp(1, identity.node_id)
+        table = table.with_member(Member(identity.node_id, f"n{number}", address, identity.public_key, "active", stamp))
+    return identities, table
+
+
+@pytest.mark.parametrize("hosts", ["localhost", "[::1]"])
+def test_names_and_ipv6(hosts: str) -> None:
+    addresses = (f"{hosts}:{free_port()}", f"{hosts}:{free_port()}")
+    identities, table = pair_of_tables(addresses)
+    binds = [address.replace("localhost", "127.0.0.1") for address in addresses]
+    running = [Host(identity, table, bind) for identity, bind in zip(identities, binds, strict=True)]
+    try:
+        green_wait(lambda: all(host.events for host in running), QUICK_S)
+        assert [host.events[0][0] for host in running] == ["up", "up"]
+    finally:
+        for host in running:
+            host.transport.stop()
+
+
+def test_an_unknown_name_is_told() -> None:
+    identities, table = pair_of_tables((f"127.0.0.1:{free_port()}", "nowhere.invalid:7001"))
+    host = Host(identities[0], table, table.find("n1").address)
+    try:
+        green_wait(lambda: "nowhere.invalid" in host.transport.counters()[identities[1].node_id].trouble, QUICK_S)
+    finally:
+        host.transport.stop()
+
+
+def test_a_stopped_transport_leaves_nothing_behind() -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = 0
+    for number in range(6):
+        identities, table = pair_of_tables((f"127.0.0.1:{free_port()}", f"127.0.0.2:{free_port()}"))
+        running = [Host(identity, table, table.member(identity.node_id).address) for identity in identities]
+        green_wait(lambda: all(host.events for host in running), QUICK_S)  # noqa: B023
+        for host in running:
+            host.transport.stop()
+        gevent.sleep(0.05)
+        if number == 1:
+            before = descriptors()
+    assert descriptors() <= before
+
+
+WRONG_HANDLER = """
+import sys
+import gevent
+from mesh.hlc import Stamp
+from mesh.identity import create
+from mesh.membership import Member, Membership
+from tests.mesh.host import Host
+class Wrong(Host):
+    def down(self, node_id, reason):
+        raise KeyError("a bug")
+identity, other = create(), create()
+table = Membership(b"c" * 16, "home").with_member(
+    Member(other.node_id, "n2", "127.0.0.1:9", other.public_key, "active", Stamp(1, other.node_id)))
+Wrong(identity, table, "127.0.0.1:0")
+gevent.sleep(20)
+"""
+
+
+def test_an_error_of_the_handler_ends_the_process() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", WRONG_HANDLER], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert ended.returncode == 1
+    assert "KeyError: 'a bug'" in ended.stderr
