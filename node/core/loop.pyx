@@ -406,6 +406,7 @@ cdef class Loop:
             if self.turn_wanted:
                 epoll_remove(self.epoll, self.turn_event)
                 self.turn_wanted = False
+            self.run_again()        # who waits for a turn comes before those who only now have something to say
             count = epoll_wait(self.epoll, events, EVENTS, 0)
             for i in range(count):
                 slot = <uint32_t>(events[i].data.u64 & 0xFFFFFFFF)
@@ -465,6 +466,8 @@ cdef class Loop:
             if stream.ended and connection.state == CONNECTING:
                 connection.abort()
             return 0
+        if connection is not None and monotonic_us() > self.wake_until_us:     # better in the kernel than in our memory
+            return yield_turn(connection)
         size = c_recv(stream.fd, self.buffer, BUFFER_SIZE, 0)
         if size <= 0:
             stream.readable = False

@@ -17,6 +17,7 @@ SEED = int(os.environ.get("MQNODE_FUZZ_SEED") or SystemRandom().randrange(10**9)
 def running_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with attacked(tmp_path_factory.mktemp("fuzz")) as found:
         yield found
+        found.check_nobody_stays()
 
 
 @pytest.fixture
