@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from mesh.identity import create
+from mesh.zap import TransportError, context
 from tests.mesh.cluster import QUICK_S, Cluster, echoed
 from tests.mesh.host import green_wait
 
@@ -71,3 +72,10 @@ def test_garbage_and_half_handshakes_delay_nobody(cluster: Cluster) -> None:
         except ConnectionResetError:
             pass
         stranger.close()
+
+
+def test_a_libzmq_with_known_holes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "zmq_version_info", lambda: (4, 3, 2))
+    monkeypatch.setattr(zmq, "zmq_version", lambda: "4.3.2")
+    with pytest.raises(TransportError, match=r"4\.3\.2 has known holes.*4\.3\.3"):
+        context()
