@@ -32,16 +32,13 @@ _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 _decode_subscription = msgspec.msgpack.Decoder(Subscription).decode
 
 
-class Owner:
-    """The live connection of a client id."""
+class Owner(msgspec.Struct, gc=False, eq=False):
+    """The live connection of a client id; small, since there is one for each client, and never part of a cycle."""
 
-    __slots__ = ("connection", "link", "session", "will_id")
-
-    def __init__(self, link: Link, connection: int, session: SessionRecord | None, will_id: int) -> None:
-        self.link = link
-        self.connection = connection
-        self.session = session
-        self.will_id = will_id
+    link: Link
+    connection: int
+    session: SessionRecord | None
+    will_id: int
 
 
 class Directory:
