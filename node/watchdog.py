@@ -140,7 +140,7 @@ class Watchdog:
         serving = sum(1 for slot in workers if slot[counters.INDEX["ready"]])
         if not self.ready and not self.missing and serving == len(workers) and notify("READY=1"):
             self.ready = True
-            self.log.info("ready", workers=serving)
+            self.log.info("host_ready", workers=serving, effect="clients are served", next="mqnode status")
         if not self.missing or self.supervisor_answers:
             notify("WATCHDOG=1")
         clients = sum(slot[counters.INDEX["clients_connected"]] for slot in workers)
