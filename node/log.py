@@ -49,7 +49,13 @@ def setup(config: Log, process_name: str) -> None:
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.format_exc_info,
-        lambda _, __, event: {"time": _now(), "level": event.pop("level"), "process": process_name, **event},
+        lambda _, __, event: {
+            "time": _now(),
+            "level": event.pop("level"),
+            "process": process_name,
+            "event": event.pop("event"),
+            **event,
+        },
     ]
     _render = to_json if config.format == "json" else to_text
 
@@ -59,7 +65,7 @@ def setup(config: Log, process_name: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
