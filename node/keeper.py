@@ -90,7 +90,7 @@ class Keeper:
                 self.directory = Directory(self.writer)
                 contents = self.store.contents()
                 self.clock_offset_ms = self.store.start_clock(
-                    time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
+                    time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000, process.boot_id()
                 )
                 self.directory.load(*contents, self.now_ms())
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, msgspec.MsgspecError) as error:

@@ -10,9 +10,12 @@ import ctypes
 import os
 import signal
 import socket
+import uuid
+from pathlib import Path
 
 SUPERVISOR_PID = "MQNODE_SUPERVISOR_PID"  # set by node/supervise.py, the pid that supervisord will have
 CONFIG_FILE = "MQNODE_CONFIG"  # set by it, too, and read by the command line: the file that the operator edits
+BOOT_ID = "MQNODE_BOOT_ID"  # set by systemd/mqnode.service, which hides /proc/sys
 _PR_SET_PDEATHSIG = 1
 
 
@@ -29,6 +32,15 @@ def die_with_parent() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != int(supervisor):  # it died before the call: there will be no signal
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def boot_id() -> bytes:
+    """16 bytes, other ones after each boot of the kernel; empty where nobody tells."""
+    try:
+        told = os.environ.get(BOOT_ID) or Path("/proc/sys/kernel/random/boot_id").read_text()
+        return uuid.UUID(told.strip()).bytes
+    except (OSError, ValueError):
+        return b""
 
 
 def notify(message: str) -> bool:

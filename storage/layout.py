@@ -31,6 +31,9 @@ KEY_TOPIC_BYTES = 400  # of LMDB's 511
 
 META_FORMAT = b"format"
 META_CLOCK = b"clock_ms"  # store clock at the last start
+META_BOOT = (
+    b"boot"  # 16 bytes, the kernel's boot id at that start; i64, the offset of the store clock to CLOCK_MONOTONIC
+)
 META_INCARNATION = b"incarnation"
 META_NEXT = b"next"  # msgpack [next sid, next body number, next will id]
 META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may have been used

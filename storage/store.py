@@ -11,6 +11,7 @@ import lmdb.verify
 from storage import migrate
 from storage.layout import (
     FORMAT,
+    META_BOOT,
     META_CLOCK,
     META_FORMAT,
     META_INCARNATION,
@@ -32,14 +33,18 @@ class Store:
         self._max_map_bytes = max_map_bytes
         self._page_bytes = environment.stat()["psize"]
 
-    def start_clock(self, wall_ms: int, monotonic_ms: int) -> int:
-        """The offset of the store clock to CLOCK_MONOTONIC, fixed for this start: it never goes back, whatever the wall
-        clock does. Also counts the incarnation; both are on disk before this returns."""
+    def start_clock(self, wall_ms: int, monotonic_ms: int, boot: bytes) -> int:
+        """The offset of the store clock to CLOCK_MONOTONIC. It is the same for each start within one boot of the kernel, and
+        never goes back, whatever the wall clock does. Also counts the incarnation; both are on disk before this returns."""
         with self.environment.begin(write=True) as transaction:
             meta = self.databases["meta"]
             last = int.from_bytes(transaction.get(META_CLOCK, b"", db=meta), "big")
-            now = max(wall_ms, last)
+            known = transaction.get(META_BOOT, b"", db=meta)
+            same_boot = boot != b"" and known[:16] == boot
+            now = max(last, monotonic_ms + int.from_bytes(known[16:], "big", signed=True) if same_boot else wall_ms)
             transaction.put(META_CLOCK, now.to_bytes(8, "big"), db=meta)
+            if boot:
+                transaction.put(META_BOOT, boot + (now - monotonic_ms).to_bytes(8, "big", signed=True), db=meta)
             self.incarnation = int.from_bytes(transaction.get(META_INCARNATION, b"", db=meta), "big") + 1
             transaction.put(META_INCARNATION, self.incarnation.to_bytes(8, "big"), db=meta)
         return now - monotonic_ms

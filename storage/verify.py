@@ -22,6 +22,7 @@ import msgspec
 from storage.layout import (
     DATABASES,
     FORMAT,
+    META_BOOT,
     META_CLOCK,
     META_FORMAT,
     META_INCARNATION,
@@ -138,6 +139,8 @@ def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
         seen.next_sid, seen.next_body, seen.next_will = _next(value)
     elif key in (META_CLOCK, META_INCARNATION):
         _require(len(value) == 8, "it is not of 8 bytes")
+    elif key == META_BOOT:
+        _require(len(value) == 24, "it is not of 24 bytes")
     elif key.startswith(META_QSEQ):
         _require(len(key) == len(META_QSEQ) + 8 and len(value) == 8, "it is not of 8 bytes")
         seen.reserved[int.from_bytes(key[len(META_QSEQ) :], "big")] = int.from_bytes(value, "big")
