@@ -53,7 +53,7 @@ wheel: $(STAMP)
 	  $(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .'
 
 build: $(STAMP)
-	flock .build.lock $(PY) setup.py --quiet build_ext --inplace
+	@flock .build.lock $(PY) setup.py --quiet build_ext --inplace
 
 $(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -62,10 +62,11 @@ $(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/require ensurepip:python3-venv
 	@test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
 	  deploy/require Python.h:python3-dev
-	flock .build.lock bash -ec '\
+	@echo "Installing what mqnode needs into .venv and compiling its core: some minutes, once."
+	@flock .build.lock bash -ec '\
 	  test -x $(PY) || $(PYTHON) -m venv .venv; \
-	  $(PY) -m pip install --quiet --upgrade pip "setuptools>=75,<81" "Cython>=3.1,<4"; \
-	  $(PY) -m pip install --quiet --no-build-isolation --editable ".[dev]"; \
+	  $(PY) -m pip install -qq --upgrade pip "setuptools>=75,<81" "Cython>=3.1,<4"; \
+	  $(PY) -m pip install -qq --no-build-isolation --editable ".[dev]"; \
 	  touch $(STAMP)'
 
 tools:

@@ -33,7 +33,8 @@ ANSWER_S = 10.0
 ATTEMPTS, ATTEMPTS_MS = 5, 60_000
 ADDRESSES_MAX = 1000  # with wrong attempts in the last minute
 KNOCKING_MAX = 100  # that have a nonce
-MESSAGE_BYTES_MAX = 256 << 10  # a table of MEMBERS_MAX members is smaller
+ASKED_BYTES_MAX = 16 << 10  # by anybody
+TABLE_BYTES_MAX = 16 << 20  # from the member that the token names
 
 
 class JoinError(Exception):
@@ -101,7 +102,7 @@ class Attempts:
         self._at = {
             each: recent
             for each, times in self._at.items()
-            if (recent := [at for at in times if now_ms - at < ATTEMPTS_MS])
+            if (recent := [at for at in times if 0 <= now_ms - at < ATTEMPTS_MS])
         }
         times = self._at.get(address, [])
         if len(times) < ATTEMPTS and (times or len(self._at) < ADDRESSES_MAX):
@@ -189,7 +190,7 @@ class JoinServer:
         self._context = zap.context()
         self._authenticator = zap.Authenticator(self._context, "join", lambda _: True)
         try:
-            self._router = zap.server(self._context, "join", bind, identity.secret_key, MESSAGE_BYTES_MAX)
+            self._router = zap.server(self._context, "join", bind, identity.secret_key, ASKED_BYTES_MAX)
         except zap.TransportError:
             self._authenticator.stop()
             self._context.term()
@@ -237,7 +238,7 @@ def join(identity: Identity, token: Token, name: str, address: str, *, timeout_s
             (zmq.CURVE_SERVERKEY, token.public_key.encode()),
             (zmq.CURVE_PUBLICKEY, identity.public_key.encode()),
             (zmq.CURVE_SECRETKEY, identity.secret_key.encode()),
-            (zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX),
+            (zmq.MAXMSGSIZE, TABLE_BYTES_MAX),
         ):
             socket.setsockopt(option, value)
         socket.connect(f"tcp://{token.address}")

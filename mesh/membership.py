@@ -17,7 +17,7 @@ import msgspec
 from mesh.hlc import NODE_ID_BYTES, Stamp
 
 State = Literal["active", "left"]
-MEMBERS_MAX = 128  # beyond what a full mesh can carry
+MEMBERS_MAX = 128  # active ones: each is connected with each
 CLUSTER_ID_BYTES = 16
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")  # as node.name
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -104,7 +104,7 @@ class Membership(msgspec.Struct, frozen=True):
         known = self.members.get(member.node_id)
         if known is not None and member.stamp <= known.stamp:
             raise MembershipError(f"the change of {member.name} is older than what is known of it. Run it again.")
-        if known is None and len(self.members) >= MEMBERS_MAX:
+        if known not in self.active() and member.state == "active" and len(self.active()) >= MEMBERS_MAX:
             raise MembershipError(f"the cluster {self.name} has {MEMBERS_MAX} hosts, the most there can be")
         for other in self.active() if member.state == "active" else ():
             if other.node_id != member.node_id and other.name == member.name:

@@ -16,12 +16,13 @@ import random
 import secrets
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import gevent
 import zmq
 from gevent.event import Event
-from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, gaierror, getaddrinfo
+from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, getaddrinfo
 
 from mesh import channel, frames, zap
 from mesh.channel import Change, Channel, Down, Party
@@ -222,7 +223,7 @@ class Transport:
             self._tell(peer, peer.channel.tick(now))
             if peer.leads_nowhere() and now >= peer.dial_at_ms and not peer.dialling:
                 peer.dialling = True
-                gevent.spawn(self._dial, peer)
+                zap.spawn(partial(self._dial, peer))
 
     def _tell(self, peer: Peer, events: list[channel.Event]) -> None:
         node_id, counters = peer.member.node_id, peer.counters
@@ -268,8 +269,8 @@ class Transport:
         """A new connection in the place of the present one, which leads nowhere."""
         try:
             address = _resolve(peer.member.address, self._source)
-        except gaierror as error:
-            peer.channel.trouble = f"{peer.member.address} has no address: {error.strerror}"
+        except (OSError, UnicodeError) as error:
+            peer.channel.trouble = f"{peer.member.address} leads to no address: {error}"
             address = ""
         peer.dialling = False
         now = now_ms()

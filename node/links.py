@@ -153,8 +153,9 @@ class Links:
         if link is self._keeper_link:
             self._keeper_link = None
             self._lost.set()
+            had_it = self.keeper.link is not None  # else it died before its welcome, and that was said already
             self.keeper.lost()
-            if not self._worker.stopping:
+            if had_it and not self._worker.stopping:
                 self._worker.log.warning(
                     "keeper_lost", effect="nothing is acknowledged until it is back", next="mqnode status"
                 )

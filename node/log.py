@@ -1,11 +1,16 @@
-"""Logs: one line an event on stderr, JSON or text, and the access log. Fields only: no value can forge another line (S23)."""
+"""Logs: one line an event on stderr, JSON or text, and the access log. Fields only: no value can forge another line (S23).
+
+A line of text is `time level process event key=value …`; a value that holds more than names and addresses do is quoted.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,30 +18,54 @@ import structlog
 
 from node.config import Log
 
+_Render = Callable[[dict[str, Any]], str]
+_PLAIN = re.compile(r"[\w.:/@%+*#$-]+", re.ASCII)
+_FIRST = ("time", "level", "process", "event")
+_SAID = ("source", "worker", "log")  # by the name of the process, or the event
 _access_fields: dict[str, Any] | None = None
+_render: _Render
+
+
+def to_json(event: dict[str, Any]) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()
+
+
+def to_text(event: dict[str, Any]) -> str:
+    rest = (f"{key}={_value(value)}" for key, value in event.items() if key not in _FIRST and key not in _SAID)
+    return " ".join([*(_value(event[key]) for key in _FIRST), *rest])
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_value, value)) or "-"
+    text = "-" if value is None else str(value)
+    return text if _PLAIN.fullmatch(text) else repr(text)
 
 
 def setup(config: Log, process_name: str) -> None:
     """Everything that this process logs from now on, through structlog or the standard library."""
-    global _access_fields
+    global _access_fields, _render
     level = logging.getLevelName(config.level.upper())
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
-        lambda _, __, event: {"process": process_name, **event},
+        lambda _, __, event: {
+            "time": _now(),
+            "level": event.pop("level"),
+            "process": process_name,
+            "event": event.pop("event"),
+            **event,
+        },
     ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer(
-            serializer=lambda event, **_: msgspec.json.encode(event, enc_hook=str).decode()
-        )
-        if config.format == "json"
-        else structlog.processors.KeyValueRenderer(key_order=["time", "level", "process", "event"])
-    )
+    _render = to_json if config.format == "json" else to_text
+
+    def renderer(_: Any, __: Any, event: Any) -> str:
+        return _render(event)
+
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
@@ -51,6 +80,10 @@ def logger(name: str, **fields: Any) -> Any:
 def access(event: str, **fields: Any) -> None:
     """One line of the access log."""
     if _access_fields is not None:
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-        os.write(2, msgspec.json.encode({"time": stamp, **_access_fields, "event": event, **fields}) + b"\n")
+        line = _render({"time": _now(), **_access_fields, "event": event, **fields})
+        os.write(2, line.encode() + b"\n")
+
+
+def _now() -> str:
+    now_ms = time.time_ns() // 1_000_000
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ms // 1000)) + f".{now_ms % 1000:03d}Z"

@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+from typing import Any
 
 import gevent
 from gevent import monkey
@@ -26,7 +27,35 @@ from node.config import Listener, load  # noqa: E402
 from node.listeners.sockets import split_bind  # noqa: E402
 
 BEAT_S = 0.2
+SILENCE_S = 5
 pywsgi.MAX_REQUEST_LINE = 3 * 65_535 + 1024  # the longest topic, percent-encoded
+
+
+class _Handler(pywsgi.WSGIHandler):  # type: ignore[misc]
+    def log_error(self, message: str, *arguments: object) -> None:
+        """What is no HTTP, or broke off: an event of the log like any other."""
+        text = message % arguments if arguments else message
+        address = "{}:{}".format(*self.client_address)
+        log.logger("admin").warning("bad_request", address=address, cause=text[:200], effect="closed")
+
+
+class _HealthHandler(_Handler):
+    """Any host may connect: who says nothing for too long is let go. (People at a prompt of the CLI are given their time.)"""
+
+    def handle(self) -> None:
+        self.socket.settimeout(SILENCE_S)
+        super().handle()
+
+
+class _Errors:
+    """What falcon writes of an error of ours: the trace in one line of the log."""
+
+    def write(self, text: str) -> None:
+        log.logger("admin").error("request_failed", cause=text.strip(), effect="it was answered 500")
+
+
+def _serve(bind: str, app: Any, handler: type[_Handler]) -> pywsgi.WSGIServer:
+    return pywsgi.WSGIServer(split_bind(bind), app, log=None, error_log=_Errors(), handler_class=handler)
 
 
 def _beat(host: Host) -> None:
@@ -50,11 +79,11 @@ def main(arguments: list[str]) -> None:
         )
     host = Host(config)
     host.counters.claim(counters.ADMIN)
-    server = pywsgi.WSGIServer(split_bind(config.admin.bind), make_app(host, make_token(token_path(config))), log=None)
+    server = _serve(config.admin.bind, make_app(host, make_token(token_path(config))), _Handler)
     gevent.spawn(_beat, host)
     gevent.signal_handler(signal.SIGTERM, server.stop)
     if config.admin.health_bind:
-        pywsgi.WSGIServer(split_bind(config.admin.health_bind), make_health_app(host), log=None).start()
+        _serve(config.admin.health_bind, make_health_app(host), _HealthHandler).start()
     log.logger("admin").info("ready", bind=config.admin.bind)
     server.serve_forever()
 

@@ -15,6 +15,7 @@ from node.cli.output import printable
 from node.config import split_bind
 
 TIMEOUT_S = 30.0
+_LISTS = ("clients", "sessions", "retained")
 PAGE = 2500  # of a list; longer ones would hold up the workers that are asked for them
 
 
@@ -87,7 +88,7 @@ class Api:
             return answer
         text = printable(answer.get("error", answer) if isinstance(answer, dict) else answer)
         if status == 404:
-            raise NotFound(text)
+            raise NotFound(f"{text}. All that there are: mqnode {path[1]} list" if path[1] in _LISTS else text)
         if status == 401:
             raise click.ClickException(
                 f"The host at {self._config.admin.bind} does not take the token of {token_path(self._config)}: nothing "

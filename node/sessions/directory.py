@@ -34,17 +34,14 @@ _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 _decode_subscription = msgspec.msgpack.Decoder(Subscription).decode
 
 
-class Owner:
-    """The live connection of a client id."""
+class Owner(msgspec.Struct, gc=False, eq=False):
+    """The live connection of a client id; small, since there is one for each client, and never part of a cycle."""
 
-    __slots__ = ("at_ms", "connection", "link", "session", "will_id")
-
-    def __init__(self, link: Link, connection: int, session: SessionRecord | None, will_id: int, at_ms: int) -> None:
-        self.link = link
-        self.at_ms = at_ms
-        self.connection = connection
-        self.session = session
-        self.will_id = will_id
+    link: Link
+    connection: int
+    session: SessionRecord | None
+    will_id: int
+    at_ms: int  # 0 while this host is alone
 
 
 class Directory:
@@ -110,7 +107,7 @@ class Directory:
                 continue
             record = self.by_sid.get(sid)
             self._left.pop(sid, None)
-            self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), now_ms)
+            self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), 0)
             if record is not None:
                 self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
         for sid in self.shared:
@@ -225,7 +222,7 @@ class Directory:
         will_id = 0
         if claim["will"] is not None:
             will_id = self.wills.new(cid, claim["will"]["delay_s"], claim["will"]["record"])
-        owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, now_ms)
+        owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, now_ms if self.elsewhere.peers else 0)
         self._presence(record, True)
         self.elsewhere.announce(cid, now_ms)
         answer(True, self._granted(owner, present))

@@ -19,8 +19,8 @@ from tests.unit.certificates import Authority
 WORKERS = ("worker-0", "worker-1")
 PROCESSES = (*WORKERS, "keeper", "admin", "watchdog")
 CONNECT_TIMEOUT_S = 2
-# of a worker: 32 MB of output and 16 MB to the other worker, each twice while it grows or is copied, input, caches
-GROWTH_MAX_BYTES = 256 * 2**20
+# of a worker: 32 MB of output, 16 to the other worker, 64 to the keeper, each twice while it grows or is copied; input, caches
+GROWTH_MAX_BYTES = 320 * 2**20
 WITNESS_BOUND_S = 4.0  # a stalled subscriber may hold a publisher back for slow_subscriber_s, which is 1 s here
 _CONFIG = """
 [[listeners]]

@@ -285,6 +285,14 @@ def test_five_wrong_tokens_a_minute(door: Member1) -> None:
     assert isinstance(ask(desk, joining(door, good, b"n" * 16), ATTEMPTS_MS), Welcome)
 
 
+def test_a_clock_that_steps_back_closes_no_door() -> None:
+    attempts = Attempts()
+    for _ in range(ATTEMPTS):
+        attempts.wrong("a", 10 * ATTEMPTS_MS)
+    assert attempts.wait_s("a", 10 * ATTEMPTS_MS) == 60
+    assert attempts.wait_s("a", 0) == 0
+
+
 def test_wrong_attempts_are_kept_for_a_bounded_number_of_addresses() -> None:
     attempts = Attempts()
     for number in range(join.ADDRESSES_MAX):

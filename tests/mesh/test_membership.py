@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh import membership
 from mesh.hlc import AHEAD_MS_MAX, Clock, Stamp, StampError
 from mesh.membership import Member, Membership, MembershipError
 
@@ -106,6 +107,18 @@ def test_a_copied_data_directory_is_refused() -> None:
 def test_what_cannot_be_a_member_is_refused(change: dict[str, str], text: str) -> None:
     with pytest.raises(MembershipError, match=text):
         table(msgspec.structs.replace(member(0, "n1"), **change))
+
+
+def test_active_members_are_bounded_those_that_left_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "MEMBERS_MAX", 2)
+    full = table(member(0, "n1"), member(1, "n2"))
+    with pytest.raises(MembershipError, match="the most there can be"):
+        full.with_member(member(2, "n3"))
+    assert full.renamed(IDS[1], Stamp(2, IDS[1]), name="edge").find("edge")
+    smaller = full.without(IDS[1], Stamp(2, IDS[1])).with_member(member(2, "n3"))
+    assert len(smaller.members) == 3
+    with pytest.raises(MembershipError, match="the most there can be"):
+        smaller.with_member(member(1, "n2", 3))
 
 
 def test_an_old_change_is_refused() -> None:

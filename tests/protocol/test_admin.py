@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import urllib.error
 import urllib.request
 
@@ -26,6 +28,19 @@ def test_health_address_answers_without_a_token_and_only_what_is_open() -> None:
             assert status(f"http://127.0.0.1:{port}{path}") == 200
         assert status(f"http://127.0.0.1:{port}/v1/status") == 404
         assert status(f"http://127.0.0.1:{broker.admin_port}/v1/status") == 401
+
+
+def test_what_is_no_http_is_one_event_of_the_log_and_who_says_nothing_is_let_go() -> None:
+    port = free_port()
+    with running(f'health_bind = "127.0.0.1:{port}"\n', workers=1) as broker:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as silent:
+            for other in (port, broker.admin_port):
+                with socket.create_connection(("127.0.0.1", other), timeout=10) as garbage:
+                    garbage.sendall(b"\x16\x03\x01%s\x85\x1b[2J forged\r\n\r\n")
+                    assert garbage.recv(100).startswith(b"HTTP/1.1 400 ")
+            assert silent.recv(100) == b""
+        events = [json.loads(line) for line in broker.log().splitlines()]
+        assert [each["level"] for each in events if each["event"] == "bad_request"] == ["warning"] * 2
 
 
 @pytest.mark.parametrize("section", ["[[listeners]]", "[limits]"])

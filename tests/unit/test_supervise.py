@@ -144,7 +144,7 @@ def test_starts_says_ready_and_stops(host: Host) -> None:
     assert host.process.returncode == 0
     assert not any(alive(pid) for pid in pids)
     assert sorted(out.splitlines()) == ["started 0", "started 1", "started 8", "started 9"]  # the children's stdout
-    assert '"event":"ready"' in err  # and their stderr
+    assert '"event":"host_ready"' in err  # and their stderr
     host.notified("STOPPING=1")
 
 
