@@ -29,6 +29,7 @@ from mesh.hlc import StampError
 from mesh.join import JoinError, JoinServer, check_free, join
 from mesh.membership import Member, Membership, MembershipError
 from mesh.token import SECRET_BYTES, Token, TokenError
+from mesh.zap import TransportError
 from node import counters, log, process
 from node.cluster import Cluster
 from node.config import Config, load, run_dir
@@ -255,7 +256,7 @@ class Interconnect:
     def _answer(self, number: int, method: str, arguments: dict[str, Any]) -> list[Any]:
         try:
             return [number, True, getattr(self, f"on_{method}")(**arguments)]
-        except (JoinError, TokenError, MembershipError) as error:
+        except (JoinError, TokenError, MembershipError, TransportError) as error:
             return [number, False, str(error)]
 
     def on_token(self, ttl_s: int) -> dict[str, Any]:

@@ -741,41 +741,45 @@ cdef class Writer:
             self.retained_messages += ours is None
         return 0
 
+    cdef view(self):
+        """The open transaction, or one that reads the last commit."""
+        return self.environment.begin() if self.transaction is None else self.transaction
+
     def missed(self, uint64_t after, uint64_t bytes_max):
         """[(seq, changes)] of our commits after `after`, as much as fits; None if the outbox does not go back so far."""
         cdef list found = []
         cdef uint64_t size = 0
-        with self.environment.begin() as transaction:
-            cursor = transaction.cursor(db=self.databases["outbox"])
-            if after >= self.seq:
-                return found
-            if not cursor.set_range(u64(after + 1)) or cursor.key() != u64(after + 1):
-                return None
-            for key, touched in cursor.iternext():
-                parts = [
-                    coding.encode(database, name, transaction.get(name, db=self.handles[database]))
-                    for database, name in coding.decode_keys(touched)
-                ]
-                found.append((int.from_bytes(key, "big"), b"".join(parts)))
-                size += len(found[-1][1])
-                if size >= bytes_max:
-                    break
+        if after >= self.seq:
+            return found
+        transaction = self.view()
+        cursor = transaction.cursor(db=self.databases["outbox"])
+        if not cursor.set_range(u64(after + 1)) or cursor.key() != u64(after + 1):
+            return None
+        for key, touched in cursor.iternext():
+            parts = [
+                coding.encode(database, name, transaction.get(name, db=self.handles[database]))
+                for database, name in coding.decode_keys(touched)
+            ]
+            found.append((int.from_bytes(key, "big"), b"".join(parts)))
+            size += len(found[len(found) - 1][1])
+            if size >= bytes_max:
+                break
         return found
 
     def snapshot(self, int database, bytes after, uint64_t bytes_max):
         """(changes, database, key to go on behind) from the position on; the database is beyond the last at the end."""
         cdef bytearray part = bytearray()
-        with self.environment.begin() as transaction:
-            while database < len(REPLICATED):
-                with transaction.cursor(db=self.handles[database]) as cursor:
-                    more = cursor.set_range(after + b"\0") if after else cursor.first()
-                    while more:
-                        after, value = cursor.item()
-                        part += coding.encode(database, after, value)
-                        if len(part) >= bytes_max:
-                            return bytes(part), database, after
-                        more = cursor.next()
-                database, after = database + 1, b""
+        transaction = self.view()
+        while database < len(REPLICATED):
+            cursor = transaction.cursor(db=self.handles[database])
+            more = cursor.set_range(after + b"\0") if after else cursor.first()
+            while more:
+                after, value = cursor.item()
+                part += coding.encode(database, after, value)
+                if len(part) >= bytes_max:
+                    return bytes(part), database, after
+                more = cursor.next()
+            database, after = database + 1, b""
         return bytes(part), database, after
 
     def trim(self, uint64_t until, int most):

@@ -73,7 +73,7 @@ class Directory:
             record = _decode_session(value)
             self._keep(record)
             self.writer.queue_of(record.sid)
-            if not self.elsewhere.owns(record):
+            if record.owner != self.elsewhere.number:
                 self.writer.foreign.add(record.sid)
             elif record.attached:
                 self._left[record.sid] = self._last_qseq(record)
@@ -353,8 +353,8 @@ class Directory:
             for name in SessionRecord.__struct_fields__:
                 setattr(ours, name, getattr(theirs, name))
         owner = self.owners.get(ours.client_id)
-        if self.elsewhere.owns(ours):
-            return
+        if ours.owner == self.elsewhere.number:
+            return  # handed over to us: `fetch` goes on when the answer is here
         self.writer.foreign.add(ours.sid)
         if owner is not None and owner.session is ours:
             self.end(ours.client_id, owner, TAKEN_OVER)

@@ -36,7 +36,8 @@ class Elsewhere:
         self.peers: dict[int, Link] = {}  # number -> peer that can be asked
 
     def owns(self, record: SessionRecord) -> bool:
-        return record.owner == self.number
+        """Ours, and its queue has been taken over."""
+        return record.owner == self.number and record.sid not in self._directory.writer.foreign
 
     # -- a client comes here ----------------------------------------------------------------------------------------------
 
