@@ -314,13 +314,13 @@ cdef int release_ack(Connection connection, uint8_t kind, uint16_t packet_id, ui
     if connection.state != CONNECTED or session is None:
         return 0
     if kind == 6:                               # our PUBREL: the subscriber's PUBREC is durable now
-        flight = window_find(&session.window, packet_id, &qseq)
+        flight = find_flight(session, packet_id, &qseq)
         if flight != NULL and flight.state == COMMITTING:
             flight.state = AWAIT_PUBCOMP
             return write_ack(connection, 6, packet_id, 0)
         return 0
-    if kind == 5 and reason >= 0x80 and session.packet_ids != NULL:
-        ids_drop(session.packet_ids, packet_id)
+    if kind == 5 and reason >= 0x80 and session.flows != NULL and session.flows.packet_ids != NULL:
+        ids_drop(session.flows.packet_ids, packet_id)
     if reason >= 0x80 and connection.version != 5:
         # MQTT 3 has no negative acknowledgement: without one the client sends it again elsewhere or later.
         connection.loop.end(connection, reason)

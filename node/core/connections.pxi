@@ -20,7 +20,7 @@ cdef class Stream:
 
     @property
     def output_size(self):
-        return self.output_end - self.output_start
+        return output_size(self)
 
 
 cdef class Connection(Stream):
@@ -108,6 +108,7 @@ cdef Py_ssize_t read_packets(Connection connection, const char* p, size_t size) 
     cdef uint32_t length = 0, count = 0
     cdef uint64_t until_us = min(monotonic_us() + TURN_US, loop.wake_until_us)
     cdef int digits
+    cdef uint8_t header
     while (not connection.paused and not connection.yielded and size - used >= 2
             and (connection.state == CONNECTED or connection.state == NEW)):
         if unsent(connection) > loop.output_max:
@@ -128,14 +129,15 @@ cdef Py_ssize_t read_packets(Connection connection, const char* p, size_t size) 
             break
         else:
             loop.stats[S_PACKETS_RECEIVED] += 1
-            read_packet(connection, <uint8_t>p[used], p + used + 1 + digits, length)
+            header = <uint8_t>p[used]       # an abort frees the input, and with it `p`
+            read_packet(connection, header, p + used + 1 + digits, length)
             used += total
             if loop.blocked:
                 loop.blocked = False
                 pause(connection)
             count += 1
             # Handlers in Python take tens of microseconds, and a SUBSCRIBE as many as it has filters.
-            if (count & 7 == 0 or <uint8_t>p[used - total] >> 4 >= 8) and monotonic_us() > until_us:
+            if (count & 7 == 0 or header >> 4 >= 8) and monotonic_us() > until_us:
                 yield_turn(connection)
     if connection.state >= CLOSING:
         return size
@@ -144,8 +146,7 @@ cdef Py_ssize_t read_packets(Connection connection, const char* p, size_t size) 
 
 cdef inline size_t unsent(Connection connection) noexcept:
     """Bytes that the client has not taken, its own acknowledgements for example."""
-    cdef size_t size = connection.output_end - connection.output_start
-    return size if connection.raw is None else size + <size_t>len(connection.raw)
+    return output_size(connection) + (<size_t>len(connection.raw) if connection.raw is not None else 0)
 
 
 cdef int yield_turn(Connection connection) except -1:
@@ -315,17 +316,18 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
     cdef uint64_t hash = topic_hash(pub.topic, pub.topic_length)
     cdef Match* match = loop.tree.lookup(pub.topic, pub.topic_length, hash)
     cdef int problem, result
+    cdef PacketIds* ids = session.flows.packet_ids if session.flows != NULL else NULL
     cdef uint32_t opened = connection.waiting_pubacks
     if match == NULL:                   # a topic that was matched before has been judged before
         problem = 0x90 if pub.topic_length > loop.topic_max else topic_problem(
             pub.topic, pub.topic_length, loop.levels_max)
         if problem:
             return problem
-    if pub.qos == 2 and session.packet_ids != NULL and ids_has(session.packet_ids, packet_id):  # [MQTT-4.3.3-10]
+    if pub.qos == 2 and ids != NULL and ids_has(ids, packet_id):            # [MQTT-4.3.3-10]
         acknowledge(connection, 5, packet_id, 0, False)
         return 0
-    if session.packet_ids != NULL and session.packet_ids.count > session.inherited_ids:
-        opened += session.packet_ids.count - session.inherited_ids
+    if ids != NULL and ids.count > session.flows.inherited_ids:
+        opened += ids.count - session.flows.inherited_ids
     if pub.qos and connection.version == 5 and opened >= loop.receive_max:  # [MQTT-3.3.4-7]
         return 0x93
     if (not loop.allows_all or pub.topic[0] == c"$") and not permitted(connection, pub, hash):
@@ -407,15 +409,19 @@ cdef int finish_flight(Session session, Flight* flight, uint64_t qseq) except -1
         message_release(flight.message)
         flight.message = NULL
         release_group(<Group*>flight.group)
-    window_close(&session.window, qseq)
+    window_close(&session.flows.window, qseq)
     if session.sid:
         op_flight(session.loop, OP_DONE, session.sid, qseq)
     return refill(session)
 
 
+cdef inline Flight* find_flight(Session session, uint16_t packet_id, uint64_t* qseq) noexcept:
+    return window_find(&session.flows.window, packet_id, qseq) if session.flows != NULL else NULL
+
+
 cdef int read_puback(Connection connection, uint16_t packet_id) except -1:
     cdef uint64_t qseq = 0
-    cdef Flight* flight = window_find(&connection.session.window, packet_id, &qseq)
+    cdef Flight* flight = find_flight(connection.session, packet_id, &qseq)
     if flight == NULL:
         return 0
     if flight.state != AWAIT_PUBACK:
@@ -426,7 +432,7 @@ cdef int read_puback(Connection connection, uint16_t packet_id) except -1:
 cdef int read_pubrec(Connection connection, uint16_t packet_id, uint8_t reason) except -1:
     cdef Session session = connection.session
     cdef uint64_t qseq = 0
-    cdef Flight* flight = window_find(&session.window, packet_id, &qseq)
+    cdef Flight* flight = find_flight(session, packet_id, &qseq)
     if flight == NULL:
         # Of an earlier connection, perhaps: let the client finish its flow.
         return 0 if reason >= 0x80 else write_ack(connection, 6, packet_id, 0x92)
@@ -451,7 +457,8 @@ cdef int read_pubrec(Connection connection, uint16_t packet_id, uint8_t reason) 
 
 cdef int read_pubrel(Connection connection, uint16_t packet_id) except -1:
     cdef Session session = connection.session
-    if session.packet_ids != NULL and ids_drop(session.packet_ids, packet_id):
+    cdef PacketIds* ids = session.flows.packet_ids if session.flows != NULL else NULL
+    if ids != NULL and ids_drop(ids, packet_id):
         if session.sid:
             op_released(session.loop, session.sid, packet_id)
         return acknowledge(connection, 7, packet_id, 0, session.sid != 0)
@@ -460,7 +467,7 @@ cdef int read_pubrel(Connection connection, uint16_t packet_id) except -1:
 
 cdef int read_pubcomp(Connection connection, uint16_t packet_id) except -1:
     cdef uint64_t qseq = 0
-    cdef Flight* flight = window_find(&connection.session.window, packet_id, &qseq)
+    cdef Flight* flight = find_flight(connection.session, packet_id, &qseq)
     if flight == NULL:
         return 0
     if flight.state != AWAIT_PUBCOMP:

@@ -52,7 +52,7 @@ cdef int forward(Link link, Publication* pub, bint normal, Group* group) except 
     memcpy(p, pub.payload, pub.payload_length)
     link.publishes.length += size
     link.loop.stats[S_SIBLING_SENT] += 1
-    if link.publishes.length + link.output_end - link.output_start > LINK_HIGH_WATER:
+    if link.publishes.length + output_size(link) > LINK_HIGH_WATER:
         link.congested = True
     return 0
 

@@ -39,6 +39,26 @@ cdef struct Pending:        # a delivery that waits for room in the window of a 
     uint16_t identifier_count
     uint8_t options         # bits 0-1 QoS, 2 retain
 
+cdef struct Block:          # what waits in a stream's input or output: there is one only while there are such bytes
+    size_t start
+    size_t end
+    size_t capacity
+    char data[1]
+
+cdef struct Flows:          # of a session that has or had QoS 1 or 2 under way, or is durable and attached
+    Window window
+    PacketIds* packet_ids
+    Pending* pending
+    uint32_t pending_first
+    uint32_t pending_count
+    uint32_t pending_capacity
+    uint32_t inherited_ids  # packet ids that there were when it was attached: the client's quota begins anew [MQTT-4.9.0-1]
+    uint64_t pending_bytes
+    uint64_t next_qseq      # live
+    uint64_t read_after     # durable: read from the queue up to here
+    uint64_t last_qseq      # durable: the queue goes up to here, as far as known
+    uint64_t resent_until   # durable: up to here a delivery may be a repetition
+
 cdef struct Buffer:
     char* data
     size_t length
@@ -55,34 +75,33 @@ cdef struct Alias:
     char* topic
     uint32_t length
 
+# An idle client has one Connection and one live Session: each byte of these counts. What only busy ones need is behind a pointer.
+
+ctypedef uint8_t flag       # a bint of one byte
+
 cdef class Stream:
     cdef Loop loop
     cdef readonly int fd
     cdef uint32_t slot
-    cdef bint readable
-    cdef bint writable
-    cdef bint ended         # the peer has shut its side down
-    cdef bint touched
-    cdef bint again
-    cdef char* input
-    cdef size_t input_length
-    cdef size_t input_capacity
-    cdef char* output
-    cdef size_t output_start
-    cdef size_t output_end
-    cdef size_t output_capacity
+    cdef Block* input
+    cdef Block* output
+    cdef flag readable
+    cdef flag writable
+    cdef flag ended         # the peer has shut its side down
+    cdef flag touched
+    cdef flag again
+    cdef flag congested
 
 cdef class Connection(Stream):
     cdef readonly uint64_t number
     cdef public uint8_t state
     cdef public uint8_t version
     cdef uint8_t expected   # packet type that a NEW connection has to send
-    cdef bint closing       # once the output is flushed
-    cdef bint paused
-    cdef bint unread        # paused, because it does not read its acknowledgements
-    cdef bint yielded       # has had its time, packets wait in the input for its next turn
-    cdef public bint congested
-    cdef bint stalled
+    cdef flag closing       # once the output is flushed
+    cdef flag paused
+    cdef flag unread        # paused, because it does not read its acknowledgements
+    cdef flag yielded       # has had its time, packets wait in the input for its next turn
+    cdef flag stalled
     cdef uint16_t alias_in_max
     cdef uint16_t alias_out_max
     cdef public uint32_t max_packet_out     # what the client takes [MQTT-3.1.2-24]
@@ -91,7 +110,6 @@ cdef class Connection(Stream):
     cdef uint64_t last_received_ms
     cdef uint64_t deadline_ms
     cdef uint64_t keepalive_ms
-    cdef uint64_t congested_ms
     cdef uint64_t permit_version
     cdef uint64_t* permits
     cdef Alias* aliases
@@ -116,30 +134,16 @@ cdef class Session:
     cdef uint32_t node_count
     cdef uint32_t node_capacity
     cdef public dict shares         # {(share, filter): options}, None while there is none
-    cdef Window window
-    cdef PacketIds* packet_ids
-    cdef uint32_t inherited_ids     # so many of them when it was attached: the client's quota begins anew [MQTT-4.9.0-1]
-    cdef uint64_t next_qseq         # live
-    cdef uint64_t read_after        # durable: read from the queue up to here
-    cdef uint64_t last_qseq         # durable: the queue goes up to here, as far as known
-    cdef uint64_t resent_until      # durable: up to here a delivery may be a repetition
+    cdef Flows* flows
     cdef uint32_t receive_max
-    cdef bint pump_wanted
-    cdef public bint online         # durable: connected to some worker
-    cdef Pending* pending
-    cdef uint32_t pending_first
-    cdef uint32_t pending_count
-    cdef uint32_t pending_capacity
-    cdef uint64_t pending_bytes
-
-    cdef void free_deliveries(self)
+    cdef flag pump_wanted
+    cdef public flag online         # durable: connected to some worker
 
 cdef class Link(Stream):
     cdef readonly str role          # "keeper", "worker" or "admin"
     cdef readonly int index         # of the sibling worker
     cdef public object context
     cdef Buffer publishes           # the PUBLISH frame of this wake-up
-    cdef bint congested
     cdef set held                   # topics whose publishers the sibling wants to wait
     cdef set holding                # those that we told it
 
@@ -155,7 +159,7 @@ cdef class Loop:
     cdef list touched
     cdef list again
     cdef list paused
-    cdef list congested
+    cdef dict congested         # connection -> since when, ms
     cdef list pumps
     cdef list resting           # listeners that could not accept
     cdef list siblings              # Link or None, by index

@@ -216,7 +216,7 @@ cdef class Loop:
         self.touched = []
         self.again = []
         self.paused = []
-        self.congested = []
+        self.congested = {}
         self.pumps = []
         self.resting = []
         self.connections_of = {}
@@ -431,7 +431,7 @@ cdef class Loop:
         stream = <Stream>entry
         if events & EPOLLOUT:
             stream.writable = True
-            if stream.output_end or (isinstance(stream, Connection) and (<Connection>stream).raw):
+            if stream.output != NULL or (isinstance(stream, Connection) and (<Connection>stream).raw):
                 touch(stream)
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             stream.ended = True
@@ -453,8 +453,8 @@ cdef class Loop:
                 continue
             if isinstance(stream, Connection):
                 (<Connection>stream).yielded = False
-            if stream.input_length:
-                self.parse(stream, stream.input, stream.input_length)
+            if stream.input != NULL:
+                self.parse(stream, stream.input.data, stream.input.end)
             if stream.readable:
                 self.read(stream)
         return 0
@@ -517,10 +517,10 @@ cdef class Loop:
     cdef int parse(self, Stream stream, const char* data, size_t size) except -1:
         """Handle whole packets or frames; keep the rest."""
         cdef size_t used
-        if stream.input_length and data != stream.input:
+        if stream.input != NULL and data != stream.input.data:
             add_input(stream, data, size)
-            data = stream.input
-            size = stream.input_length
+            data = stream.input.data
+            size = stream.input.end
         if isinstance(stream, Connection):
             used = read_packets(<Connection>stream, data, size)
         else:
@@ -532,7 +532,7 @@ cdef class Loop:
                 return 0
             if stream.fd < 0:
                 return 0
-        if stream.input_length or used < size:
+        if stream.input != NULL or used < size:
             keep_input(stream, data + used, size - used)
         return 0
 
@@ -597,7 +597,7 @@ cdef class Loop:
                     link = <Link>stream
                     if not send_output(link):
                         self.end_link(link)
-                    elif link.congested and link.output_end - link.output_start < LINK_HIGH_WATER // 2:
+                    elif link.congested and output_size(link) < LINK_HIGH_WATER // 2:
                         link.congested = False
                         self.resume_wanted = True
         if self.resume_wanted:
@@ -634,43 +634,38 @@ cdef class Loop:
                 self.leave(connection)
             return self.shut(connection)
         if connection.state == CLOSING:
-            if connection.output_end == connection.output_start and not connection.raw:
+            if connection.output == NULL and not connection.raw:
                 self.linger(connection)
             return 0
         if connection.congested and backlog(connection) < self.output_max // 2:
             connection.congested = connection.stalled = False
-            self.congested.remove(connection)
+            del self.congested[connection]
             self.resume_wanted = True
         if connection.unread and unsent(connection) < self.output_max // 2:
             connection.unread = False
             self.resume_wanted = True
         session = connection.session
-        if session is not None and connection.output_end == connection.output_start:
+        if session is not None and session.flows != NULL and connection.output == NULL:
             if session.sid == 0:
-                if session.pending_count:
+                if session.flows.pending_count:
                     send_pending(session)
-            elif session.read_after < session.last_qseq and session.window.open < session.receive_max:
+            elif session.flows.read_after < session.flows.last_qseq and session.flows.window.open < session.receive_max:
                 refill(session)
         return 0
 
     cdef bint flush_filtered(self, Connection connection) except -1:
-        cdef size_t size = connection.output_end - connection.output_start
         cdef ssize_t sent
         cdef const char* raw
-        if size and connection.filter is not None:
+        if connection.output != NULL and connection.filter is not None:
             try:
-                connection.filter.send(connection.output[connection.output_start:connection.output_end])
+                connection.filter.send(connection.output.data[connection.output.start:connection.output.end])
                 connection.raw += connection.filter.take()
             except Exception as error:
                 self.handler.filter_failed(connection, error)
                 return False
-        elif size:
-            connection.raw += connection.output[connection.output_start:connection.output_end]
-        if size:
-            self.output_bytes -= size
-            PyMem_RawFree(connection.output)
-            connection.output = NULL
-            connection.output_start = connection.output_end = connection.output_capacity = 0
+        elif connection.output != NULL:
+            connection.raw += connection.output.data[connection.output.start:connection.output.end]
+        free_output(connection)
         while connection.raw and connection.writable:
             raw = connection.raw
             sent = c_send(connection.fd, raw, len(connection.raw), MSG_NOSIGNAL)
@@ -689,12 +684,12 @@ cdef class Loop:
         """The connection is over for everybody but its socket."""
         if connection.congested:
             connection.congested = False
-            self.congested.remove(connection)
+            del self.congested[connection]
             self.resume_wanted = True
         if connection.filter is not None:
             try:
-                if connection.output_end > connection.output_start:
-                    connection.filter.send(connection.output[connection.output_start:connection.output_end])
+                if connection.output != NULL:
+                    connection.filter.send(connection.output.data[connection.output.start:connection.output.end])
                     free_buffers(connection)
                 connection.filter.close()
                 if connection.raw is not None:
@@ -792,8 +787,8 @@ cdef class Loop:
             for listener in self.resting:
                 epoll_add(self.epoll, (<Listener>listener).socket.fileno(), (<Listener>listener).data, False)
             self.resting = []
-            for connection in self.congested:
-                if self.now_ms - connection.congested_ms > self.slow_ms and not connection.stalled:
+            for connection, since_ms in self.congested.items():
+                if self.now_ms - <uint64_t>since_ms > self.slow_ms and not connection.stalled:
                     connection.stalled = True
                     self.handler.stalled(connection)
                     self.resume_wanted = True

@@ -152,7 +152,7 @@ cdef bint write_publish(Connection connection, Publication* pub, uint8_t qos, ui
     touch(connection)
     loop.stats[S_PACKETS_SENT] += 1
     loop.stats[S_PUBLISH_SENT + qos] += 1
-    if connection.output_end - connection.output_start > loop.output_max:
+    if output_size(connection) > loop.output_max:
         congest(connection)
     return True
 
@@ -160,17 +160,14 @@ cdef bint write_publish(Connection connection, Publication* pub, uint8_t qos, ui
 cdef int congest(Connection connection) except -1:
     if not connection.congested:
         connection.congested = True
-        connection.congested_ms = connection.loop.now_ms
-        connection.loop.congested.append(connection)
+        connection.loop.congested[connection] = connection.loop.now_ms
     return 0
 
 
 cdef inline uint64_t backlog(Connection connection) noexcept:
-    cdef uint64_t size = connection.output_end - connection.output_start
-    if connection.session is not None:
-        size += connection.session.pending_bytes
-    if connection.raw is not None:
-        size += len(connection.raw)
+    cdef uint64_t size = unsent(connection)
+    if connection.session is not None and connection.session.flows != NULL:
+        size += connection.session.flows.pending_bytes
     return size
 
 
@@ -181,8 +178,8 @@ cdef int deliver(Loop loop, Session session, Publication* pub, uint8_t options, 
     Returns 0 if it was dropped, which is counted.
     """
     cdef Connection connection = session.connection
+    cdef Flows* flows
     cdef uint8_t qos = options & 3
-    cdef uint64_t qseq
     if connection.congested:
         if connection.stalled or connection is publisher:
             loop.stats[S_DROPPED_SLOW] += 1
@@ -194,23 +191,25 @@ cdef int deliver(Loop loop, Session session, Publication* pub, uint8_t options, 
         if not write_publish(connection, pub, 0, (options >> 2) & 1, 0, identifiers, count, shared):
             loop.stats[S_DROPPED_TOO_LARGE] += 1
             return 0
-    elif (session.pending_count or session.window.open >= session.receive_max
-            or not window_fits(&session.window, session.next_qseq)):
-        pend(session, pub, options, identifiers, count, group)
     else:
-        qseq = session.next_qseq
-        if not write_publish(connection, pub, qos, (options >> 2) & 1, packet_id_of(qseq), identifiers, count, shared):
+        flows = flows_of(session)
+        if (flows.pending_count or flows.window.open >= session.receive_max
+                or not window_fits(&flows.window, flows.next_qseq)):
+            pend(session, pub, options, identifiers, count, group)
+        elif write_publish(connection, pub, qos, (options >> 2) & 1, packet_id_of(flows.next_qseq), identifiers, count,
+                           shared):
+            open_live(flows, pub, qos, group)
+        else:
             loop.stats[S_DROPPED_TOO_LARGE] += 1
             return 0
-        open_live(session, pub, qos, group)
     if connection.congested and publisher is not None and connection is not publisher and not connection.stalled:
         loop.blocked = True
     return 1
 
 
-cdef int open_live(Session session, Publication* pub, uint8_t qos, Group* group) except -1:
-    cdef Flight* flight = window_open(&session.window, session.next_qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
-    session.next_qseq += 1
+cdef int open_live(Flows* flows, Publication* pub, uint8_t qos, Group* group) except -1:
+    cdef Flight* flight = window_open(&flows.window, flows.next_qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
+    flows.next_qseq += 1
     if group != NULL:       # only these are ever sent again, to another member
         flight.message = message_of(pub)
         flight.group = group

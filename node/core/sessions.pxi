@@ -8,32 +8,11 @@ cdef class Session:
         self.client_id = client_id
         self.user = user
         self.sid = sid
-        self.next_qseq = 0
         self.receive_max = 65535
 
     def __dealloc__(self):
-        self.free_deliveries()
+        free_flows(self)
         PyMem_RawFree(self.nodes)
-
-    cdef void free_deliveries(self):
-        cdef Pending* pending
-        cdef uint64_t seq
-        while self.pending_count:
-            pending = pop_pending(self)
-            release_pending(self, pending)
-        PyMem_RawFree(self.pending)
-        self.pending = NULL
-        self.pending_capacity = 0
-        if self.window.ring != NULL:
-            for seq in range(self.window.lowest, self.window.next):
-                if self.window.ring[seq & self.window.mask].message != NULL:
-                    release_group(<Group*>self.window.ring[seq & self.window.mask].group)
-        window_free(&self.window)
-        if self.packet_ids != NULL:
-            ids_free(self.packet_ids)
-            PyMem_RawFree(self.packet_ids)
-            self.packet_ids = NULL
-        self.inherited_ids = 0
 
     @property
     def attached(self):
@@ -41,17 +20,17 @@ cdef class Session:
 
     @property
     def inflight(self):
-        return self.window.open
+        return self.flows.window.open if self.flows != NULL else 0
 
     @property
     def sent_until(self):
         """Durable: deliveries up to this qseq may have been sent."""
-        return self.read_after
+        return self.flows.read_after if self.flows != NULL else 0
 
     @property
     def waiting(self):
         """Live: deliveries that wait for room in the window."""
-        return self.pending_count
+        return self.flows.pending_count if self.flows != NULL else 0
 
     def filters(self):
         """[(filter, options, identifier)] with shared ones as $share/NAME/FILTER."""
@@ -150,7 +129,7 @@ cdef class Session:
         """Durable: inbound QoS 2 ids that await PUBREL, from the store."""
         for packet_id in ids:
             open_packet_id(self, packet_id)
-        self.inherited_ids = <uint32_t>len(ids)
+        flows_of(self).inherited_ids = <uint32_t>len(ids)
 
     def leave_tree(self):
         """The session is over: nothing may match it any more."""
@@ -177,9 +156,9 @@ cdef class Session:
         self.connection = connection
         connection.session = self
         self.receive_max = receive_max
-        self.read_after = 0
-        self.last_qseq = UNKNOWN_QSEQ
-        self.resent_until = resent_until
+        if self.sid:
+            flows_of(self).last_qseq = UNKNOWN_QSEQ
+            self.flows.resent_until = resent_until
         for i in range(self.node_count):
             add_local(self.loop, self.nodes[i], 1)
         for share, filter in self.shares or ():
@@ -205,13 +184,15 @@ cdef class Session:
             self.connection = None
             for share, filter in self.shares or ():
                 announce_group(self.loop, share, filter)
-        self.free_deliveries()
+        free_flows(self)
 
     def wake(self, uint64_t last_qseq):
         """The store has entries up to `last_qseq`."""
-        if last_qseq > self.last_qseq or self.last_qseq == UNKNOWN_QSEQ:
-            self.last_qseq = last_qseq
-        if self.connection is not None and self.read_after < last_qseq:
+        if self.connection is None:
+            return
+        if last_qseq > self.flows.last_qseq or self.flows.last_qseq == UNKNOWN_QSEQ:
+            self.flows.last_qseq = last_qseq
+        if self.flows.read_after < last_qseq:
             want_pump(self)
 
     def retained(self, list records, int options, unsigned int identifier):
@@ -241,30 +222,65 @@ cdef class Session:
         return count
 
 
+cdef Flows* flows_of(Session session) except NULL:
+    """Its flows, from now on if it had none."""
+    if session.flows == NULL:
+        session.flows = <Flows*>PyMem_RawCalloc(1, sizeof(Flows))
+        if session.flows == NULL:
+            raise MemoryError
+    return session.flows
+
+
+cdef void free_flows(Session session) noexcept:
+    cdef Flows* flows = session.flows
+    cdef Flight* ring
+    cdef uint64_t seq
+    if flows == NULL:
+        return
+    while flows.pending_count:
+        release_pending(pop_pending(session))
+    PyMem_RawFree(flows.pending)
+    ring = flows.window.ring
+    if ring != NULL:
+        for seq in range(flows.window.lowest, flows.window.next):
+            if ring[seq & flows.window.mask].message != NULL:
+                release_group(<Group*>ring[seq & flows.window.mask].group)
+    window_free(&flows.window)
+    if flows.packet_ids != NULL:
+        ids_free(flows.packet_ids)
+        PyMem_RawFree(flows.packet_ids)
+    PyMem_RawFree(flows)
+    session.flows = NULL
+
+
 cdef int pass_on_shared(Session session) except -1:
     """QoS 1 messages that the client has not acknowledged, and unsent ones; QoS 2 in flight must not move [MQTT-4.8.2-5]."""
+    cdef Flows* flows = session.flows
     cdef uint64_t seq
     cdef Flight* flight
     cdef Pending* pending
-    if session.window.ring != NULL:
-        for seq in range(session.window.lowest, session.window.next):
-            flight = session.window.ring + (seq & session.window.mask)
+    if flows == NULL:
+        return 0
+    if flows.window.ring != NULL:
+        for seq in range(flows.window.lowest, flows.window.next):
+            flight = flows.window.ring + (seq & flows.window.mask)
             if flight.message != NULL and flight.state == AWAIT_PUBACK:
                 dispatch_again(session.loop, flight.message, <Group*>flight.group)
-    while session.pending_count:
+    while flows.pending_count:
         pending = pop_pending(session)
         if pending.group != NULL:
             dispatch_again(session.loop, pending.message, pending.group)
-        release_pending(session, pending)
+        release_pending(pending)
     return 0
 
 
 cdef int open_packet_id(Session session, uint16_t packet_id) except -1:
-    if session.packet_ids == NULL:
-        session.packet_ids = <PacketIds*>PyMem_RawCalloc(1, sizeof(PacketIds))
-        if session.packet_ids == NULL:
+    cdef Flows* flows = flows_of(session)
+    if flows.packet_ids == NULL:
+        flows.packet_ids = <PacketIds*>PyMem_RawCalloc(1, sizeof(PacketIds))
+        if flows.packet_ids == NULL:
             raise MemoryError
-    return ids_add(session.packet_ids, packet_id)
+    return ids_add(flows.packet_ids, packet_id)
 
 
 cdef bint add_local(Loop loop, Node* node, int change) except -1:
@@ -285,21 +301,22 @@ cdef bint add_local(Loop loop, Node* node, int change) except -1:
 cdef int pend(Session session, Publication* pub, uint8_t options, uint32_t* identifiers, uint32_t count,
               Group* group) except -1:
     cdef Loop loop = session.loop
+    cdef Flows* flows = session.flows
     cdef Pending* grown
     cdef Pending* pending
     cdef uint32_t i, capacity
-    if session.pending_count == session.pending_capacity:
-        capacity = max(8, session.pending_capacity * 2)
+    if flows.pending_count == flows.pending_capacity:
+        capacity = max(8, flows.pending_capacity * 2)
         grown = <Pending*>PyMem_RawMalloc(capacity * sizeof(Pending))
         if grown == NULL:
             raise MemoryError
-        for i in range(session.pending_count):
-            grown[i] = session.pending[(session.pending_first + i) & (session.pending_capacity - 1)]
-        PyMem_RawFree(session.pending)
-        session.pending = grown
-        session.pending_first = 0
-        session.pending_capacity = capacity
-    pending = session.pending + ((session.pending_first + session.pending_count) & (session.pending_capacity - 1))
+        for i in range(flows.pending_count):
+            grown[i] = flows.pending[(flows.pending_first + i) & (flows.pending_capacity - 1)]
+        PyMem_RawFree(flows.pending)
+        flows.pending = grown
+        flows.pending_first = 0
+        flows.pending_capacity = capacity
+    pending = flows.pending + ((flows.pending_first + flows.pending_count) & (flows.pending_capacity - 1))
     pending.message = message_of(pub)
     pending.identifiers = NULL
     if count:
@@ -313,8 +330,8 @@ cdef int pend(Session session, Publication* pub, uint8_t options, uint32_t* iden
     pending.group = group
     if group != NULL:
         group.references += 1
-    session.pending_count += 1
-    session.pending_bytes += pending_size(pending)
+    flows.pending_count += 1
+    flows.pending_bytes += pending_size(pending)
     loop.output_bytes += pending_size(pending)
     if backlog(session.connection) > loop.output_max:
         congest(session.connection)
@@ -328,15 +345,16 @@ cdef inline uint64_t pending_size(Pending* pending) noexcept:
 
 cdef Pending* pop_pending(Session session) noexcept:
     """The oldest, which stays valid until the next `pend`; the caller releases it."""
-    cdef Pending* pending = session.pending + session.pending_first
-    session.pending_first = (session.pending_first + 1) & (session.pending_capacity - 1)
-    session.pending_count -= 1
-    session.pending_bytes -= pending_size(pending)
+    cdef Flows* flows = session.flows
+    cdef Pending* pending = flows.pending + flows.pending_first
+    flows.pending_first = (flows.pending_first + 1) & (flows.pending_capacity - 1)
+    flows.pending_count -= 1
+    flows.pending_bytes -= pending_size(pending)
     session.loop.output_bytes -= pending_size(pending)
     return pending
 
 
-cdef void release_pending(Session session, Pending* pending) noexcept:
+cdef void release_pending(Pending* pending) noexcept:
     message_release(pending.message)
     PyMem_RawFree(pending.identifiers)
     release_group(pending.group)
@@ -350,12 +368,13 @@ cdef bint may_receive(Session session, Publication* pub) except -1:
 cdef int send_pending(Session session) except -1:
     cdef Loop loop = session.loop
     cdef Connection connection = session.connection
+    cdef Flows* flows = session.flows
     cdef Pending* pending
     cdef Publication pub
     cdef uint8_t qos
-    while (session.pending_count and session.window.open < session.receive_max
-            and window_fits(&session.window, session.next_qseq)
-            and connection.output_end - connection.output_start < loop.output_max):
+    while (flows.pending_count and flows.window.open < session.receive_max
+            and window_fits(&flows.window, flows.next_qseq)
+            and output_size(connection) < loop.output_max):
         pending = pop_pending(session)
         publication_of(pending.message, &pub)
         qos = pending.options & 3
@@ -363,12 +382,12 @@ cdef int send_pending(Session session) except -1:
             loop.stats[S_DROPPED_EXPIRED] += 1
         elif pending.permit_version != loop.permit_version and not may_receive(session, &pub):
             loop.stats[S_DROPPED_DENIED] += 1
-        elif write_publish(connection, &pub, qos, (pending.options >> 2) & 1, packet_id_of(session.next_qseq),
+        elif write_publish(connection, &pub, qos, (pending.options >> 2) & 1, packet_id_of(flows.next_qseq),
                            pending.identifiers, pending.identifier_count, False):
-            open_live(session, &pub, qos, pending.group)
+            open_live(flows, &pub, qos, pending.group)
         else:
             loop.stats[S_DROPPED_TOO_LARGE] += 1
-        release_pending(session, pending)
+        release_pending(pending)
     return 0
 
 
@@ -387,22 +406,23 @@ cdef int pump(Session session) except -1:
     """Read the queue from the store as far as the client's window and buffer have room."""
     cdef Loop loop = session.loop
     cdef Connection connection = session.connection
+    cdef Flows* flows = session.flows
     cdef uint64_t known
     session.pump_wanted = False
     if connection is None or connection.state != CONNECTED or loop.reader is None:
         return 0
-    while session.read_after < session.last_qseq:
-        if session.window.open >= session.receive_max or connection.output_end - connection.output_start > PUMP_BYTES:
+    while flows.read_after < flows.last_qseq:
+        if flows.window.open >= session.receive_max or output_size(connection) > PUMP_BYTES:
             return 0
-        known = session.last_qseq
-        entries = loop.reader.read_queue(session.sid, session.read_after,
-                                         min(session.receive_max - session.window.open, 512), PUMP_BYTES)
+        known = flows.last_qseq
+        entries = loop.reader.read_queue(session.sid, flows.read_after,
+                                         min(session.receive_max - flows.window.open, 512), PUMP_BYTES)
         if not entries:
-            if known == session.last_qseq:
+            if known == flows.last_qseq:
                 if known == UNKNOWN_QSEQ:
-                    session.last_qseq = session.read_after
+                    flows.last_qseq = flows.read_after
                 else:
-                    session.read_after = known
+                    flows.read_after = known
             return 0
         for entry in entries:
             if not send_stored(session, connection, entry):
@@ -413,6 +433,7 @@ cdef int pump(Session session) except -1:
 cdef bint send_stored(Session session, Connection connection, entry) except -1:
     """Send one entry of the queue; False if its packet id is still in use."""
     cdef Loop loop = session.loop
+    cdef Flows* flows = session.flows
     cdef uint64_t qseq = entry[0]
     cdef bint received = entry[1]
     cdef uint8_t options = entry[2]
@@ -421,11 +442,11 @@ cdef bint send_stored(Session session, Connection connection, entry) except -1:
     cdef uint32_t count = 0
     cdef Publication pub
     cdef uint8_t qos = options & 3, flags
-    if not window_fits(&session.window, qseq):
+    if not window_fits(&flows.window, qseq):
         return False
-    session.read_after = qseq
+    flows.read_after = qseq
     if received:                                    # never PUBLISH again after PUBREC
-        window_open(&session.window, qseq, AWAIT_PUBCOMP)
+        window_open(&flows.window, qseq, AWAIT_PUBCOMP)
         write_ack(connection, 6, packet_id_of(qseq), 0)
         return True
     if not read_record(<const char*>record, len(record), &pub):
@@ -441,9 +462,9 @@ cdef bint send_stored(Session session, Connection connection, entry) except -1:
         if count < 32:
             identifiers[count] = identifier
             count += 1
-    flags = (options >> 2 & 1) | (8 if qseq <= session.resent_until else 0)
+    flags = (options >> 2 & 1) | (8 if qseq <= flows.resent_until else 0)
     if write_publish(connection, &pub, qos, flags, packet_id_of(qseq), identifiers, count, False):
-        window_open(&session.window, qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
+        window_open(&flows.window, qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
     else:
         op_dropped(loop, session.sid, qseq, DROP_TOO_LARGE)
     return True
@@ -451,10 +472,11 @@ cdef bint send_stored(Session session, Connection connection, entry) except -1:
 
 cdef int refill(Session session) except -1:
     """The client acknowledged something: there may be room in its window."""
+    cdef Flows* flows = session.flows
     if session.sid == 0:
-        if session.pending_count:
+        if flows.pending_count:
             send_pending(session)
-    elif session.read_after < session.last_qseq and (
-            session.window.open == 0 or session.receive_max - session.window.open >= min(session.receive_max // 2, 64)):
+    elif flows.read_after < flows.last_qseq and (
+            flows.window.open == 0 or session.receive_max - flows.window.open >= min(session.receive_max // 2, 64)):
         want_pump(session)
     return 0

@@ -6,29 +6,43 @@ cdef extern from "<sys/socket.h>" nogil:
     enum: MSG_NOSIGNAL
 
 
-cdef char* reserve(Stream stream, size_t size) except NULL:
-    """Room for `size` more bytes of output; the caller adds to output_end what it has written."""
-    cdef size_t capacity
-    cdef char* grown
-    if stream.output_end + size > stream.output_capacity:
-        if stream.output_start > 65536 and stream.output_start * 2 > stream.output_end:
-            memmove(stream.output, stream.output + stream.output_start, stream.output_end - stream.output_start)
-            stream.output_end -= stream.output_start
-            stream.output_start = 0
-        capacity = max(stream.output_capacity, 512)
-        while capacity < stream.output_end + size:
-            capacity *= 2
-        if capacity > stream.output_capacity:
-            grown = <char*>PyMem_RawRealloc(stream.output, capacity)
-            if grown == NULL:
-                raise MemoryError
-            stream.output = grown
-            stream.output_capacity = capacity
-    return stream.output + stream.output_end
+cdef Block* with_room(Block* block, size_t size, size_t least) except NULL:
+    """`block`, or a new one of `least` bytes, with room for `size` more."""
+    cdef Block* grown
+    cdef size_t end = 0, capacity = least
+    if block != NULL:
+        if block.start > 65536 and block.start * 2 > block.end:
+            memmove(block.data, block.data + block.start, block.end - block.start)
+            block.end -= block.start
+            block.start = 0
+        if block.end + size <= block.capacity:
+            return block
+        end = block.end
+        capacity = block.capacity
+    while capacity < end + size:
+        capacity *= 2
+    grown = <Block*>PyMem_RawRealloc(block, sizeof(Block) + capacity)
+    if grown == NULL:
+        raise MemoryError
+    if block == NULL:
+        grown.start = grown.end = 0
+    grown.capacity = capacity
+    return grown
+
+
+cdef inline char* reserve(Stream stream, size_t size) except NULL:
+    """Room for `size` more bytes of output; the caller says how many it `wrote`."""
+    if stream.output == NULL or stream.output.end + size > stream.output.capacity:
+        stream.output = with_room(stream.output, size, 512)
+    return stream.output.data + stream.output.end
+
+
+cdef inline size_t output_size(Stream stream) noexcept:
+    return 0 if stream.output == NULL else stream.output.end - stream.output.start
 
 
 cdef inline void wrote(Stream stream, size_t size) noexcept:
-    stream.output_end += size
+    stream.output.end += size
     stream.loop.output_bytes += size
 
 
@@ -51,69 +65,55 @@ cdef inline int touch(Stream stream) except -1:
 
 cdef int keep_input(Stream stream, const char* data, size_t size) except -1:
     """Make `data` (which may lie inside the input) the whole input."""
-    cdef char* grown
-    cdef size_t capacity
     if size == 0:
-        PyMem_RawFree(stream.input)
-        stream.input = NULL
-        stream.input_length = stream.input_capacity = 0
+        free_input(stream)
         return 0
-    if size > stream.input_capacity:
-        capacity = max(stream.input_capacity, 256)
-        while capacity < size:
-            capacity *= 2
-        grown = <char*>PyMem_RawRealloc(stream.input, capacity)
-        if grown == NULL:
-            raise MemoryError
-        stream.input = grown
-        stream.input_capacity = capacity
-    memmove(stream.input, data, size)
-    stream.input_length = size
+    if stream.input == NULL:
+        stream.input = with_room(NULL, size, 256)
+    memmove(stream.input.data, data, size)
+    stream.input.end = size
     return 0
 
 
 cdef int add_input(Stream stream, const char* data, size_t size) except -1:
-    cdef size_t capacity = stream.input_capacity
-    cdef char* grown
-    if stream.input_length + size > capacity:
-        capacity = max(capacity, 256)
-        while capacity < stream.input_length + size:
-            capacity *= 2
-        grown = <char*>PyMem_RawRealloc(stream.input, capacity)
-        if grown == NULL:
-            raise MemoryError
-        stream.input = grown
-        stream.input_capacity = capacity
-    memcpy(stream.input + stream.input_length, data, size)
-    stream.input_length += size
+    stream.input = with_room(stream.input, size, 256)
+    memcpy(stream.input.data + stream.input.end, data, size)
+    stream.input.end += size
     return 0
 
 
 cdef bint send_output(Stream stream) noexcept:
     """Send what there is; False if the socket is broken."""
+    cdef Block* output = stream.output
     cdef ssize_t sent
-    while stream.output_start < stream.output_end and stream.writable:
-        sent = c_send(stream.fd, stream.output + stream.output_start, stream.output_end - stream.output_start,
-                      MSG_NOSIGNAL)
+    if output == NULL:
+        return True
+    while output.start < output.end and stream.writable:
+        sent = c_send(stream.fd, output.data + output.start, output.end - output.start, MSG_NOSIGNAL)
         if sent > 0:
-            stream.output_start += sent
+            output.start += sent
             stream.loop.output_bytes -= sent
             stream.loop.stats[S_BYTES_SENT] += sent
         elif errno == EAGAIN:
             stream.writable = False
         elif errno != EINTR:
             return False
-    if stream.output_start == stream.output_end:
-        PyMem_RawFree(stream.output)
-        stream.output = NULL
-        stream.output_start = stream.output_end = stream.output_capacity = 0
+    if output.start == output.end:
+        free_output(stream)
     return True
 
 
-cdef void free_buffers(Stream stream) noexcept:
+cdef inline void free_input(Stream stream) noexcept:
     PyMem_RawFree(stream.input)
+    stream.input = NULL
+
+
+cdef inline void free_output(Stream stream) noexcept:
+    stream.loop.output_bytes -= output_size(stream)
     PyMem_RawFree(stream.output)
-    stream.loop.output_bytes -= stream.output_end - stream.output_start
-    stream.input = stream.output = NULL
-    stream.input_length = stream.input_capacity = 0
-    stream.output_start = stream.output_end = stream.output_capacity = 0
+    stream.output = NULL
+
+
+cdef void free_buffers(Stream stream) noexcept:
+    free_input(stream)
+    free_output(stream)
