@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SLOT_BYTES = 8192
@@ -84,3 +87,21 @@ class Counters:
 
 def beat(slot: memoryview) -> None:
     slot[HEARTBEAT_NS] = time.monotonic_ns()
+
+
+@contextmanager
+def beating(slot: memoryview, interval_s: float = 0.2) -> Iterator[None]:
+    """Beats go on while its process does one long thing."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(interval_s):
+            beat(slot)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -17,11 +17,9 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +49,6 @@ _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
 
-@contextmanager
-def beating(slot: memoryview) -> Iterator[None]:
-    """Beats go on while a large store is read."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(BEAT_MS / 1000):
-            counters.beat(slot)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 class Keeper:
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -88,7 +68,7 @@ class Keeper:
 
     def open(self) -> None:
         """Read the store, then listen. Raises StoreError, and what `run` raises."""
-        with beating(self.slot):
+        with counters.beating(self.slot):
             self.store = self._open_store()
             try:
                 self.writer = Writer(

@@ -123,7 +123,8 @@ class Replicas:
             self.replication.acknowledged(peer, _SEQ.unpack(message)[0])
         elif say == Say.REQUEST:
             number, method, arguments = _decode(message)
-            self._directory.peer_request(peer, number, method, arguments, now_ms)
+            if method == "release":
+                self._directory.request(peer, number, method, arguments, now_ms)
         elif say == Say.REPLY:
             self._directory.outbox.answered(*_decode(message))
         elif say == Say.EVENT:
@@ -155,7 +156,7 @@ class Replicas:
         rest = self._writer.apply_changes(peer.number, number, changes)
         told = self._directory.elsewhere.apply(rest, now_ms)
         if not number:
-            self._directory.make_known(told, lambda ok, result: None)
+            self._directory.subscriptions.make_known(told, lambda ok, result: None)
             return
         entry = [number, 1]
         peer.applying.append(entry)
@@ -165,7 +166,7 @@ class Replicas:
             if peer not in self._have:
                 self._have.append(peer)
 
-        self._directory.make_known(told, known)
+        self._directory.subscriptions.make_known(told, known)
 
     # -- after the commit ------------------------------------------------------------------------------------------------------
 

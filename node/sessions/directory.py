@@ -17,21 +17,20 @@ import msgspec
 
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.outbox import Answer, Link, Outbox
+from node.sessions.purges import Purges
+from node.sessions.subscriptions import Subscriptions
 from node.sessions.timers import Timers
 from node.sessions.wills import Wills
-from storage.layout import SessionRecord, Subscription, client_key, subscription_key, u64
+from storage.layout import SessionRecord, client_key
 
 NEVER = 0xFFFFFFFF
 WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewhere before their wills fire
 RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom they have
-REDISPATCH_RETRY_MS = 2000
-PURGE_ENTRIES = 2000  # of ended sessions, in one commit
 
 TAKEN_OVER, KICKED = 0x8E, 0x98
 
 _encode = msgspec.msgpack.encode
 _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
-_decode_subscription = msgspec.msgpack.Decoder(Subscription).decode
 
 
 class Owner(msgspec.Struct, gc=False, eq=False):
@@ -55,10 +54,10 @@ class Directory:
         self.owners: dict[str, Owner] = {}
         self.sessions: dict[str, SessionRecord] = {}
         self.by_sid: dict[int, SessionRecord] = {}
-        self.shared: dict[int, int] = {}  # sid -> its shared subscriptions
+        self.subscriptions = Subscriptions(writer, self.outbox)
+        self.purges = Purges(writer, self.timers, self.outbox)
         self.tally: dict[str, int] = {}
         self._claims: dict[str, deque[tuple[Link, dict[str, Any], Answer]]] = {}
-        self._purges: deque[tuple[SessionRecord, bool]] = deque()  # and: are its shared messages ours to pass on?
         self._left: dict[
             int, int
         ] = {}  # sid -> last qseq at our start, where no worker has said yet who has the session
@@ -71,19 +70,17 @@ class Directory:
         """What the store has; who is attached shows when the workers have said HELLO."""
         for value in sessions:
             record = _decode_session(value)
-            self._keep(record)
+            self.keep(record)
             self.writer.queue_of(record.sid)
             if record.owner != self.elsewhere.number:
                 self.writer.foreign.add(record.sid)
             elif record.attached:
                 self._left[record.sid] = self._last_qseq(record)
         self.wills.load(wills)
-        for sid, value in subscriptions:
-            if _decode_subscription(value).filter.startswith("$share/"):
-                self.shared[sid] = self.shared.get(sid, 0) + 1
+        self.subscriptions.load(subscriptions)
         known = set(self.by_sid)
         for sid in [sid for sid in self.writer.queues if sid not in known]:
-            self._purges.append((SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True))
+            self.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True)
         self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
 
     def _after_restart(self, now_ms: int) -> None:
@@ -110,7 +107,7 @@ class Directory:
             self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), 0)
             if record is not None:
                 self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
-        for sid in self.shared:
+        for sid in self.subscriptions.shared:
             record = self.by_sid.get(sid)
             if record is not None and record.client_id in self.owners:
                 self.outbox.event(link, "presence", {"sid": sid, "online": True})
@@ -136,16 +133,8 @@ class Directory:
             return
         handler(link, answer, now_ms, **arguments)
 
-    def peer_request(self, peer: Link, number: int, method: str, arguments: dict[str, Any], now_ms: int) -> None:
-        """What another host's keeper asks."""
-
-        def answer(ok: bool, result: Any) -> None:
-            self.outbox.reply(peer, number, ok, result)
-
-        if method == "release":
-            self.elsewhere.release(peer, answer, now_ms, **arguments)
-        else:
-            answer(False, f"unknown request {method}")
+    def _on_release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
+        self.elsewhere.release(peer, answer, now_ms, cid, sid)
 
     def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
         answer(True, True)
@@ -211,7 +200,7 @@ class Directory:
                 self.writer.new_sid(), cid, claim["user"], now_ms, claim["expiry_s"], True, 0, 0, epoch,
                 self.elsewhere.number,
             )  # fmt: skip
-            self._keep(record)
+            self.keep(record)
             self.writer.queue_of(record.sid)
         if record is not None:
             record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
@@ -234,7 +223,7 @@ class Directory:
         return {"sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq}
 
     def _presence(self, record: SessionRecord | None, online: bool) -> None:
-        if record is not None and record.sid in self.shared:
+        if record is not None and record.sid in self.subscriptions.shared:
             self.outbox.broadcast("presence", {"sid": record.sid, "online": online})
 
     # -- the end of a connection ------------------------------------------------------------------------------------------
@@ -306,7 +295,7 @@ class Directory:
 
     # -- sessions -----------------------------------------------------------------------------------------------------------
 
-    def _keep(self, record: SessionRecord) -> None:
+    def keep(self, record: SessionRecord) -> None:
         self.sessions[record.client_id] = record
         self.by_sid[record.sid] = record
 
@@ -318,52 +307,15 @@ class Directory:
         if self.sessions.get(record.client_id) is record:
             self.writer.delete("sessions", client_key(record.client_id))
         self.wills.session_ended(record.client_id, now_ms)
-        for key in self.writer.keys("subs", u64(record.sid)):
-            self.writer.delete("subs", key)
-        self._forget(record, True)
+        self.subscriptions.drop(record.sid)
+        self.forget(record, True)
 
-    def _forget(self, record: SessionRecord, pass_on: bool) -> None:
+    def forget(self, record: SessionRecord, pass_on: bool) -> None:
         if self.sessions.get(record.client_id) is record:
             del self.sessions[record.client_id]
         self.by_sid.pop(record.sid, None)
-        self.shared.pop(record.sid, None)
         self.outbox.broadcast("session_ended", {"sid": record.sid})
-        self._purges.append((record, pass_on))
-
-    # -- for Elsewhere: records that another host has written --------------------------------------------------------------
-
-    def end_here(self, record: SessionRecord, now_ms: int) -> None:
-        """The host that owned it has ended it."""
-        owner = self.owners.get(record.client_id)
-        if owner is not None and owner.session is record:
-            self.end(record.client_id, owner, TAKEN_OVER)
-        self.writer.keep_here("sessions", client_key(record.client_id), None)
-        for key in self.writer.keys("subs", u64(record.sid)):
-            self.writer.keep_here("subs", key, None)
-        self._forget(record, False)
-
-    def adopt(self, theirs: SessionRecord, key: bytes, value: bytes, ours: SessionRecord | None = None) -> None:
-        """Their record counts; who is connected here by ours loses the session."""
-        self.writer.keep_here("sessions", key, value)
-        if ours is None:
-            ours = theirs
-            self._keep(ours)
-            self.writer.queue_of(ours.sid)
-        else:
-            for name in SessionRecord.__struct_fields__:
-                setattr(ours, name, getattr(theirs, name))
-        owner = self.owners.get(ours.client_id)
-        if ours.owner == self.elsewhere.number:
-            return  # handed over to us: `fetch` goes on when the answer is here
-        self.writer.foreign.add(ours.sid)
-        if owner is not None and owner.session is ours:
-            self.end(ours.client_id, owner, TAKEN_OVER)
-
-    def count_shared(self, sid: int, filter: str, by: int) -> None:
-        if filter.startswith("$share/"):
-            self.shared[sid] = self.shared.get(sid, 0) + by
-            if not self.shared[sid]:
-                del self.shared[sid]
+        self.purges.add(record, pass_on)
 
     def _on_session_delete(self, link: Link, answer: Answer, now_ms: int, cid: str) -> None:
         owner = self.owners.get(cid)
@@ -399,35 +351,15 @@ class Directory:
         if record is None:
             answer(False, "the session is over")
             return
-        changes = []
-        for filter, options, identifier in subs:
-            key = subscription_key(sid, filter)
-            if self.writer.get("subs", key) is None:
-                self.count_shared(sid, filter, 1)
-            self.writer.put("subs", key, _encode(Subscription(filter, options, identifier)))
-            changes.append([sid, record.client_id, record.user, filter, options, identifier])
-        self.make_known(changes, answer)
-        if sid in self.shared:
-            self._presence(record, record.client_id in self.owners)
+        self.subscriptions.subscribe(record, subs, answer)
+        self._presence(record, record.client_id in self.owners)
 
     def _on_unsubscribe(self, link: Link, answer: Answer, now_ms: int, sid: int, filters: list[str]) -> None:
         record = self.by_sid.get(sid)
         if record is None:
             answer(True, True)
-            return
-        changes = []
-        for filter in filters:
-            if self.writer.delete("subs", subscription_key(sid, filter)):
-                self.count_shared(sid, filter, -1)
-                changes.append([sid, record.client_id, record.user, filter, None, 0])
-        self.make_known(changes, answer)
-
-    def make_known(self, changes: list[list[Any]], answer: Answer) -> None:
-        """`answer` when every worker has applied the changes."""
-        if changes:
-            self.outbox.ask_all("subs_changed", {"changes": changes}, lambda: answer(True, True))
         else:
-            answer(True, True)
+            self.subscriptions.unsubscribe(record, filters, answer)
 
     # -- time -----------------------------------------------------------------------------------------------------------------
 
@@ -437,26 +369,11 @@ class Directory:
         """What the time brings; call it in every turn, first."""
         self.now_ms = now_ms
         self.timers.run(now_ms)
-        self._purge(now_ms)
+        self.purges.step(now_ms)
 
     def next_due_ms(self) -> int | None:
         """When `tick` has something to do; None: nothing is planned."""
-        return 0 if self._purges else self.timers.next_ms
-
-    def _purge(self, now_ms: int) -> None:
-        if not self._purges:
-            return
-        record, pass_on = self._purges[0]
-        more, shared = self.writer.purge(record.sid, PURGE_ENTRIES, record.sent_qseq, pass_on)
-        for qseq, share, body in shared:
-            links = self.outbox.links
-            if links:
-                arguments = {"sid": record.sid, "qseq": qseq, "share": share, "record": body}
-                self.outbox.event(links[qseq % len(links)], "redispatch", arguments)
-        if shared:  # these stay until another member has them: look again
-            self.timers.at(now_ms + REDISPATCH_RETRY_MS, lambda _: self._purges.append((record, True)))
-        if shared or not more:
-            self._purges.popleft()
+        return 0 if self.purges else self.timers.next_ms
 
     def count(self, name: str) -> None:
         self.tally[name] = self.tally.get(name, 0) + 1

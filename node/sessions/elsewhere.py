@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from node.sessions.outbox import Answer, Link
-from storage.layout import SessionRecord, Subscription, WillRecord
+from storage.layout import SessionRecord, WillRecord, client_key
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
@@ -25,7 +25,6 @@ WILL_GRACE_MS = 30_000  # a host that is gone: its clients may come back before 
 
 _encode = msgspec.msgpack.encode
 _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
-_decode_subscription = msgspec.msgpack.Decoder(Subscription).decode
 _decode_will = msgspec.msgpack.Decoder(WillRecord).decode
 
 
@@ -120,7 +119,8 @@ class Elsewhere:
             if database == "sessions":
                 self._apply_session(key, value, now_ms)
             elif database == "subs":
-                changes += self._apply_subscription(key, value)
+                record = self._directory.by_sid.get(int.from_bytes(key[:8], "big"))
+                changes += self._directory.subscriptions.apply(record, key, value)
             else:
                 self._apply_will(key, value)
         return changes
@@ -131,39 +131,46 @@ class Elsewhere:
         ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
         if value is None:
             if ours is not None and not self.owns(ours):
-                directory.end_here(ours, now_ms)
+                self._end_here(ours)
             return
         theirs = _decode_session(value)
         if ours is None:
-            directory.adopt(theirs, key, value)
+            self._adopt(theirs, key, value)
         elif (theirs.epoch, theirs.owner) < (ours.epoch, ours.owner):
             directory.write(ours)  # so that they learn of it
         elif ours.sid == theirs.sid:
-            directory.adopt(theirs, key, value, ours)
+            self._adopt(theirs, key, value, ours)
         else:
-            directory.end_here(ours, now_ms)
-            directory.adopt(theirs, key, value)
+            self._end_here(ours)
+            self._adopt(theirs, key, value)
 
-    def _apply_subscription(self, key: bytes, value: bytes | None) -> list[list[Any]]:
-        directory, writer = self._directory, self._directory.writer
-        record = directory.by_sid.get(int.from_bytes(key[:8], "big"))
-        stored = writer.get("subs", key)
-        if value is not None:
-            found = _decode_subscription(value)
-            writer.keep_here("subs", key, value)
-            if record is None:
-                return []
-            if stored is None:
-                directory.count_shared(record.sid, found.filter, 1)
-            return [[record.sid, record.client_id, record.user, found.filter, found.options, found.identifier]]
-        if stored is None:
-            return []
-        writer.keep_here("subs", key, None)
-        filter = _decode_subscription(stored).filter
-        if record is None:
-            return []
-        directory.count_shared(record.sid, filter, -1)
-        return [[record.sid, record.client_id, record.user, filter, None, 0]]
+    def _end_here(self, record: SessionRecord) -> None:
+        """The host that owned it has ended it."""
+        directory = self._directory
+        owner = directory.owners.get(record.client_id)
+        if owner is not None and owner.session is record:
+            directory.end(record.client_id, owner, TAKEN_OVER)
+        directory.writer.keep_here("sessions", client_key(record.client_id), None)
+        directory.subscriptions.drop(record.sid, here=True)
+        directory.forget(record, False)
+
+    def _adopt(self, theirs: SessionRecord, key: bytes, value: bytes, ours: SessionRecord | None = None) -> None:
+        """Their record counts; who is connected here by ours loses the session."""
+        directory = self._directory
+        directory.writer.keep_here("sessions", key, value)
+        if ours is None:
+            ours = theirs
+            directory.keep(ours)
+            directory.writer.queue_of(ours.sid)
+        else:
+            for name in SessionRecord.__struct_fields__:
+                setattr(ours, name, getattr(theirs, name))
+        if ours.owner == self.number:
+            return  # handed over to us: `fetch` goes on when the answer is here
+        directory.writer.foreign.add(ours.sid)
+        owner = directory.owners.get(ours.client_id)
+        if owner is not None and owner.session is ours:
+            directory.end(ours.client_id, owner, TAKEN_OVER)
 
     def _apply_will(self, key: bytes, value: bytes | None) -> None:
         directory, will_id = self._directory, int.from_bytes(key, "big")
