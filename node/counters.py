@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SLOT_BYTES = 8192
 FIRST = 16
-KEEPER, ADMIN, WATCHDOG, WORKER_0 = 0, 1, 2, 8
+KEEPER, ADMIN, WATCHDOG, INTERCONNECT, WORKER_0 = 0, 1, 2, 3, 8
 SLOTS = WORKER_0 + 48
 PID, HEARTBEAT_NS, STARTED_S = 0, 1, 2
 
@@ -28,7 +31,7 @@ COUNTERS = (
     "sockets_opened",
     "subscribes", "unsubscribes",
     "auth_failures", "authz_denied",
-    "takeovers", "sessions_expired", "wills_published",
+    "takeovers", "takeovers_unclean", "sessions_expired", "wills_published",
     "dropped_queue_full", "dropped_queue_bytes", "dropped_expired", "dropped_slow_subscriber", "dropped_too_large",
     "dropped_denied", "dropped_session_ended",
     "refused_disk_full", "refused_quota",
@@ -42,6 +45,7 @@ GAUGES = (
     "sessions", "sessions_connected", "queued_messages", "queued_bytes", "retained_messages", "inflight",
     "output_bytes", "paused_publishers", "store_used_bytes", "store_map_bytes", "loop_lag_us", "disk_full",
     "ready", "keeper_connected", "siblings_connected", "match_cache_entries", "topic_nodes", "wills_pending",
+    "peers", "peers_in_sync", "degraded",
 )  # fmt: skip
 # upper bounds in microseconds of the buckets of PUBLISH-received to PUBACK/PUBREC-released, the last is open
 ACK_LATENCY_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 0)
@@ -83,3 +87,21 @@ class Counters:
 
 def beat(slot: memoryview) -> None:
     slot[HEARTBEAT_NS] = time.monotonic_ns()
+
+
+@contextmanager
+def beating(slot: memoryview, interval_s: float = 0.2) -> Iterator[None]:
+    """Beats go on while its process does one long thing."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(interval_s):
+            beat(slot)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -17,10 +17,9 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ import msgspec
 from node import counters, log, process
 from node.config import Config, load, run_dir
 from node.keeper_link import LOST, Link
+from node.replicas import PEER, Replicas
 from node.sessions.directory import Directory
-from node.sessions.outbox import REPLY, REQUEST
+from node.sessions.outbox import EVENT, REPLY, REQUEST
 from storage.disk import Disk
 from storage.layout import META_INSTANCE, StoreError, store_path, u64
 from storage.store import Store, damaged, open_store
@@ -49,24 +49,6 @@ _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
 
-@contextmanager
-def beating(slot: memoryview) -> Iterator[None]:
-    """Beats go on while a large store is read."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(BEAT_MS / 1000):
-            counters.beat(slot)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 class Keeper:
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -80,14 +62,21 @@ class Keeper:
         self.stopping = False
         self.last_disk_check = self.last_reader_check = 0.0
         self.unchecked_bytes = 0  # of input since the last look at the disk
+        self.held: deque[tuple[int, list[tuple[Link, int, bytes]]]] = deque()  # what waits until peers have a commit
+        self.last_seq = 0
+        self.more_to_send = False
 
     def open(self) -> None:
         """Read the store, then listen. Raises StoreError, and what `run` raises."""
-        with beating(self.slot):
+        with counters.beating(self.slot):
             self.store = self._open_store()
             try:
-                self.writer = Writer(self.store.environment, self.store.databases, self.config.limits)
-                self.directory = Directory(self.writer)
+                self.writer = Writer(
+                    self.store.environment, self.store.databases, self.config.limits, self.store.number
+                )
+                self.directory = Directory(self.writer, self.store.number)
+                self.replicas = Replicas(self.writer, self.directory, self.store.number, self.log)
+                self.last_seq = self.writer.seq
                 contents = self.store.contents()
                 self.clock_offset_ms = self.store.start_clock(
                     time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000, process.boot_id()
@@ -157,6 +146,7 @@ class Keeper:
         self._check_disk(input_bytes)
         due_ms = self.directory.next_due_ms()
         if not frames and (due_ms is None or due_ms > now_ms):
+            self._reach_peers()
             return
         self.store.make_room(input_bytes)
         self.writer.begin()
@@ -165,6 +155,7 @@ class Keeper:
             self._take(link, kind, body, now_ms)
         for will_id in self.writer.fired_wills:
             self.directory.wills.fired(will_id)
+        self.replicas.trim()
         self._commit()
         self._report()
 
@@ -172,6 +163,8 @@ class Keeper:
         frames: list[tuple[Link, int, bytes]] = []
         due_ms = self.directory.next_due_ms()
         timeout_s = BEAT_MS / 1000 if due_ms is None else max(0, min(BEAT_MS, due_ms - self.now_ms())) / 1000
+        if self.more_to_send:
+            timeout_s = 0
         received = 0
         for descriptor, events in self.poll.poll(timeout_s):
             if descriptor == self.listening.fileno():
@@ -206,6 +199,14 @@ class Keeper:
             self.directory.request(link, number, method, arguments, now_ms)
         elif kind == REPLY:
             self.directory.outbox.answered(*_decode(body))
+        elif kind == PEER:
+            self.replicas.frame(body, now_ms)
+        elif kind == EVENT:
+            method, arguments = _decode(body)
+            if method == "peer_up":
+                self.replicas.up(arguments["node_id"])
+            elif method == "peer_down":
+                self.replicas.down(arguments["node_id"], arguments["evicted"], now_ms)
         elif kind == HELLO:
             self._hello(link, _decode(body), now_ms)
         elif kind == LOST:
@@ -213,6 +214,11 @@ class Keeper:
 
     def _hello(self, link: Link, hello: dict[str, Any], now_ms: int) -> None:
         link.role = hello["role"]
+        if link.role == "interconnect":
+            self.replicas.connected(link)
+            self.directory.outbox.event(
+                link, "welcome", {"incarnation": self.store.incarnation, "clock_offset_ms": self.clock_offset_ms}
+            )
         if link.role != "worker":
             return
         link.index, link.instance = hello["index"], hello["instance"]
@@ -234,6 +240,7 @@ class Keeper:
         self.poll.unregister(descriptor)
         del self.links[descriptor]
         link.socket.close()
+        self.replicas.disconnected(link, now_ms)
         self.directory.worker_left(link, now_ms)
 
     # -- commit and what follows ------------------------------------------------------------------------------------------
@@ -249,30 +256,45 @@ class Keeper:
             self.slot[index["commit_ns"]] += time.perf_counter_ns() - started
 
     def _report(self) -> None:
-        """Everything is durable: let the acknowledgements go."""
+        """Everything is durable here: what it allows is said when the peers in sync have it, too."""
+        said: list[tuple[Link, int, bytes]] = []
         for link in self.links.values():
             if link.applied > link.committed:
                 parts = b"".join(struct.pack("<QIB", *each) for each in link.refused)
-                link.queue(COMMITTED, struct.pack("<QI", link.applied, len(link.refused)) + parts)
+                said.append((link, COMMITTED, struct.pack("<QI", link.applied, len(link.refused)) + parts))
                 link.committed = link.applied
                 link.refused.clear()
-        self._wake()
+        said += self._wakes()
+        self.replicas.committed(self.writer.changes if self.writer.seq > self.last_seq else b"")
+        self.last_seq = self.writer.seq
         for link, kind, message in self.directory.outbox.take():
-            link.queue(kind, _encode(message))
+            if isinstance(link, Link):
+                said.append((link, kind, _encode(message)))
+            else:
+                self.replicas.send(link, kind, message)
+        self.held.append((self.writer.seq, said))
+        self._reach_peers()
         self._count()
+
+    def _reach_peers(self) -> None:
+        """Send peers what they lack, and release what they have confirmed."""
+        self.more_to_send = self.replicas.catch_up()
+        released = self.replicas.replication.released
+        while self.held and self.held[0][0] <= released:
+            for link, kind, body in self.held.popleft()[1]:
+                link.queue(kind, body)
         for link in list(self.links.values()):
             if link.output:
                 self._flush(link)
 
-    def _wake(self) -> None:
+    def _wakes(self) -> list[tuple[Link, int, bytes]]:
         by_link: dict[Link, bytearray] = {}
         for sid, qseq in self.writer.wakes():
             record = self.directory.by_sid.get(sid)
             owner = self.directory.owners.get(record.client_id) if record is not None else None
             if owner is not None:
                 by_link.setdefault(owner.link, bytearray()).extend(struct.pack("<QQ", sid, qseq))
-        for link, body in by_link.items():
-            link.queue(WAKE, body)
+        return [(link, WAKE, bytes(body)) for link, body in by_link.items()]
 
     def _flush(self, link: Link) -> None:
         descriptor = link.socket.fileno()
@@ -290,6 +312,10 @@ class Keeper:
         slot[index["queued_bytes"]] = self.writer.queued_bytes
         slot[index["retained_messages"]] = self.writer.retained_messages
         slot[index["wills_pending"]] = len(self.directory.wills)
+        replication = self.replicas.replication
+        slot[index["peers"]] = len(self.replicas.peers)
+        slot[index["peers_in_sync"]] = replication.in_sync
+        slot[index["degraded"]] = int(len(self.replicas.peers) > replication.in_sync)
 
     def _check_disk(self, input_bytes: int) -> None:
         now = time.monotonic()

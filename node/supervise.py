@@ -129,6 +129,7 @@ def _write_configuration(run: Path, config: Config) -> Path:
         config=_value(shlex.quote(os.fspath(run / "mqnode.toml"))),
         launch=f"{_LAUNCH} {_value(shlex.quote(sys.executable))} -P",
         workers=worker_count(config),
+        interconnect="true" if config.interconnect.bind else "false",
         user="user=root" if os.getuid() == 0 else "",  # else supervisord complains about being root
     )
     _write(run / "mqnode.toml", to_toml(config))

@@ -50,10 +50,11 @@ def is_hung(process: Process, beat_ns: int | None, now_ns: int) -> bool:
     return now_ns - beat_ns > SILENT_NS and now_ns - process.started_ns > FRESH_NS
 
 
-def expected_slots(workers: int) -> list[Slot]:
+def expected_slots(workers: int, interconnect: bool = False) -> list[Slot]:
     return [
         Slot("keeper", counters.KEEPER),
         Slot("admin", counters.ADMIN),
+        *([Slot("interconnect", counters.INTERCONNECT)] if interconnect else []),
         *(Slot(f"worker-{index}", counters.WORKER_0 + index) for index in range(workers)),
     ]
 
@@ -175,7 +176,12 @@ def main(arguments: list[str]) -> None:
     run = run_dir(config)
     words = counters.Counters(run / "counters")
     own = words.claim(counters.WATCHDOG)
-    watchdog = Watchdog(words, expected_slots(worker_count(config)), os.getppid(), run / "supervisor.sock")
+    watchdog = Watchdog(
+        words,
+        expected_slots(worker_count(config), bool(config.interconnect.bind)),
+        os.getppid(),
+        run / "supervisor.sock",
+    )
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     signal.signal(signal.SIGINT, lambda number, frame: stopping.append(number))

@@ -12,6 +12,8 @@ bodies      number u64                   CRC32, message record; of entries with 
 packet_ids  sid u64, packet id u16       empty: an inbound QoS 2 message that awaits PUBREL
 retained    topic (see topic_key)        CRC32, message record
 wills       will id u64                  msgpack WillRecord
+inbox       sid u64, origin u64          entry as in queue: for a session that another host delivers, until that one queues it
+outbox      seq u64                      databases and keys changed by one commit, until the peers have it (storage/changes.py)
 """
 
 from __future__ import annotations
@@ -25,9 +27,12 @@ import lmdb
 import msgspec
 
 FORMAT = 1
-DATABASES = ("meta", "sessions", "subs", "queue", "bodies", "packet_ids", "retained", "wills")
+REPLICATED = ("sessions", "subs", "queue", "bodies", "packet_ids", "retained", "wills", "inbox")  # what peers hold, too
+DATABASES = ("meta", "outbox", *REPLICATED)
 MAX_READERS = 1024  # LMDB's default of 126 is a classic outage
 KEY_TOPIC_BYTES = 400  # of LMDB's 511
+
+NUMBER_BITS = 40  # of a sid, a body's number, a will's id: above them the number of the host that gave it
 
 META_FORMAT = b"format"
 META_CLOCK = b"clock_ms"  # store clock at the last start
@@ -36,6 +41,9 @@ META_BOOT = (
 )
 META_INCARNATION = b"incarnation"
 META_NEXT = b"next"  # msgpack [next sid, next body number, next will id]
+META_NUMBER = b"number"  # u64: this host's, in the upper bits of every id that it gives
+META_SEQ = b"seq"  # u64 of the last commit that changed what is replicated
+META_PEER = b"peer/"  # + u64 number of a peer: u64 of its last commit that is in this store
 META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may have been used
 META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch
 
@@ -55,7 +63,8 @@ class SessionRecord(msgspec.Struct, array_like=True):
     attached: bool
     detached_ms: int
     sent_qseq: int  # deliveries up to here may have been sent
-    epoch: int
+    epoch: int  # of two records of a client id the higher one counts
+    owner: int = 0  # number of the host that delivers its queue
 
 
 class WillRecord(msgspec.Struct, array_like=True):

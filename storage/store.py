@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import lmdb
@@ -15,6 +16,7 @@ from storage.layout import (
     META_CLOCK,
     META_FORMAT,
     META_INCARNATION,
+    META_NUMBER,
     StoreError,
     open_databases,
     open_environment,
@@ -30,12 +32,16 @@ class Store:
         self.environment = environment
         self.databases = open_databases(environment, create=True)
         self.incarnation = 0
+        with environment.begin() as transaction:
+            stored = transaction.get(META_NUMBER, b"", db=self.databases["meta"])
+        self.number = int.from_bytes(stored, "big") or _new_number()  # of this host, in the ids that it gives
         self._max_map_bytes = max_map_bytes
         self._page_bytes = environment.stat()["psize"]
 
     def start_clock(self, wall_ms: int, monotonic_ms: int, boot: bytes) -> int:
         """The offset of the store clock to CLOCK_MONOTONIC. It is the same for each start within one boot of the kernel, and
-        never goes back, whatever the wall clock does. Also counts the incarnation; both are on disk before this returns."""
+        never goes back, whatever the wall clock does. Also counts the incarnation; these and the number are on disk before
+        this returns."""
         with self.environment.begin(write=True) as transaction:
             meta = self.databases["meta"]
             last = int.from_bytes(transaction.get(META_CLOCK, b"", db=meta), "big")
@@ -45,6 +51,7 @@ class Store:
             transaction.put(META_CLOCK, now.to_bytes(8, "big"), db=meta)
             if boot:
                 transaction.put(META_BOOT, boot + (now - monotonic_ms).to_bytes(8, "big", signed=True), db=meta)
+            transaction.put(META_NUMBER, self.number.to_bytes(8, "big"), db=meta)
             self.incarnation = int.from_bytes(transaction.get(META_INCARNATION, b"", db=meta), "big") + 1
             transaction.put(META_INCARNATION, self.incarnation.to_bytes(8, "big"), db=meta)
         return now - monotonic_ms
@@ -112,6 +119,11 @@ def open_store(path: Path, map_bytes: int, max_map_bytes: int, suspect: bool = F
     for name in ("data.mdb", "lock.mdb"):
         os.chmod(path / name, 0o600)
     return store
+
+
+def _new_number() -> int:
+    """Not 0; of a hundred hosts two get the same once in a thousand clusters, and then do not replicate."""
+    return secrets.randbelow((1 << 23) - 1) + 1
 
 
 def damaged(path: Path, cause: object) -> StoreError:

@@ -19,6 +19,7 @@ import lmdb
 import lmdb.verify
 import msgspec
 
+from storage import changes
 from storage.layout import (
     DATABASES,
     FORMAT,
@@ -28,7 +29,12 @@ from storage.layout import (
     META_INCARNATION,
     META_INSTANCE,
     META_NEXT,
+    META_NUMBER,
+    META_PEER,
     META_QSEQ,
+    META_SEQ,
+    NUMBER_BITS,
+    REPLICATED,
     SessionRecord,
     StoreError,
     Subscription,
@@ -37,7 +43,6 @@ from storage.layout import (
     open_databases,
     subscription_key,
     topic_key,
-    u64,
     unsealed,
 )
 from storage.writer import parse_entry
@@ -54,12 +59,17 @@ _next = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
 class _Seen:
     """What later databases are compared with."""
 
+    number: int = 0  # of the host, in the upper bits of the ids that it gave
     next_sid: int = 1
     next_body: int = 1
     next_will: int = 1
     sids: set[int] = field(default_factory=set)
     reserved: dict[int, int] = field(default_factory=dict)  # sid -> above all numbers of its queue
     references: Counter[int] = field(default_factory=Counter)  # of bodies, by queue entries
+
+    def given(self, id: int, next: int) -> bool:
+        """May the id have been given? Of those of other hosts we do not know."""
+        return id >> NUMBER_BITS != self.number or id & ((1 << NUMBER_BITS) - 1) < next
 
 
 class _Wrong(Exception):
@@ -90,7 +100,7 @@ def verify(file: Path) -> dict[str, int]:
 def _walk(file: Path, transaction: Any, databases: dict[str, Any]) -> dict[str, int]:
     seen = _Seen()
     counts = {"format": _format(file, transaction.get(META_FORMAT, db=databases["meta"]))}
-    for name in DATABASES:  # in the order in which they depend on each other
+    for name in CHECKS:
         counts[name] = 0
         for key, value in transaction.cursor(db=databases[name]):
             try:
@@ -137,7 +147,9 @@ def _require(right: bool, what: str) -> None:
 def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
     if key == META_NEXT:
         seen.next_sid, seen.next_body, seen.next_will = _next(value)
-    elif key in (META_CLOCK, META_INCARNATION):
+    elif key == META_NUMBER:
+        seen.number = int.from_bytes(value, "big")
+    elif key in (META_CLOCK, META_INCARNATION, META_SEQ) or key.startswith(META_PEER):
         _require(len(value) == 8, "it is not of 8 bytes")
     elif key == META_BOOT:
         _require(len(value) == 24, "it is not of 24 bytes")
@@ -152,7 +164,7 @@ def _check_session(key: bytes, value: bytes, seen: _Seen) -> None:
     record = _session(value)
     _require(key == client_key(record.client_id), f"it is of client id {record.client_id!r}, not of its key")
     _require(record.sid not in seen.sids, f"sid {record.sid} is that of another session, too")
-    _require(record.sid < seen.next_sid, f"sid {record.sid} is not below meta's next, {seen.next_sid}")
+    _require(seen.given(record.sid, seen.next_sid), f"sid {record.sid} is not below meta's next, {seen.next_sid}")
     seen.sids.add(record.sid)
 
 
@@ -166,6 +178,15 @@ def _check_entry(key: bytes, value: bytes, seen: _Seen) -> None:
     _require(len(key) == 16, "its key is not of 16 bytes")
     sid, qseq = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
     _require(qseq < seen.reserved.get(sid, 1), f"number {qseq} of the queue is not below the one in meta")
+    _check_stored(value, seen)
+
+
+def _check_inbox(key: bytes, value: bytes, seen: _Seen) -> None:
+    _require(len(key) == 16, "its key is not of 16 bytes")
+    _check_stored(value, seen)
+
+
+def _check_stored(value: bytes, seen: _Seen) -> None:
     entry = parse_entry(value)
     if entry is None:
         raise _Wrong("its checksum does not fit")
@@ -178,14 +199,20 @@ def _check_entry(key: bytes, value: bytes, seen: _Seen) -> None:
 
 def _check_body(key: bytes, value: bytes, seen: _Seen) -> None:
     number = int.from_bytes(key, "big")
-    _require(number < seen.next_body, f"its number is not below meta's next, {seen.next_body}")
+    _require(seen.given(number, seen.next_body), f"its number is not below meta's next, {seen.next_body}")
     _require(number in seen.references, "no queue refers to it")
     _check_message(unsealed(value))
 
 
+def _check_outbox(key: bytes, value: bytes, seen: _Seen) -> None:
+    _require(len(key) == 8, "its key is not of 8 bytes")
+    for database, _ in changes.decode_keys(value):
+        _require(database < len(REPLICATED), f"it names database {database}")
+
+
 def _check_packet_id(key: bytes, value: bytes, seen: _Seen) -> None:
     _require(len(key) == 10 and value == b"", "it is not sid and packet id")
-    _require(int.from_bytes(key[:8], "big") < seen.next_sid, "its sid was never given")
+    _require(seen.given(int.from_bytes(key[:8], "big"), seen.next_sid), "its sid was never given")
 
 
 def _check_retained(key: bytes, value: bytes, seen: _Seen) -> None:
@@ -194,7 +221,10 @@ def _check_retained(key: bytes, value: bytes, seen: _Seen) -> None:
 
 
 def _check_will(key: bytes, value: bytes, seen: _Seen) -> None:
-    _require(len(key) == 8 and key < u64(seen.next_will), f"its id is not below meta's next, {seen.next_will}")
+    _require(len(key) == 8, "its key is not of 8 bytes")
+    _require(
+        seen.given(int.from_bytes(key, "big"), seen.next_will), f"its id is not below meta's next, {seen.next_will}"
+    )
     _check_message(_will(value).record)
 
 
@@ -210,11 +240,14 @@ def _check_message(record: bytes | None) -> bytes:
     return record[_MESSAGE.size : _MESSAGE.size + topic]
 
 
+# in the order in which they depend on each other
 CHECKS: dict[str, Callable[[bytes, bytes, _Seen], None]] = {
     "meta": _check_meta,
     "sessions": _check_session,
     "subs": _check_subscription,
     "queue": _check_entry,
+    "inbox": _check_inbox,
+    "outbox": _check_outbox,
     "bodies": _check_body,
     "packet_ids": _check_packet_id,
     "retained": _check_retained,

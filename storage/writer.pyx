@@ -16,7 +16,8 @@ import zlib
 
 import msgspec
 
-from storage.layout import META_INSTANCE, META_NEXT, META_QSEQ, topic_key, u64
+from storage import changes as coding
+from storage.layout import META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, topic_key, u64
 
 cdef enum:
     INLINE = 1
@@ -35,6 +36,17 @@ cdef enum:
     QUOTA_EXCEEDED = 0x97
 
     QSEQ_RESERVED = 256     # numbers of a queue that are made durable at once
+    BRANCH_BITS = 40        # of a qseq: above them the branch, one for each takeover from a host that could not be asked
+    NUMBER_BITS = 40        # of sids, body numbers …: above them the number of the host that gave them
+
+    SESSIONS = 0            # positions in layout.REPLICATED
+    SUBS = 1
+    QUEUE = 2
+    BODIES = 3
+    PACKET_IDS = 4
+    RETAINED = 5
+    WILLS = 6
+    INBOX = 7
 
 DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
 
@@ -96,6 +108,13 @@ cdef class Writer:
     cdef object packet_ids
     cdef object retained
     cdef object wills
+    cdef list handles           # of layout.REPLICATED
+    cdef uint64_t number        # this host's, shifted: the lowest id that it gives
+    cdef public set foreign     # sids of the sessions that another host delivers
+    cdef public bint recording  # are changes kept for peers?
+    cdef readonly bytearray changes     # since `begin`, see storage/changes.py
+    cdef bytearray touched
+    cdef readonly uint64_t seq  # of the last commit that peers have to have
     cdef readonly dict queues   # sid -> Queue
     cdef dict references        # number of a shared body -> entries that name it
     cdef readonly list woken    # [(sid, last qseq)] since `begin`
@@ -117,10 +136,17 @@ cdef class Writer:
     cdef uint64_t retained_bytes_max
     cdef str policy
 
-    def __init__(self, environment, databases, limits):
-        """`limits`: max_queued_messages, max_queued_bytes, queue_policy, max_retained_messages, max_retained_bytes."""
+    def __init__(self, environment, databases, limits, number=0):
+        """`limits`: max_queued_messages, max_queued_bytes, queue_policy, max_retained_messages, max_retained_bytes.
+
+        `number`: this host's, below 2 ** 23.
+        """
         self.environment = environment
         self.databases = databases
+        self.handles = [databases[name] for name in REPLICATED]
+        self.number = <uint64_t>number << NUMBER_BITS
+        self.foreign = set()
+        self.recording = False
         self.queue_db = databases["queue"]
         self.messages_max = limits.max_queued_messages
         self.bytes_max = limits.max_queued_bytes
@@ -143,21 +169,43 @@ cdef class Writer:
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
             self.next_sid, self.next_body, self.next_will = msgspec.msgpack.decode(found) if found else (1, 1, 1)
+            self.seq = int.from_bytes(transaction.get(META_SEQ, b"", db=self.databases["meta"]), "big")
             for key, entry in transaction.cursor(db=self.queue_db):
-                sid = int.from_bytes(key[:8], "big")
-                queue = self.queue_of(sid)
-                queue.count += 1
-                queue.size += charge(entry)
-                self.queued_messages += 1
-                self.queued_bytes += charge(entry)
-                body = body_of(entry)
-                if body:
-                    self.references[body] = self.references.get(body, 0) + 1
-                    self.next_body = max(self.next_body, body + 1)
+                self.count_entry(self.queue_of(int.from_bytes(key[:8], "big")), entry)
+            for key, entry in transaction.cursor(db=self.databases["inbox"]):
+                self.refer(entry)
             self.load_numbers(transaction)
             for key in transaction.cursor(db=self.databases["packet_ids"]).iternext(values=False):
                 self.queue_of(int.from_bytes(key[:8], "big"))   # of a session that is over: so that it is purged
             self.retained_messages = transaction.stat(self.databases["retained"])["entries"]
+
+    cdef int count_entry(self, Queue queue, bytes entry) except -1:
+        queue.count += 1
+        queue.size += charge(entry)
+        self.queued_messages += 1
+        self.queued_bytes += charge(entry)
+        return self.refer(entry)
+
+    cdef int refer(self, bytes entry) except -1:
+        """An entry that is there now may name a body."""
+        cdef uint64_t body = body_of(entry)
+        if body:
+            self.references[body] = self.references.get(body, 0) + 1
+            if body >> NUMBER_BITS == self.number >> NUMBER_BITS:
+                self.next_body = max(self.next_body, (body & ((<uint64_t>1 << NUMBER_BITS) - 1)) + 1)
+        return 0
+
+    cdef int forget(self, bytes entry) except -1:
+        """An entry is gone; so is its body with the last reference."""
+        cdef uint64_t body = body_of(entry)
+        if body:
+            count = self.references.get(body, 1) - 1
+            if count:
+                self.references[body] = count
+            else:
+                self.references.pop(body, None)
+                self.erase(BODIES, u64(body))
+        return 0
 
     cdef load_numbers(self, transaction):
         """A number once used is never given again: a client may still hold its packet id, a worker may have read past it."""
@@ -182,6 +230,8 @@ cdef class Writer:
         self.tally = {}
         self.operations = 0
         self.next_changed = False
+        self.changes = bytearray()
+        self.touched = bytearray()
 
     def begin(self):
         self.clear()
@@ -196,6 +246,10 @@ cdef class Writer:
         """Make everything since `begin` durable. On lmdb.Error nothing of it is, and `load` has to follow."""
         if self.next_changed:
             self.put("meta", META_NEXT, msgspec.msgpack.encode((self.next_sid, self.next_body, self.next_will)))
+        if self.touched:
+            self.seq += 1
+            self.put("outbox", u64(self.seq), bytes(self.touched))
+            self.put("meta", META_SEQ, u64(self.seq))
         self.close_cursors()
         self.transaction.commit()
         self.transaction = None
@@ -213,12 +267,49 @@ cdef class Writer:
 
     def put(self, str database, bytes key, bytes value):
         self.operations += 1
-        self.transaction.put(key, value, db=self.databases[database])
+        if database in REPLICATED:
+            self.store(REPLICATED.index(database), key, value)
+        else:
+            self.transaction.put(key, value, db=self.databases[database])
 
     def delete(self, str database, bytes key):
         """True if it was there."""
         self.operations += 1
+        if database in REPLICATED:
+            return self.erase(REPLICATED.index(database), key)
         return self.transaction.delete(key, db=self.databases[database])
+
+    def keep_here(self, str database, bytes key, value):
+        """Put or, with None, delete what another host has changed: no change of ours."""
+        self.apply_plain(REPLICATED.index(database), key, value)
+
+    def keys(self, str database, bytes prefix):
+        """All keys of a replicated database that begin with `prefix`."""
+        return [key for key, _ in self.entries(REPLICATED.index(database), prefix)]
+
+    cdef int store(self, int database, bytes key, bytes value) except -1:
+        if database == QUEUE:
+            self.queue.put(key, value)
+        elif database == BODIES:
+            if not self.bodies.put(key, value, append=True):    # another host's are above ours
+                self.bodies.put(key, value)
+        else:
+            self.transaction.put(key, value, db=self.handles[database])
+        if self.recording:
+            self.record(database, key, value)
+        return 0
+
+    cdef bint erase(self, int database, bytes key) except -1:
+        """True if it was there."""
+        cdef bint there = self.transaction.delete(key, db=self.handles[database])
+        if there and self.recording:
+            self.record(database, key, None)
+        return there
+
+    cdef int record(self, int database, bytes key, bytes value) except -1:
+        self.changes += coding.encode(database, key, value)
+        self.touched += coding.encode_key(database, key)
+        return 0
 
     def get(self, str database, bytes key):
         return self.transaction.get(key, db=self.databases[database])
@@ -235,12 +326,12 @@ cdef class Writer:
     def new_sid(self):
         self.next_changed = True
         self.next_sid += 1
-        return self.next_sid - 1
+        return self.number | (self.next_sid - 1)
 
     def new_will_id(self):
         self.next_changed = True
         self.next_will += 1
-        return self.next_will - 1
+        return self.number | (self.next_will - 1)
 
     cpdef Queue queue_of(self, uint64_t sid):
         queue = self.queues.get(sid)
@@ -304,28 +395,29 @@ cdef class Writer:
             if record > end:
                 raise ValueError("a PUBLISH operation is cut off")
         if will:
-            if not self.transaction.delete(u64(will), db=self.wills):
+            if not self.erase(WILLS, u64(will)):
                 return
             self.fired_wills.append(will)
         if moved and not self.done(moved, get_u64(p + 26)):
             return
         if packet_id:
             key = u64(publisher) + packet_id.to_bytes(2, "big")
-            if not self.transaction.put(key, b"", db=self.packet_ids, overwrite=False):
+            if self.transaction.get(key, db=self.packet_ids) is not None:
                 return
+            self.store(PACKET_IDS, key, b"")
         if self.full and not will and not moved:
             if packet_id:
-                self.transaction.delete(key, db=self.packet_ids)
+                self.erase(PACKET_IDS, key)
             self.refuse(batch, index, "refused_disk_full")
             return
         if self.policy == "refuse" and not moved and not self.room(targets, count, end - record):
             if packet_id:
-                self.transaction.delete(key, db=self.packet_ids)
+                self.erase(PACKET_IDS, key)
             self.refuse(batch, index, "refused_quota")
             return
         if record[0] & 4 and not self.retain(record, end - record):
             if packet_id:
-                self.transaction.delete(key, db=self.packet_ids)
+                self.erase(PACKET_IDS, key)
             self.refuse(batch, index, "refused_quota")
             return
         if count:
@@ -347,7 +439,7 @@ cdef class Writer:
         cdef bytes key = topic_key(record[RECORD_HEADER:RECORD_HEADER + topic])
         cdef bytes value
         if get_u32(record + 25) == 0:
-            if self.transaction.delete(key, db=self.retained):
+            if self.erase(RETAINED, key):
                 self.retained_messages -= 1
                 self.count("retained_deleted")
             return True
@@ -359,30 +451,29 @@ cdef class Writer:
             if self.retained_messages >= self.retained_max:
                 return False
             self.retained_messages += 1
-        self.transaction.put(key, value, db=self.retained)
+        self.store(RETAINED, key, value)
         return True
 
     cdef enqueue(self, const char* target, uint16_t count, const char* record, uint32_t size):
         cdef bint inline = count == 1
         cdef uint16_t i
         cdef uint32_t head
-        cdef uint64_t body = self.next_body
+        cdef uint64_t body = self.number | self.next_body
         cdef char[12] reference
         cdef bytes value
         memcpy(reference, &body, 8)
         memcpy(reference + 8, &size, 4)
         for i in range(count):
             head = 2 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
-            if self.enqueue_one(get_u64(target), target + 8, head, record if inline else reference,
-                                size if inline else 12, inline) and not inline:
-                self.references[body] = self.references.get(body, 0) + 1
+            self.enqueue_one(get_u64(target), target + 8, head, record if inline else reference,
+                             size if inline else 12, inline)
             target += 8 + head
         if not inline and body in self.references:
             self.next_body += 1
             self.next_changed = True
             value = record[:size]
             value = zlib.crc32(value).to_bytes(4, "little") + value
-            self.bodies.put(u64(body), value, append=True)
+            self.store(BODIES, u64(body), value)
 
     cdef bint enqueue_one(self, uint64_t sid, const char* head, uint32_t head_size, const char* rest,
                           uint32_t rest_size, bint inline) except -1:
@@ -408,16 +499,24 @@ cdef class Writer:
         p[5] = head[0] & 7
         memcpy(p + 5 + head_size, rest, rest_size)
         seal(value)
+        if self.foreign and sid in self.foreign:
+            self.store(INBOX, u64(sid) + u64(self.number | self.next_body), value)
+            self.refer(value)
+            self.next_body += 1
+            self.next_changed = True
+        else:
+            self.append(queue, value)
+        return True
+
+    cdef int append(self, Queue queue, bytes entry) except -1:
+        """A sealed entry gets the queue's next number; who delivers it is woken."""
         if queue.next_qseq == queue.reserved:
             self.reserve(queue)
-        self.queue.put(queue_key(sid, queue.next_qseq), value)
+        self.store(QUEUE, queue_key(queue.sid, queue.next_qseq), entry)
         queue.next_qseq += 1
-        queue.count += 1
-        queue.size += charged
-        self.queued_messages += 1
-        self.queued_bytes += charged
+        self.count_entry(queue, entry)
         self.wake(queue)
-        return 1
+        return 0
 
     cpdef wake(self, Queue queue):
         """Whoever delivers this queue is to be told of it, see `wakes`."""
@@ -443,50 +542,41 @@ cdef class Writer:
 
     cdef bint done(self, uint64_t sid, uint64_t qseq) except -1:
         """Delete an entry, and its body with the last reference; False if it was not there."""
-        cdef bytes value = self.queue.pop(queue_key(sid, qseq))
-        cdef Queue queue
-        cdef uint64_t body
+        cdef bytes key = queue_key(sid, qseq), value = self.queue.pop(key)
         if value is None:
             return False
+        if self.recording:
+            self.record(QUEUE, key, None)
+        self.discount_entry(sid, value)
+        return True
+
+    cdef int discount_entry(self, uint64_t sid, bytes entry) except -1:
         queue = self.queues.get(sid)
         if queue is not None:
-            queue.count -= 1
-            queue.size -= charge(value)
+            (<Queue>queue).count -= 1
+            (<Queue>queue).size -= charge(entry)
         self.queued_messages -= 1
-        self.queued_bytes -= charge(value)
-        body = body_of(value)
-        if body:
-            count = self.references.get(body, 1) - 1
-            if count:
-                self.references[body] = count
-            else:
-                self.references.pop(body, None)
-                self.transaction.delete(u64(body), db=self.databases["bodies"])
-        return True
+        self.queued_bytes -= charge(entry)
+        return self.forget(entry)
 
     cdef received(self, uint64_t sid, uint64_t qseq):
         """The client has the message: what is left of it is its packet id."""
         cdef bytes key = queue_key(sid, qseq), value = self.transaction.get(key, db=self.queue_db)
-        cdef bytes left = b"\x00\x00\x00\x00" + bytes((INLINE | RECEIVED, 2, 0))
+        cdef bytes left
         if value is None or value[4] & RECEIVED:
             return
-        self.done(sid, qseq)
-        left = bytes(bytearray(left))
+        left = bytes(bytearray(b"\x00\x00\x00\x00" + bytes((INLINE | RECEIVED, 2, 0))))
         seal(left)
-        self.queue.put(key, left)
-        queue = self.queues.get(sid)
-        if queue is not None:
-            (<Queue>queue).count += 1
-            (<Queue>queue).size += len(left)
-        self.queued_messages += 1
-        self.queued_bytes += len(left)
+        self.store(QUEUE, key, left)
+        self.discount_entry(sid, value)
+        self.count_entry(self.queue_of(sid), left)
 
     cdef released(self, uint64_t sid, const char* packet_id):
-        self.transaction.delete(u64(sid) + int.to_bytes(get_u16(packet_id), 2, "big"), db=self.packet_ids)
+        self.erase(PACKET_IDS, u64(sid) + int.to_bytes(get_u16(packet_id), 2, "big"))
 
     # -- the end of a session ---------------------------------------------------------------------------------------------
 
-    def purge(self, uint64_t sid, int most, uint64_t sent_qseq):
+    def purge(self, uint64_t sid, int most, uint64_t sent_qseq, bint pass_on=True):
         """Delete up to `most` entries of a session that is over; what it owned else goes too.
 
         Returns (whether more are left, [(qseq, share, record)] of shared messages that another member should get and which stay
@@ -504,7 +594,7 @@ cdef class Writer:
             count += 1
         for qseq, value in entries:
             entry = parse_entry(value)
-            if entry is not None and entry[4] is not None and not entry[0] and (entry[1] & 3 == 1 or qseq > sent_qseq):
+            if pass_on and entry is not None and entry[4] is not None and not entry[0] and (entry[1] & 3 == 1 or qseq > sent_qseq):
                 record = entry[3] if entry[3] is not None else self.body(entry[5])
                 if record is not None:
                     again.append((qseq, entry[4], record))
@@ -518,12 +608,187 @@ cdef class Writer:
 
     cdef purge_rest(self, uint64_t sid):
         self.queues.pop(sid, None)
+        self.foreign.discard(sid)
         self.transaction.delete(META_QSEQ + u64(sid), db=self.databases["meta"])
-        with self.transaction.cursor(db=self.packet_ids) as cursor:
-            while cursor.set_range(u64(sid)) and cursor.key()[:8] == u64(sid):
-                cursor.delete()
-                self.operations += 1
+        for key, _ in self.entries(PACKET_IDS, u64(sid)):
+            self.erase(PACKET_IDS, key)
+            self.operations += 1
+        for key, value in self.entries(INBOX, u64(sid)):
+            self.erase(INBOX, key)
+            self.forget(value)
+            self.operations += 1
         return False
+
+    cdef list entries(self, int database, bytes prefix):
+        """[(key, value)] of all keys that begin with `prefix`."""
+        cdef list found = []
+        with self.transaction.cursor(db=self.handles[database]) as cursor:
+            if cursor.set_range(prefix):
+                for key, value in cursor.iternext():
+                    if not key.startswith(prefix):
+                        break
+                    found.append((key, value))
+        return found
+
+    # -- other hosts ------------------------------------------------------------------------------------------------------
+
+    def own(self, uint64_t sid, bint asked):
+        """From now on this host delivers the session's queue. `asked`: the host that did so until now has handed it over."""
+        cdef Queue queue = self.queue_of(sid)
+        self.foreign.discard(sid)
+        if not asked:   # it may have used numbers that we have not seen
+            queue.next_qseq = queue.reserved = ((queue.next_qseq >> BRANCH_BITS) + 1) << BRANCH_BITS
+        for key, value in self.entries(INBOX, u64(sid)):
+            self.move_in(queue, key, value)
+
+    cdef int move_in(self, Queue queue, bytes key, bytes entry) except -1:
+        self.erase(INBOX, key)
+        self.append(queue, entry)
+        return self.forget(entry)
+
+    def apply_changes(self, uint64_t peer, uint64_t seq, bytes changes):
+        """What the host `peer` committed as its number `seq` (0: a part of its snapshot).
+
+        Messages, packet ids and retained messages are applied; what is the directory's is returned: [(database name, key,
+        value or None)]. Of our own changes only those are recorded that come of ours being the one who delivers a queue.
+        """
+        cdef bint recording = self.recording
+        cdef list rest = []
+        self.recording = False
+        for database, key, value in coding.decode(changes):
+            if database == QUEUE:
+                self.apply_queue(key, value, recording)
+            elif database == INBOX:
+                self.apply_inbox(key, value, recording)
+            elif database == BODIES:
+                if value is not None:
+                    self.transaction.put(key, value, db=self.handles[BODIES])
+                elif not self.references.get(int.from_bytes(key, "big"), 0):
+                    self.transaction.delete(key, db=self.handles[BODIES])
+            elif database == PACKET_IDS:
+                self.apply_plain(PACKET_IDS, key, value)
+            elif database == RETAINED:
+                self.apply_retained(key, value)
+            else:
+                rest.append((REPLICATED[database], key, value))
+        self.recording = recording
+        if seq:
+            self.put("meta", META_PEER + u64(peer), u64(seq))
+        return rest
+
+    def peer_seq(self, uint64_t peer):
+        """Up to where the peer's commits are in this store."""
+        return int.from_bytes(self.transaction.get(META_PEER + u64(peer), b"", db=self.databases["meta"]), "big")
+
+    cdef int apply_plain(self, int database, bytes key, bytes value) except -1:
+        if value is None:
+            self.transaction.delete(key, db=self.handles[database])
+        else:
+            self.transaction.put(key, value, db=self.handles[database])
+        return 0
+
+    cdef int apply_queue(self, bytes key, bytes value, bint recording) except -1:
+        cdef uint64_t sid = int.from_bytes(key[:8], "big"), qseq = int.from_bytes(key[8:], "big")
+        cdef Queue queue = self.queue_of(sid)
+        cdef bytes before = self.transaction.get(key, db=self.queue_db)
+        if value is None:
+            self.done(sid, qseq)
+        elif sid in self.foreign:
+            self.queue.put(key, value)
+            if before is not None:
+                self.discount_entry(sid, before)
+            self.count_entry(queue, value)
+            queue.next_qseq = max(queue.next_qseq, qseq + 1)
+            if queue.next_qseq > queue.reserved:
+                self.reserve(queue)
+        elif before is None and not value[4] & RECEIVED:     # it was given a number before the peer knew that we deliver now
+            self.recording = recording
+            self.append(queue, value)
+            self.recording = False
+            if recording:
+                self.record(QUEUE, key, None)
+        return 0
+
+    cdef int apply_inbox(self, bytes key, bytes value, bint recording) except -1:
+        cdef uint64_t sid = int.from_bytes(key[:8], "big")
+        cdef bytes before = self.transaction.get(key, db=self.handles[INBOX])
+        if value is None:
+            if before is not None:
+                self.transaction.delete(key, db=self.handles[INBOX])
+                self.forget(before)
+        elif sid not in self.queues:
+            if recording:
+                self.record(INBOX, key, None)    # its session is over
+        elif sid in self.foreign:
+            self.transaction.put(key, value, db=self.handles[INBOX])
+            if before is None:
+                self.refer(value)
+        else:
+            self.recording = recording
+            self.append(self.queue_of(sid), value)
+            if recording:
+                self.record(INBOX, key, None)
+            self.recording = False
+        return 0
+
+    cdef int apply_retained(self, bytes key, bytes value) except -1:
+        """The message that was received later stays; of two received at once the larger."""
+        cdef bytes ours = self.transaction.get(key, db=self.retained)
+        if value is None:
+            self.retained_messages -= self.transaction.delete(key, db=self.retained)
+        elif ours is None or (get_u64(<const char*>value + 5), value) > (get_u64(<const char*>ours + 5), ours):
+            self.transaction.put(key, value, db=self.retained)
+            self.retained_messages += ours is None
+        return 0
+
+    cdef view(self):
+        """The open transaction, or one that reads the last commit."""
+        return self.environment.begin() if self.transaction is None else self.transaction
+
+    def missed(self, uint64_t after, uint64_t bytes_max):
+        """[(seq, changes)] of our commits after `after`, as much as fits; None if the outbox does not go back so far."""
+        cdef list found = []
+        cdef uint64_t size = 0
+        if after >= self.seq:
+            return found
+        transaction = self.view()
+        cursor = transaction.cursor(db=self.databases["outbox"])
+        if not cursor.set_range(u64(after + 1)) or cursor.key() != u64(after + 1):
+            return None
+        for key, touched in cursor.iternext():
+            parts = [
+                coding.encode(database, name, transaction.get(name, db=self.handles[database]))
+                for database, name in coding.decode_keys(touched)
+            ]
+            found.append((int.from_bytes(key, "big"), b"".join(parts)))
+            size += len(found[len(found) - 1][1])
+            if size >= bytes_max:
+                break
+        return found
+
+    def snapshot(self, int database, bytes after, uint64_t bytes_max):
+        """(changes, database, key to go on behind) from the position on; the database is beyond the last at the end."""
+        cdef bytearray part = bytearray()
+        transaction = self.view()
+        while database < len(REPLICATED):
+            cursor = transaction.cursor(db=self.handles[database])
+            more = cursor.set_range(after + b"\0") if after else cursor.first()
+            while more:
+                after, value = cursor.item()
+                part += coding.encode(database, after, value)
+                if len(part) >= bytes_max:
+                    return bytes(part), database, after
+                more = cursor.next()
+            database, after = database + 1, b""
+        return bytes(part), database, after
+
+    def trim(self, uint64_t until, int most):
+        """Forget what every peer has."""
+        with self.transaction.cursor(db=self.databases["outbox"]) as cursor:
+            more = cursor.first()
+            while more and most and int.from_bytes(cursor.key(), "big") <= until:
+                more = cursor.delete()
+                most -= 1
 
     cdef body(self, uint64_t number):
         value = self.transaction.get(u64(number), db=self.databases["bodies"])

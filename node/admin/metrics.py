@@ -31,6 +31,8 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_auth_failures": ("Failed logins", "", {"": "auth_failures"}),
     "mqnode_authz_denied": ("Publishes and subscriptions that a rule denied", "", {"": "authz_denied"}),
     "mqnode_takeovers": ("Connections ended by another one with their client id", "", {"": "takeovers"}),
+    "mqnode_takeovers_unclean": ("Sessions taken over from a host that could not be asked", "", {
+        "": "takeovers_unclean"}),
     "mqnode_sessions_expired": ("Sessions ended by their expiry", "", {"": "sessions_expired"}),
     "mqnode_wills_published": ("Wills published", "", {"": "wills_published"}),
     "mqnode_redispatched": ("Shared messages given to another member", "", {"": "redispatched"}),
@@ -56,6 +58,9 @@ GAUGES = {
     "mqnode_store_used_bytes": ("Used part of the store's map", "store_used_bytes"),
     "mqnode_store_map_bytes": ("Size of the store's map", "store_map_bytes"),
     "mqnode_disk_full": ("1 while new messages for queues are refused", "disk_full"),
+    "mqnode_degraded": ("1 while a peer is away and messages are acknowledged with a copy less", "degraded"),
+    "mqnode_peers": ("Other hosts that this one has met since it started", "peers"),
+    "mqnode_peers_in_sync": ("Of these, those that have all that is acknowledged", "peers_in_sync"),
     "mqnode_wills_pending": ("Wills of connected or delayed clients", "wills_pending"),
 }
 PER_WORKER = ("mqnode_connections", "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers")

@@ -8,7 +8,7 @@ from io import TextIOWrapper
 
 import click
 
-# name -> module of node.cli that defines it as `command`; in the order of --help
+# name -> module of node.cli that defines it, as `command` or the name behind the colon; in the order of --help
 _COMMANDS = {
     "start": "start",
     "check": "check",
@@ -17,6 +17,8 @@ _COMMANDS = {
     "sessions": "sessions",
     "retained": "retained",
     "topics": "topics",
+    "cluster": "cluster",
+    "join": "cluster:join",
     "users": "users",
     "acl": "acl",
     "config": "config",
@@ -34,7 +36,8 @@ class _Lazy(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"node.cli.{_COMMANDS[name]}").command
+        module, _, attribute = _COMMANDS[name].partition(":")
+        command: click.Command = getattr(import_module(f"node.cli.{module}"), attribute or "command")
         return command
 
 

@@ -110,6 +110,17 @@ class Sys(_Section, frozen=True):
     interval_s: Seconds = 10  # $SYS/broker/...; 0: off
 
 
+class Cluster(_Section, frozen=True):
+    name: str = "mqnode"  # of a cluster that begins on this host
+
+
+class Interconnect(_Section, frozen=True):
+    bind: str = (
+        ""  # "ADDRESS:PORT" for other hosts of the cluster; joining takes the port above it; empty: this host is alone
+    )
+    advertise: str = ""  # "HOST:PORT" at which the others reach `bind`; default: `bind`
+
+
 class Admin(_Section, frozen=True):
     bind: str = "127.0.0.1:8081"
     health_bind: str = (
@@ -135,5 +146,7 @@ class Config(_Section, frozen=True):
     shared: Shared = field(default_factory=Shared)
     store: Store = field(default_factory=Store)
     sys: Sys = field(default_factory=Sys)
+    cluster: Cluster = field(default_factory=Cluster)
+    interconnect: Interconnect = field(default_factory=Interconnect)
     admin: Admin = field(default_factory=Admin)
     log: Log = field(default_factory=Log)

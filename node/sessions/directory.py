@@ -10,26 +10,27 @@ A client id is owned by at most one connection (`owners`). A claim of an owned i
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from node.sessions.elsewhere import Elsewhere
 from node.sessions.outbox import Answer, Link, Outbox
+from node.sessions.purges import Purges
+from node.sessions.subscriptions import Subscriptions
 from node.sessions.timers import Timers
 from node.sessions.wills import Wills
-from storage.layout import SessionRecord, Subscription, client_key, subscription_key, u64
+from storage.layout import SessionRecord, client_key
 
 NEVER = 0xFFFFFFFF
 WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewhere before their wills fire
 RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom they have
-REDISPATCH_RETRY_MS = 2000
-PURGE_ENTRIES = 2000  # of ended sessions, in one commit
 
 TAKEN_OVER, KICKED = 0x8E, 0x98
 
 _encode = msgspec.msgpack.encode
 _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
-_decode_subscription = msgspec.msgpack.Decoder(Subscription).decode
 
 
 class Owner(msgspec.Struct, gc=False, eq=False):
@@ -39,21 +40,24 @@ class Owner(msgspec.Struct, gc=False, eq=False):
     connection: int
     session: SessionRecord | None
     will_id: int
+    at_ms: int  # 0 while this host is alone
 
 
 class Directory:
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, writer: Any, number: int = 0) -> None:
+        """`number`: this host's, that of the sessions which it owns."""
         self.writer = writer
         self.outbox = Outbox()
         self.timers = Timers()
         self.wills = Wills(writer, self.timers, self.outbox)
+        self.elsewhere = Elsewhere(self, number)
         self.owners: dict[str, Owner] = {}
         self.sessions: dict[str, SessionRecord] = {}
         self.by_sid: dict[int, SessionRecord] = {}
-        self.shared: dict[int, int] = {}  # sid -> its shared subscriptions
+        self.subscriptions = Subscriptions(writer, self.outbox)
+        self.purges = Purges(writer, self.timers, self.outbox)
         self.tally: dict[str, int] = {}
         self._claims: dict[str, deque[tuple[Link, dict[str, Any], Answer]]] = {}
-        self._purges: deque[SessionRecord] = deque()
         self._left: dict[
             int, int
         ] = {}  # sid -> last qseq at our start, where no worker has said yet who has the session
@@ -66,28 +70,28 @@ class Directory:
         """What the store has; who is attached shows when the workers have said HELLO."""
         for value in sessions:
             record = _decode_session(value)
-            self._keep(record)
+            self.keep(record)
             self.writer.queue_of(record.sid)
-            if record.attached:
+            if record.owner != self.elsewhere.number:
+                self.writer.foreign.add(record.sid)
+            elif record.attached:
                 self._left[record.sid] = self._last_qseq(record)
         self.wills.load(wills)
-        for sid, value in subscriptions:
-            if _decode_subscription(value).filter.startswith("$share/"):
-                self.shared[sid] = self.shared.get(sid, 0) + 1
+        self.subscriptions.load(subscriptions)
         known = set(self.by_sid)
         for sid in [sid for sid in self.writer.queues if sid not in known]:
-            self._purges.append(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0))
+            self.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True)
         self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
 
     def _after_restart(self, now_ms: int) -> None:
         for record in list(self.sessions.values()):
             owner = self.owners.get(record.client_id)
-            if owner is None or owner.session is not record:
+            if self.elsewhere.owns(record) and (owner is None or owner.session is not record):
                 if record.attached:
                     self._detached(record, record.expiry_s, None, now_ms)
                 else:
                     self._expire_later(record)
-        self.wills.orphaned({owner.will_id for owner in self.owners.values()}, now_ms)
+        self.wills.orphaned(self.elsewhere.number, {owner.will_id for owner in self.owners.values()}, now_ms)
 
     # -- links ----------------------------------------------------------------------------------------------------------
 
@@ -100,10 +104,10 @@ class Directory:
                 continue
             record = self.by_sid.get(sid)
             self._left.pop(sid, None)
-            self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid))
+            self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), 0)
             if record is not None:
                 self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
-        for sid in self.shared:
+        for sid in self.subscriptions.shared:
             record = self.by_sid.get(sid)
             if record is not None and record.client_id in self.owners:
                 self.outbox.event(link, "presence", {"sid": sid, "online": True})
@@ -129,6 +133,9 @@ class Directory:
             return
         handler(link, answer, now_ms, **arguments)
 
+    def _on_release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
+        self.elsewhere.release(peer, answer, now_ms, cid, sid)
+
     def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
         answer(True, True)
 
@@ -143,35 +150,45 @@ class Directory:
         waiting = self._claims.get(cid)
         if waiting is not None:
             waiting.append((link, claim, answer))
-        elif owner is None:
-            self._grant(link, claim, answer, now_ms)
-        else:
+        elif owner is not None:
             self._claims[cid] = deque([(link, claim, answer)])
-            self._take_over(cid, owner, TAKEN_OVER, now_ms)
+            self.end(cid, owner, TAKEN_OVER, lambda: self._next_claim(cid))
+        elif cid in self.sessions and not self.elsewhere.owns(self.sessions[cid]):
+            self._claims[cid] = deque([(link, claim, answer)])
+            self.elsewhere.fetch(self.sessions[cid], now_ms, lambda: self._next_claim(cid))
+        else:
+            self._grant(link, claim, answer, now_ms)
 
-    def _take_over(self, cid: str, owner: Owner, reason: int, now_ms: int) -> None:
-        def ended(ok: bool, result: Any) -> None:
+    def is_claimed(self, cid: str) -> bool:
+        return cid in self._claims
+
+    def end(self, cid: str, owner: Owner, reason: int, ended: Callable[[], None] | None = None) -> None:
+        """Have its worker end the connection; `ended` when it is over."""
+
+        def answered(ok: bool, result: Any) -> None:
             if self.owners.get(cid) is owner:  # its worker did not know it any more
-                self._gone(cid, owner, "keep", None, None, self._now_ms, 0)
-            self._next_claim(cid, self._now_ms)
+                self._gone(cid, owner, "keep", None, None, self.now_ms, 0)
+            if ended is not None:
+                ended()
 
-        self.outbox.ask(owner.link, "takeover", {"cid": cid, "conn": owner.connection, "reason": reason}, ended)
+        self.outbox.ask(owner.link, "takeover", {"cid": cid, "conn": owner.connection, "reason": reason}, answered)
 
-    def _next_claim(self, cid: str, now_ms: int) -> None:
+    def _next_claim(self, cid: str) -> None:
         waiting = self._claims.get(cid)
         if not waiting:
             self._claims.pop(cid, None)
             return
         link, claim, answer = waiting.popleft()
-        self._grant(link, claim, answer, now_ms)
+        self._grant(link, claim, answer, self.now_ms)
         if waiting:
-            self._take_over(cid, self.owners[cid], TAKEN_OVER, now_ms)
+            self.end(cid, self.owners[cid], TAKEN_OVER, lambda: self._next_claim(cid))
         else:
             del self._claims[cid]
 
     def _grant(self, link: Link, claim: dict[str, Any], answer: Answer, now_ms: int) -> None:
         cid = claim["cid"]
         record = self.sessions.get(cid)
+        epoch = 0 if record is None else record.epoch
         if record is not None and (claim["clean"] or record.user != claim["user"] or self._expired(record, now_ms)):
             self._end(record, now_ms)
             record = None
@@ -179,20 +196,24 @@ class Directory:
             self.wills.returned(cid, now_ms)
         present = record is not None
         if record is None and claim["durable"]:
-            record = SessionRecord(self.writer.new_sid(), cid, claim["user"], now_ms, claim["expiry_s"], True, 0, 0, 0)
-            self._keep(record)
+            record = SessionRecord(
+                self.writer.new_sid(), cid, claim["user"], now_ms, claim["expiry_s"], True, 0, 0, epoch,
+                self.elsewhere.number,
+            )  # fmt: skip
+            self.keep(record)
             self.writer.queue_of(record.sid)
         if record is not None:
             record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
             record.attached = True
             record.expiry_s = claim["expiry_s"]
             record.epoch += 1
-            self._write(record)
+            self.write(record)
         will_id = 0
         if claim["will"] is not None:
             will_id = self.wills.new(cid, claim["will"]["delay_s"], claim["will"]["record"])
-        owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id)
+        owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, now_ms if self.elsewhere.peers else 0)
         self._presence(record, True)
+        self.elsewhere.announce(cid, now_ms)
         answer(True, self._granted(owner, present))
 
     def _granted(self, owner: Owner, present: bool) -> dict[str, Any]:
@@ -202,7 +223,7 @@ class Directory:
         return {"sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq}
 
     def _presence(self, record: SessionRecord | None, online: bool) -> None:
-        if record is not None and record.sid in self.shared:
+        if record is not None and record.sid in self.subscriptions.shared:
             self.outbox.broadcast("presence", {"sid": record.sid, "online": online})
 
     # -- the end of a connection ------------------------------------------------------------------------------------------
@@ -239,7 +260,7 @@ class Directory:
         if expiry_s == 0:
             self._end(record, now_ms)
             return
-        self._write(record)
+        self.write(record)
         self._expire_later(record)
 
     def _last_qseq(self, record: SessionRecord) -> int:
@@ -262,7 +283,7 @@ class Directory:
         if self.by_sid.get(record.sid) is not record or record.attached:
             return
         if self._expired(record, now_ms):
-            self._count("sessions_expired")
+            self.count("sessions_expired")
             self._end(record, now_ms)
         else:
             self._expire_later(record)
@@ -274,26 +295,27 @@ class Directory:
 
     # -- sessions -----------------------------------------------------------------------------------------------------------
 
-    def _keep(self, record: SessionRecord) -> None:
+    def keep(self, record: SessionRecord) -> None:
         self.sessions[record.client_id] = record
         self.by_sid[record.sid] = record
 
-    def _write(self, record: SessionRecord) -> None:
+    def write(self, record: SessionRecord) -> None:
         self.writer.put("sessions", client_key(record.client_id), _encode(record))
 
     def _end(self, record: SessionRecord, now_ms: int) -> None:
         """The session is over: its will is due, nothing matches it any more, its queue goes bit by bit."""
         if self.sessions.get(record.client_id) is record:
-            del self.sessions[record.client_id]
             self.writer.delete("sessions", client_key(record.client_id))
-        self.by_sid.pop(record.sid, None)
-        self.shared.pop(record.sid, None)
         self.wills.session_ended(record.client_id, now_ms)
-        with self.writer.cursor("subs") as cursor:
-            while cursor.set_range(u64(record.sid)) and cursor.key()[:8] == u64(record.sid):
-                cursor.delete()
+        self.subscriptions.drop(record.sid)
+        self.forget(record, True)
+
+    def forget(self, record: SessionRecord, pass_on: bool) -> None:
+        if self.sessions.get(record.client_id) is record:
+            del self.sessions[record.client_id]
+        self.by_sid.pop(record.sid, None)
         self.outbox.broadcast("session_ended", {"sid": record.sid})
-        self._purges.append(record)
+        self.purges.add(record, pass_on)
 
     def _on_session_delete(self, link: Link, answer: Answer, now_ms: int, cid: str) -> None:
         owner = self.owners.get(cid)
@@ -301,7 +323,7 @@ class Directory:
         def delete(ok: bool, result: Any) -> None:
             record = self.sessions.get(cid)
             if record is not None:
-                self._end(record, self._now_ms)
+                self._end(record, self.now_ms)
             answer(True, record is not None)
 
         if owner is None:
@@ -329,67 +351,29 @@ class Directory:
         if record is None:
             answer(False, "the session is over")
             return
-        changes = []
-        for filter, options, identifier in subs:
-            key = subscription_key(sid, filter)
-            if filter.startswith("$share/") and self.writer.get("subs", key) is None:
-                self.shared[sid] = self.shared.get(sid, 0) + 1
-            self.writer.put("subs", key, _encode(Subscription(filter, options, identifier)))
-            changes.append([sid, record.client_id, record.user, filter, options, identifier])
-        self._make_known(changes, answer)
-        if sid in self.shared:
-            self._presence(record, record.client_id in self.owners)
+        self.subscriptions.subscribe(record, subs, answer)
+        self._presence(record, record.client_id in self.owners)
 
     def _on_unsubscribe(self, link: Link, answer: Answer, now_ms: int, sid: int, filters: list[str]) -> None:
         record = self.by_sid.get(sid)
         if record is None:
             answer(True, True)
-            return
-        changes = []
-        for filter in filters:
-            if self.writer.delete("subs", subscription_key(sid, filter)):
-                if filter.startswith("$share/"):
-                    self.shared[sid] -= 1
-                    if not self.shared[sid]:
-                        del self.shared[sid]
-                changes.append([sid, record.client_id, record.user, filter, None, 0])
-        self._make_known(changes, answer)
-
-    def _make_known(self, changes: list[list[Any]], answer: Answer) -> None:
-        """`answer` when every worker has applied the changes."""
-        if changes:
-            self.outbox.ask_all("subs_changed", {"changes": changes}, lambda: answer(True, True))
         else:
-            answer(True, True)
+            self.subscriptions.unsubscribe(record, filters, answer)
 
     # -- time -----------------------------------------------------------------------------------------------------------------
 
-    _now_ms = 0
+    now_ms = 0  # of the turn
 
     def tick(self, now_ms: int) -> None:
         """What the time brings; call it in every turn, first."""
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self.timers.run(now_ms)
-        self._purge(now_ms)
+        self.purges.step(now_ms)
 
     def next_due_ms(self) -> int | None:
         """When `tick` has something to do; None: nothing is planned."""
-        return 0 if self._purges else self.timers.next_ms
+        return 0 if self.purges else self.timers.next_ms
 
-    def _purge(self, now_ms: int) -> None:
-        if not self._purges:
-            return
-        record = self._purges[0]
-        more, shared = self.writer.purge(record.sid, PURGE_ENTRIES, record.sent_qseq)
-        for qseq, share, body in shared:
-            links = self.outbox.links
-            if links:
-                arguments = {"sid": record.sid, "qseq": qseq, "share": share, "record": body}
-                self.outbox.event(links[qseq % len(links)], "redispatch", arguments)
-        if shared:  # these stay until another member has them: look again
-            self.timers.at(now_ms + REDISPATCH_RETRY_MS, lambda _: self._purges.append(record))
-        if shared or not more:
-            self._purges.popleft()
-
-    def _count(self, name: str) -> None:
+    def count(self, name: str) -> None:
         self.tally[name] = self.tally.get(name, 0) + 1

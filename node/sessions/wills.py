@@ -6,13 +6,14 @@ committed it is asked for again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from node.sessions.outbox import Outbox
 from node.sessions.timers import Timers
-from storage.layout import WillRecord, u64
+from storage.layout import NUMBER_BITS, WillRecord, u64
 
 RETRY_MS = 2000
 
@@ -76,11 +77,33 @@ class Wills:
             if will_id not in self._firing and self._due_ms.get(will_id, now_ms) > now_ms:
                 self._due(will_id, now_ms)  # [MQTT-3.1.2-8]
 
-    def orphaned(self, owned: set[int], now_ms: int) -> None:
-        """After a restart: those whose clients no worker has."""
+    def orphaned(self, number: int, owned: set[int], now_ms: int) -> None:
+        """After a restart: those of this host whose clients no worker has."""
         for will_id in self._wills:
-            if will_id not in owned and will_id not in self._due_ms:
+            if will_id >> NUMBER_BITS == number and will_id not in owned and will_id not in self._due_ms:
                 self._due(will_id, now_ms)
+
+    def adopt(self, will_id: int, will: WillRecord) -> None:
+        """Of a client of another host."""
+        if will_id not in self._wills:
+            self._keep(will_id, will)
+
+    def lost(self, client_id: str, now_ms: int) -> None:
+        """The host that had the client cannot be asked: its connection there counts as lost."""
+        for will_id in list(self._of.get(client_id, ())):
+            if will_id not in self._due_ms:
+                self.gone(will_id, now_ms, 0)
+
+    def host_gone(self, number: int, due_ms: int, still: Callable[[], bool]) -> None:
+        """The wills of its clients are due then, if it is still gone."""
+
+        def due(now_ms: int) -> None:
+            if still():
+                for will_id in [each for each in self._wills if each >> NUMBER_BITS == number]:
+                    if will_id not in self._due_ms:
+                        self.gone(will_id, now_ms, 0)
+
+        self._timers.at(due_ms, due)
 
     def fired(self, will_id: int) -> None:
         """Its publish is part of this turn's commit."""

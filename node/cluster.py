@@ -1,0 +1,79 @@
+"""What this host knows of its cluster, on disk: its identity, the table of members, the tokens it has issued."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+
+from mesh import identity
+from mesh.hlc import Clock, Stamp
+from mesh.membership import Member, Membership
+from mesh.token import Tokens
+
+
+class Cluster:
+    """`name`: this host's; `address`: HOST:PORT at which others reach its interconnect."""
+
+    def __init__(self, data_dir: Path, name: str, address: str, cluster_name: str) -> None:
+        self._path = data_dir / "cluster.json"
+        self._tokens_path = data_dir / "tokens"
+        self.identity = identity.load_or_create(data_dir / identity.FILE_NAME)
+        self.name, self.address = name, address
+        self.table = self._load(cluster_name)
+        last = max((each.stamp.time for each in self.table.members.values()), default=0)
+        self._clock = Clock(self.identity.node_id, last)
+        self.tokens = Tokens.from_bytes(self._tokens_path.read_bytes()) if self._tokens_path.exists() else Tokens()
+        self._introduce()
+
+    def _load(self, cluster_name: str) -> Membership:
+        if self._path.exists():
+            return Membership.from_json(self._path.read_bytes())
+        return Membership(secrets.token_bytes(16), cluster_name)
+
+    def _introduce(self) -> None:
+        """Be a member under our present name and address."""
+        known = self.table.members.get(self.identity.node_id)
+        if known is None or (known.name, known.address, known.state) != (self.name, self.address, "active"):
+            self.keep(self.table.with_member(self.member(self.stamp())))
+
+    def member(self, stamp: Stamp) -> Member:
+        return Member(self.identity.node_id, self.name, self.address, self.identity.public_key, "active", stamp)
+
+    def stamp(self) -> Stamp:
+        return self._clock.now(time.time_ns() // 1_000_000)
+
+    def keep(self, table: Membership) -> None:
+        """From now on this is the table, on disk before this returns."""
+        _write(self._path, table.to_json())
+        self.table = table
+
+    def keep_tokens(self) -> None:
+        _write(self._tokens_path, self.tokens.to_bytes())
+
+    def learn(self, content: bytes) -> bool:
+        """Merge another host's table; True if that brought anything new. Raises MembershipError, StampError."""
+        theirs = Membership.from_json(content)
+        for member in theirs.members.values():
+            self._clock.observe(member.stamp, time.time_ns() // 1_000_000)
+        merged = self.table.merge(theirs)
+        if merged == self.table:
+            return False
+        self.keep(merged)
+        return True
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

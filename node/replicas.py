@@ -1,0 +1,239 @@
+"""The keeper's conversations with the keepers of the other hosts, through the interconnect process of this one.
+
+A PEER frame is `16s` node id and a message: one byte of Say, then its body. A link that opens begins with HELLO, answered by
+OPEN, which says which of the other's commits are here. Then CHANGES in the order of the commits, or first SNAPSHOT where the
+outbox does not go back so far; HAVE answers them when they are on disk and the workers know. Requests travel in the same
+order as commits: who is handed a session has its queue by then.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from mesh.replication import Replication
+from node.keeper_link import Link
+from node.sessions.directory import Directory
+from node.sessions.outbox import EVENT, REPLY, REQUEST
+from storage.writer import Writer
+
+PEER = 10  # kind of the frames between keeper and interconnect
+NODE_ID_BYTES = 16
+PART_BYTES = 1 << 20
+KEPT_COMMITS = 200_000  # in the outbox, for a peer that is away; beyond it gets a snapshot
+TRIM = 1000  # at a time
+
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.decode
+_SEQ = struct.Struct("<Q")
+
+
+class Say(enum.IntEnum):
+    HELLO = 0  # `<Q` number of the sender's host
+    OPEN = 1  # `<Q` the receiver's last commit that the sender has
+    CHANGES = 2  # `<Q` number of the commit, changes
+    HAVE = 3  # `<Q` number
+    SNAPSHOT = 4  # changes
+    SNAPSHOT_END = 5  # `<Q` the commit at which it began
+    REQUEST = REQUEST + 10
+    REPLY = REPLY + 10
+    EVENT = EVENT + 10
+
+
+class Peer:
+    """Another host, as the directory's outbox knows it."""
+
+    __slots__ = ("applying", "name", "node_id", "number", "snapshot")
+
+    def __init__(self, node_id: bytes) -> None:
+        self.node_id = node_id
+        self.name = node_id.hex()[:8]
+        self.number = 0
+        self.snapshot: tuple[int, bytes, int] | None = None  # database, key to go on behind, commit at which it began
+        self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
+
+
+class Replicas:
+    """`frames` of the turn go in after `begin` and before the commit; `committed` sends what it brought."""
+
+    def __init__(self, writer: Writer, directory: Directory, number: int, log: Any) -> None:
+        self._writer, self._directory, self._number, self._log = writer, directory, number, log
+        self.link: Link | None = None  # to the interconnect process
+        self.peers: dict[bytes, Peer] = {}
+        self.replication = Replication(writer.seq)
+        self._have: list[Peer] = []
+
+    # -- the interconnect process -----------------------------------------------------------------------------------------
+
+    def connected(self, link: Link) -> None:
+        self.link = link
+        self._writer.recording = True
+
+    def disconnected(self, link: Link, now_ms: int) -> None:
+        if link is self.link:
+            self.link = None
+            for peer in self.peers.values():
+                self.replication.broken(peer)
+                self._directory.elsewhere.down(peer, now_ms)
+
+    def up(self, node_id: bytes) -> None:
+        peer = self.peers.setdefault(node_id, Peer(node_id))
+        peer.snapshot = None
+        peer.applying.clear()
+        self._say(peer, Say.HELLO, _SEQ.pack(self._number))
+
+    def down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
+        peer = self.peers.get(node_id)
+        if peer is None:
+            return
+        self.replication.broken(peer)
+        self._directory.elsewhere.down(peer, now_ms)
+        if evicted:
+            was_in_sync = peer in self.replication.peers and self.replication.peers[peer].in_sync
+            self.replication.evicted(peer)
+            self._directory.elsewhere.gone(peer.number, now_ms)
+            if was_in_sync:
+                self._log.warning(
+                    "peer_evicted", peer=peer.name, effect="messages are acknowledged with one copy less until it is back",
+                    next="mqnode cluster nodes",
+                )  # fmt: skip
+
+    def frame(self, body: bytes, now_ms: int) -> None:
+        peer = self.peers.get(body[:NODE_ID_BYTES])
+        if peer is None:
+            return
+        say, message = body[NODE_ID_BYTES], body[NODE_ID_BYTES + 1 :]
+        if say == Say.HELLO:
+            self._greeted(peer, *_SEQ.unpack(message))
+        elif say == Say.OPEN:
+            self._opened(peer, *_SEQ.unpack(message))
+        elif say == Say.CHANGES:
+            (number,) = _SEQ.unpack_from(message)
+            if number == self._writer.peer_seq(peer.number) + 1:
+                self._apply(peer, number, message[_SEQ.size :], now_ms)
+        elif say == Say.SNAPSHOT:
+            self._apply(peer, 0, message, now_ms)
+        elif say == Say.SNAPSHOT_END:
+            self._apply(peer, _SEQ.unpack(message)[0], b"", now_ms)
+        elif say == Say.HAVE:
+            self.replication.acknowledged(peer, _SEQ.unpack(message)[0])
+        elif say == Say.REQUEST:
+            number, method, arguments = _decode(message)
+            if method == "release":
+                self._directory.request(peer, number, method, arguments, now_ms)
+        elif say == Say.REPLY:
+            self._directory.outbox.answered(*_decode(message))
+        elif say == Say.EVENT:
+            method, arguments = _decode(message)
+            getattr(self._directory.elsewhere, method)(**arguments)
+
+    def _greeted(self, peer: Peer, number: int) -> None:
+        if number == self._number:
+            self._log.error(
+                "peer_refused", peer=peer.name, cause="its store has the number of ours: one is a copy of the other",
+                effect="nothing is replicated", next="restore the backup on one host only",
+            )  # fmt: skip
+            return
+        peer.number = number
+        self._say(peer, Say.OPEN, _SEQ.pack(self._writer.peer_seq(number)))
+
+    def _opened(self, peer: Peer, has: int) -> None:
+        if has > self._writer.seq:
+            self._log.warning("rolled_back", peer=peer.name, cause="it has more of our commits than this store",
+                              effect="everything is sent anew")  # fmt: skip
+        if has > self._writer.seq or self._writer.missed(has, 1) is None:
+            peer.snapshot = (0, b"", self._writer.seq)
+        self.replication.opened(peer, min(has, self._writer.seq))
+        self._directory.elsewhere.up(peer)
+
+    # -- what a peer has committed -------------------------------------------------------------------------------------------
+
+    def _apply(self, peer: Peer, number: int, changes: bytes, now_ms: int) -> None:
+        rest = self._writer.apply_changes(peer.number, number, changes)
+        told = self._directory.elsewhere.apply(rest, now_ms)
+        if not number:
+            self._directory.subscriptions.make_known(told, lambda ok, result: None)
+            return
+        entry = [number, 1]
+        peer.applying.append(entry)
+
+        def known(ok: bool, result: Any) -> None:
+            entry[1] = 0
+            if peer not in self._have:
+                self._have.append(peer)
+
+        self._directory.subscriptions.make_known(told, known)
+
+    # -- after the commit ------------------------------------------------------------------------------------------------------
+
+    def committed(self, changes: bytes) -> None:
+        """Our commit is on disk; `changes` is what it changed, empty if nothing of it is the peers' business."""
+        last = self._writer.seq
+        for peer in self.peers.values():
+            state = self.replication.peers.get(peer)
+            if changes and state is not None and state.sending and peer.snapshot is None and state.sent == last - 1:
+                self._send_changes(peer, last, bytes(changes))
+        self.replication.committed(last)
+        for peer in self._have:
+            self._answer(peer)
+        self._have.clear()
+
+    def catch_up(self) -> bool:
+        """Send more to those who lack something; True if there is more to do at once."""
+        more = False
+        for peer in self.peers.values():
+            if not self.replication.wants(peer) and peer.snapshot is None:
+                continue
+            state = self.replication.peers.get(peer)
+            if state is None or not state.sending or self._full():
+                continue
+            if peer.snapshot is not None:
+                self._send_snapshot(peer)
+            else:
+                for number, changes in self._writer.missed(state.sent, PART_BYTES) or ():
+                    self._send_changes(peer, number, changes)
+            more = True
+        return more
+
+    def _full(self) -> bool:
+        return self.link is None or len(self.link.output) > 16 * PART_BYTES
+
+    def _send_snapshot(self, peer: Peer) -> None:
+        database, key, began = peer.snapshot or (0, b"", 0)
+        part, database, key = self._writer.snapshot(database, key, PART_BYTES)
+        self._say(peer, Say.SNAPSHOT, part)
+        if part and len(part) >= PART_BYTES:
+            peer.snapshot = (database, key, began)
+            return
+        peer.snapshot = None
+        self._say(peer, Say.SNAPSHOT_END, _SEQ.pack(began))
+        self.replication.sent(peer, began, 0)
+
+    def _send_changes(self, peer: Peer, number: int, changes: bytes) -> None:
+        self._say(peer, Say.CHANGES, _SEQ.pack(number) + changes)
+        self.replication.sent(peer, number, len(changes))
+
+    def _answer(self, peer: Peer) -> None:
+        number = 0
+        while peer.applying and not peer.applying[0][1]:
+            number = peer.applying.popleft()[0]
+        if number:
+            self._say(peer, Say.HAVE, _SEQ.pack(number))
+
+    def send(self, peer: Peer, kind: int, message: Any) -> None:
+        """A frame of the directory's outbox."""
+        self._say(peer, Say(kind + 10), _encode(message))
+
+    def _say(self, peer: Peer, say: Say, message: bytes) -> None:
+        if self.link is not None:
+            self.link.queue(PEER, peer.node_id + bytes([say]) + message)
+
+    def trim(self) -> None:
+        """Forget what all peers have, or what one has been away for too long to get piece by piece."""
+        until = max(self.replication.oldest_wanted if self.replication.peers else 0, self._writer.seq - KEPT_COMMITS)
+        if until > 0:
+            self._writer.trim(until, TRIM)

@@ -1,0 +1,195 @@
+"""Sessions that other hosts deliver: how they are fetched, handed over, and kept equal here.
+
+One host owns a session: it delivers its queue. All hosts hold all sessions. A client that comes here has its session asked for
+(`release`); a host that cannot be asked is not waited for: its session is taken, on a branch of numbers of its own
+(storage/writer.pyx), and what that host had numbered meanwhile is appended when it is back.
+Of two records of one client id the higher epoch counts, then the higher owner (docs/decisions/0005-replication.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from node.sessions.outbox import Answer, Link
+from storage.layout import SessionRecord, WillRecord, client_key
+
+if TYPE_CHECKING:
+    from node.sessions.directory import Directory
+
+TAKEN_OVER = 0x8E
+RELEASE_MS = 2000  # for the owner's answer; then it is not asked any more
+RETRY_MS = 50
+WILL_GRACE_MS = 30_000  # a host that is gone: its clients may come back before their wills fire
+
+_encode = msgspec.msgpack.encode
+_decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
+_decode_will = msgspec.msgpack.Decoder(WillRecord).decode
+
+
+class Elsewhere:
+    def __init__(self, directory: Directory, number: int) -> None:
+        self._directory = directory
+        self.number = number
+        self.peers: dict[int, Link] = {}  # number -> peer that can be asked
+
+    def owns(self, record: SessionRecord) -> bool:
+        """Ours, and its queue has been taken over."""
+        return record.owner == self.number and record.sid not in self._directory.writer.foreign
+
+    # -- a client comes here ----------------------------------------------------------------------------------------------
+
+    def fetch(self, record: SessionRecord, now_ms: int, fetched: Any) -> None:
+        """Make the session ours, then call `fetched()`."""
+        directory, waiting = self._directory, True
+
+        def done(asked: bool) -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                current = directory.sessions.get(record.client_id)
+                if current is not None and not self.owns(current):
+                    self._own(current, asked)
+                fetched()
+
+        peer = self.peers.get(record.owner)
+        if peer is None:
+            done(False)
+            return
+        arguments = {"cid": record.client_id, "sid": record.sid}
+        directory.outbox.ask(peer, "release", arguments, lambda ok, result: done(bool(ok and result)))
+        directory.timers.at(now_ms + RELEASE_MS, lambda _: done(False))
+
+    def _own(self, record: SessionRecord, asked: bool) -> None:
+        directory = self._directory
+        if not asked:
+            record.sent_qseq = max(record.sent_qseq, directory.writer.queue_of(record.sid).next_qseq - 1)
+            directory.wills.lost(record.client_id, directory.now_ms)
+            directory.count("takeovers_unclean")
+        record.owner = self.number
+        record.epoch += 1
+        record.attached = False
+        directory.writer.own(record.sid, asked)
+        directory.write(record)
+
+    def announce(self, cid: str, at_ms: int) -> None:
+        """A client is connected here: the others end an earlier connection of the same id."""
+        for peer in self.peers.values():
+            self._directory.outbox.event(peer, "connected", {"cid": cid, "at_ms": at_ms, "number": self.number})
+
+    def connected(self, cid: str, at_ms: int, number: int) -> None:
+        """At another host, at `at_ms` of the clock that the hosts share."""
+        directory = self._directory
+        owner = directory.owners.get(cid)
+        if owner is not None and owner.session is None and (owner.at_ms, self.number) < (at_ms, number):
+            directory.end(cid, owner, TAKEN_OVER)
+
+    # -- another host asks for a session ------------------------------------------------------------------------------------
+
+    def release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
+        directory = self._directory
+        record = directory.by_sid.get(sid)
+        if record is None or not self.owns(record):
+            answer(True, False)
+        elif directory.is_claimed(cid):
+            directory.timers.at(now_ms + RETRY_MS, lambda later_ms: self.release(peer, answer, later_ms, cid, sid))
+        elif cid in directory.owners:
+            directory.end(cid, directory.owners[cid], TAKEN_OVER, lambda: self._hand_over(peer, answer, record))
+        else:
+            self._hand_over(peer, answer, record)
+
+    def _hand_over(self, peer: Link, answer: Answer, record: SessionRecord) -> None:
+        directory = self._directory
+        if directory.by_sid.get(record.sid) is not record:  # it ended with its connection
+            answer(True, False)
+            return
+        record.owner = peer.number
+        record.epoch += 1
+        directory.writer.foreign.add(record.sid)
+        directory.write(record)
+        answer(True, True)
+
+    # -- what other hosts have committed ------------------------------------------------------------------------------------
+
+    def apply(self, rest: list[tuple[str, bytes, bytes | None]], now_ms: int) -> list[list[Any]]:
+        """Records of sessions, subscriptions and wills; the changes of subscriptions that workers have to be told."""
+        changes: list[list[Any]] = []
+        for database, key, value in rest:
+            if database == "sessions":
+                self._apply_session(key, value, now_ms)
+            elif database == "subs":
+                record = self._directory.by_sid.get(int.from_bytes(key[:8], "big"))
+                changes += self._directory.subscriptions.apply(record, key, value)
+            else:
+                self._apply_will(key, value)
+        return changes
+
+    def _apply_session(self, key: bytes, value: bytes | None, now_ms: int) -> None:
+        directory = self._directory
+        stored = directory.writer.get("sessions", key)
+        ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
+        if value is None:
+            if ours is not None and not self.owns(ours):
+                self._end_here(ours)
+            return
+        theirs = _decode_session(value)
+        if ours is None:
+            self._adopt(theirs, key, value)
+        elif (theirs.epoch, theirs.owner) < (ours.epoch, ours.owner):
+            directory.write(ours)  # so that they learn of it
+        elif ours.sid == theirs.sid:
+            self._adopt(theirs, key, value, ours)
+        else:
+            self._end_here(ours)
+            self._adopt(theirs, key, value)
+
+    def _end_here(self, record: SessionRecord) -> None:
+        """The host that owned it has ended it."""
+        directory = self._directory
+        owner = directory.owners.get(record.client_id)
+        if owner is not None and owner.session is record:
+            directory.end(record.client_id, owner, TAKEN_OVER)
+        directory.writer.keep_here("sessions", client_key(record.client_id), None)
+        directory.subscriptions.drop(record.sid, here=True)
+        directory.forget(record, False)
+
+    def _adopt(self, theirs: SessionRecord, key: bytes, value: bytes, ours: SessionRecord | None = None) -> None:
+        """Their record counts; who is connected here by ours loses the session."""
+        directory = self._directory
+        directory.writer.keep_here("sessions", key, value)
+        if ours is None:
+            ours = theirs
+            directory.keep(ours)
+            directory.writer.queue_of(ours.sid)
+        else:
+            for name in SessionRecord.__struct_fields__:
+                setattr(ours, name, getattr(theirs, name))
+        if ours.owner == self.number:
+            return  # handed over to us: `fetch` goes on when the answer is here
+        directory.writer.foreign.add(ours.sid)
+        owner = directory.owners.get(ours.client_id)
+        if owner is not None and owner.session is ours:
+            directory.end(ours.client_id, owner, TAKEN_OVER)
+
+    def _apply_will(self, key: bytes, value: bytes | None) -> None:
+        directory, will_id = self._directory, int.from_bytes(key, "big")
+        directory.writer.keep_here("wills", key, value)
+        if value is None:
+            directory.wills.fired(will_id)
+        else:
+            directory.wills.adopt(will_id, _decode_will(value))
+
+    # -- hosts come and go --------------------------------------------------------------------------------------------------
+
+    def up(self, peer: Link) -> None:
+        self.peers[peer.number] = peer
+
+    def down(self, peer: Link, now_ms: int) -> None:
+        """It cannot be asked any more; gone for good, as far as we know."""
+        self.peers = {number: other for number, other in self.peers.items() if other is not peer}
+        self._directory.outbox.left(peer)
+
+    def gone(self, number: int, now_ms: int) -> None:
+        """Evicted: the wills of its clients are ours to fire, when nobody has come back in time."""
+        self._directory.wills.host_gone(number, now_ms + WILL_GRACE_MS, lambda: number not in self.peers)

@@ -1,0 +1,80 @@
+"""Subscriptions of durable sessions: in the store, and known to every worker before SUBACK."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from node.sessions.outbox import Answer, Outbox
+from storage.layout import SessionRecord, Subscription, subscription_key, u64
+
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(Subscription).decode
+
+Change = list[Any]  # [sid, client id, user, filter, options or None: gone, identifier]
+
+
+class Subscriptions:
+    def __init__(self, writer: Any, outbox: Outbox) -> None:
+        self._writer, self._outbox = writer, outbox
+        self.shared: dict[int, int] = {}  # sid -> its shared subscriptions
+
+    def load(self, stored: list[tuple[int, bytes]]) -> None:
+        for sid, value in stored:
+            self._count(sid, _decode(value).filter, 1)
+
+    def _count(self, sid: int, filter: str, by: int) -> None:
+        if filter.startswith("$share/"):
+            self.shared[sid] = self.shared.get(sid, 0) + by
+            if not self.shared[sid]:
+                del self.shared[sid]
+
+    def subscribe(self, record: SessionRecord, subscriptions: list[list[Any]], answer: Answer) -> None:
+        changes = []
+        for filter, options, identifier in subscriptions:
+            key = subscription_key(record.sid, filter)
+            if self._writer.get("subs", key) is None:
+                self._count(record.sid, filter, 1)
+            self._writer.put("subs", key, _encode(Subscription(filter, options, identifier)))
+            changes.append([record.sid, record.client_id, record.user, filter, options, identifier])
+        self.make_known(changes, answer)
+
+    def unsubscribe(self, record: SessionRecord, filters: list[str], answer: Answer) -> None:
+        changes = []
+        for filter in filters:
+            if self._writer.delete("subs", subscription_key(record.sid, filter)):
+                self._count(record.sid, filter, -1)
+                changes.append([record.sid, record.client_id, record.user, filter, None, 0])
+        self.make_known(changes, answer)
+
+    def make_known(self, changes: list[Change], answer: Answer) -> None:
+        """`answer` when every worker has applied the changes."""
+        if changes:
+            self._outbox.ask_all("subs_changed", {"changes": changes}, lambda: answer(True, True))
+        else:
+            answer(True, True)
+
+    def drop(self, sid: int, here: bool = False) -> None:
+        """The session is over; `here`: another host has ended it."""
+        self.shared.pop(sid, None)
+        for key in self._writer.keys("subs", u64(sid)):
+            if here:
+                self._writer.keep_here("subs", key, None)
+            else:
+                self._writer.delete("subs", key)
+
+    def apply(self, record: SessionRecord | None, key: bytes, value: bytes | None) -> list[Change]:
+        """What another host has changed."""
+        stored = self._writer.get("subs", key)
+        self._writer.keep_here("subs", key, value)
+        if record is None or (value is None and stored is None):
+            return []
+        if value is not None:
+            found = _decode(value)
+            if stored is None:
+                self._count(record.sid, found.filter, 1)
+            return [[record.sid, record.client_id, record.user, found.filter, found.options, found.identifier]]
+        filter = _decode(stored).filter
+        self._count(record.sid, filter, -1)
+        return [[record.sid, record.client_id, record.user, filter, None, 0]]

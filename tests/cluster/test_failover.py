@@ -1,0 +1,86 @@
+"""Two hosts: sessions and their queues outlive either of them (guarantees.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker import wait_for
+from tests.cluster.balancer import Balancer
+from tests.cluster.hosts import Host, running_hosts
+from tests.cluster.network import Network
+from tests.faults.ledger import Ledger
+
+INTERCONNECT = '[interconnect]\nbind = "{address}:7001"\n'
+
+
+def join(first: Host, second: Host) -> None:
+    wait_for(lambda: (first.run_dir / "interconnect.sock").exists() and (second.run_dir / "interconnect.sock").exists())
+    made = first.mqnode("cluster", "token", "create", "--json")
+    assert made.returncode == 0, made.stderr
+    joined = second.mqnode("join", "--token", json.loads(made.stdout)["token"])
+    assert joined.returncode == 0, joined.stderr
+    in_sync(first, second)
+
+
+def in_sync(*hosts: Host) -> None:
+    wait_for(lambda: all(each.metric("mqnode_peers_in_sync") == len(hosts) - 1 for each in hosts), 20, "not in sync")
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Host, Host]]:
+    with (
+        Network("h1", "h2") as network,
+        running_hosts(network, interconnect=INTERCONNECT, workers=2) as (first, second),
+    ):
+        join(first, second)
+        yield first, second
+
+
+def test_a_session_goes_on_at_the_other_host(pair: tuple[Host, Host]) -> None:
+    first, second = pair
+    with first.client() as client:
+        client.connect("device", clean=False, session_expiry=600)
+        client.subscribe(("t/#", 1))
+    with second.client() as publisher:
+        publisher.connect()
+        for number in range(20):
+            publisher.publish_all("t/x", str(number).encode(), 1)
+    with second.client() as client:
+        assert client.connect("device", clean=False, session_expiry=600).session_present
+        assert [client.take().payload for _ in range(20)] == [str(number).encode() for number in range(20)]
+    first.kill_all()
+    with second.client() as publisher, second.client() as client:
+        client.connect("device", clean=False, session_expiry=600)
+        publisher.connect()
+        assert publisher.publish_all("t/x", b"alone", 1).reason == 0
+        assert client.take().payload == b"alone"
+        wait_for(lambda: second.metric("mqnode_degraded") == 1)
+    first.start()
+    in_sync(first, second)
+    with first.client() as client:
+        assert client.connect("device", clean=False, session_expiry=600).session_present
+        client.nothing()
+
+
+@pytest.mark.timeout(180)
+def test_kill_9_of_either_host_loses_nothing(pair: tuple[Host, Host]) -> None:
+    first, second = pair
+    with Balancer([first, second]) as balancer:
+        ledger = Ledger(balancer.client, 1, rate=60.0)
+        ledger.start()
+        for host in (first, second, first):
+            wait_for(lambda: all(len(each.acked) > 50 for each in ledger.publishers), 30, ledger.summary)
+            host.kill_all()
+            acked = [len(each.acked) for each in ledger.publishers]
+            wait_for(
+                lambda acked=acked: all(len(p.acked) > n + 50 for p, n in zip(ledger.publishers, acked, strict=True)),
+                60, ledger.summary,
+            )  # fmt: skip
+            host.start()
+            in_sync(first, second)
+        errors = ledger.finish(60)
+        print(ledger.summary())
+        assert not errors, "\n".join(errors)
