@@ -70,6 +70,7 @@ def setup(config: Log, process_name: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("websockets").setLevel(max(level, logging.WARNING))  # of each connection the access log tells
     _access_fields = {"level": "info", "process": process_name, "log": "access"} if config.access else None
 
 
