@@ -265,6 +265,8 @@ class Keeper:
                 link.committed = link.applied
                 link.refused.clear()
         said += self._wakes()
+        for link, kind, message in self.directory.outbox.take_urgent():
+            link.queue(kind, _encode(message))
         self.replicas.committed(self.writer.changes if self.writer.seq > self.last_seq else b"")
         self.last_seq = self.writer.seq
         for link, kind, message in self.directory.outbox.take():

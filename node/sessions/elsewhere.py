@@ -67,9 +67,11 @@ class Elsewhere:
             record.sent_qseq = max(record.sent_qseq, directory.writer.queue_of(record.sid).next_qseq - 1)
             directory.wills.lost(record.client_id, directory.now_ms)
             directory.count("takeovers_unclean")
+        if record.attached:  # its host could not say when it lost the client
+            record.detached_ms = directory.now_ms
+            record.attached = False
         record.owner = self.number
         record.epoch += 1
-        record.attached = False
         directory.writer.own(record.sid, asked)
         directory.write(record)
 

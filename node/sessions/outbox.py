@@ -12,16 +12,22 @@ Answer = Callable[[bool, Any], None]
 
 
 class Outbox:
-    """`links`: the workers that said HELLO. `frames`: (link, kind, message), to be sent after the commit."""
+    """`links`: the workers that said HELLO. `frames`: (link, kind, message), to be sent after the commit, when the peers have it,
+    too; `urgent` ones before: the peers of a host wait for its workers' answers to them."""
 
     def __init__(self) -> None:
         self.links: list[Link] = []
         self.frames: list[tuple[Link, int, Any]] = []
+        self.urgent: list[tuple[Link, int, Any]] = []
         self._asked: dict[int, tuple[Link, Answer | None]] = {}
         self._number = 0
 
     def take(self) -> list[tuple[Link, int, Any]]:
         taken, self.frames = self.frames, []
+        return taken
+
+    def take_urgent(self) -> list[tuple[Link, int, Any]]:
+        taken, self.urgent = self.urgent, []
         return taken
 
     def event(self, link: Link, method: str, arguments: dict[str, Any]) -> None:
@@ -35,12 +41,15 @@ class Outbox:
         self.frames.append((link, REPLY, [number, ok, result]))
 
     def ask(self, link: Link, method: str, arguments: dict[str, Any], answer: Answer | None = None) -> None:
+        self.frames.append((link, REQUEST, [self._expect(link, answer), method, arguments]))
+
+    def _expect(self, link: Link, answer: Answer | None) -> int:
         self._number += 1
         self._asked[self._number] = (link, answer)
-        self.frames.append((link, REQUEST, [self._number, method, arguments]))
+        return self._number
 
     def ask_all(self, method: str, arguments: dict[str, Any], answered: Callable[[], None]) -> None:
-        """`answered` once every worker has."""
+        """`answered` once every worker has. Urgent."""
         open_answers = len(self.links)
 
         def one(ok: bool, result: Any) -> None:
@@ -50,7 +59,7 @@ class Outbox:
                 answered()
 
         for link in self.links:
-            self.ask(link, method, arguments, one)
+            self.urgent.append((link, REQUEST, [self._expect(link, one), method, arguments]))
         if not self.links:
             answered()
 
