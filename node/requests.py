@@ -110,19 +110,18 @@ class Requests:
         answer(description)
 
     def _describe(self, connection: Connection) -> dict[str, Any]:
-        client = connection.context
         session = connection.session
         return {
-            "client_id": client.id,
-            "user": client.user,
+            "client_id": connection.client_id,
+            "user": connection.user,
             "address": connection.address,
             "listener": connection.listener.name or connection.listener.bind,
-            "version": client.version,
-            "keepalive_s": client.keepalive_s,
-            "connected_at": client.connected_at,
+            "version": connection.version,
+            "keepalive_s": connection.keepalive_s,
+            "connected_at": connection.connected_at,
             "worker": self.worker.index,
             "durable": bool(session and session.sid),
-            "expiry_s": client.expiry_s,
+            "expiry_s": connection.expiry_s,
             "subscriptions": session.subscription_count if session else 0,
             "inflight": session.inflight if session else 0,
             "waiting": session.waiting if session else 0,

@@ -32,7 +32,7 @@ from node.listeners.filters import ListenError
 from node.listeners.sockets import FilterFactory, filter_factory, open_listener
 from node.mqtt import client as codes
 from node.mqtt.auth_exchange import AuthExchange
-from node.mqtt.client import Client
+from node.mqtt.client import Handshake
 from node.mqtt.connect import Connects
 from node.mqtt.ends import Ends
 from node.mqtt.subscribe import Subscriptions
@@ -195,9 +195,8 @@ class Worker:
         self.ends.drop(connection, reason, "the message was refused")
 
     def stalled(self, connection: Connection) -> None:
-        client = connection.context
         self.log.warning(
-            "slow_subscriber", client_id=client.id if client else "", address=connection.address,
+            "slow_subscriber", client_id=connection.client_id, address=connection.address,
             effect="its messages are dropped until it reads again",
         )  # fmt: skip
 
@@ -205,18 +204,15 @@ class Worker:
         self.log.error("accept_failed", cause=os.strerror(number), effect="new clients wait", next="raise LimitNOFILE")
 
     def filter_failed(self, connection: Connection, error: Exception) -> None:
-        if connection.context is None:
-            connection.context = Client(connection.number)
-        connection.context.end_reason = str(error)
+        connection.end_reason = str(error)
         self.log.debug("filter_failed", address=connection.address, cause=str(error))
 
     def filter_finished(self, connection: Connection) -> None:
         """A PROXY header was read: the client is who it says."""
         facts = connection.filter.facts()
-        if connection.context is None:
-            connection.context = Client(connection.number)
         connection.address = facts.get("address") or connection.address
-        connection.context.certificate_user = facts.get("user")
+        connection.handshake = Handshake(facts.get("user"))
+        connection.certified = facts.get("user") is not None
 
     # -- for the parts in node/mqtt -----------------------------------------------------------------------------------------
 
@@ -229,9 +225,8 @@ class Worker:
 
     def access(self, event: str, connection: Connection, **fields: Any) -> None:
         if self.config.log.access:
-            client = connection.context
             log.access(
-                event, client_id=client.id, user=client.user, address=connection.address,
+                event, client_id=connection.client_id, user=connection.user, address=connection.address,
                 listener=connection.listener.name or connection.listener.bind, worker=self.index, **fields,
             )  # fmt: skip
 
@@ -255,19 +250,24 @@ class Worker:
 
     def release(self, connection: Connection) -> None:
         """A claimed connection is over: detach its session, here and at the keeper."""
-        client = connection.context
         session = connection.session
         sent = 0
         if session is not None:
             sent = session.sent_until if session.sid else 0
             session.detach()
             session.online = False
-        will = "drop" if client.normal_end or not client.will else "keep"
+        will = "drop" if connection.normal_end or not connection.has_will else "keep"
         self.keeper.call(
             "detach",
-            {"cid": client.id, "conn": connection.number, "expiry_s": client.expiry_s, "will": will, "sent": sent},
+            {
+                "cid": connection.client_id,
+                "conn": connection.number,
+                "expiry_s": connection.expiry_s,
+                "will": will,
+                "sent": sent,
+            },
         )
-        client.claimed = False
+        connection.claimed = False
 
     def left(self, connection: Connection) -> None:
         """Any connection is over, claimed or not."""
@@ -279,7 +279,7 @@ class Worker:
         """Have the core ask where there are rules, and forget what it knew."""
         open_to_all = self.authorizer.allows_all
         self.loop.allows_all = open_to_all
-        self.loop.authorize = self._authorize
+        self.loop.authorize = self.may_publish
         self.loop.tree.receive_permitted = None if open_to_all else self._receive_permitted
         self.loop.permit_version += 1
         self.loop.tree.invalidate()
@@ -287,14 +287,13 @@ class Worker:
     def anonymous_allowed(self, listener: Listener) -> bool:
         return self.authenticator.anonymous_allowed(listener)
 
-    def _authorize(self, connection: Connection, topic: bytes, qos: int, retain: bool) -> bool:
-        return self.may_publish(connection.context, topic, qos, retain)
+    def may_publish(self, connection: Connection, topic: bytes, qos: int, retain: bool) -> bool:
+        return self.authorizer.authorize("publish", connection.user, connection.client_id, topic.decode(), qos, retain)
 
-    def may_publish(self, client: Client, topic: bytes, qos: int, retain: bool) -> bool:
-        return self.authorizer.authorize("publish", client.user, client.id, topic.decode(), qos, retain)
-
-    def may_subscribe(self, client: Client, filter: bytes, qos: int) -> bool:
-        return self.authorizer.authorize("subscribe", client.user, client.id, filter.decode(), qos, False)
+    def may_subscribe(self, connection: Connection, filter: bytes, qos: int) -> bool:
+        return self.authorizer.authorize(
+            "subscribe", connection.user, connection.client_id, filter.decode(), qos, False
+        )
 
     def _receive_permitted(self, session: Session, topic: bytes) -> bool:
         return self.authorizer.authorize("receive", session.user, session.client_id, topic.decode(), 0, False)

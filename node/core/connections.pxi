@@ -1,14 +1,15 @@
 # A client's connection: packets in, and the flows of QoS 1 and 2. CONNECT, SUBSCRIBE and the like go to the Python handlers.
 #
 # States: NEW -CONNECT-> CONNECTING -accepted()-> CONNECTED; any -close()-> CLOSING (flushed, then shut) -> CLOSED.
-# While CONNECTING or paused, input is held back, not parsed.
+# CONNECTING -expect_auth()-> EXCHANGING -AUTH-> as before. While CONNECTING or paused, input is held back, not parsed.
 
 cdef enum:
     NEW = 0
-    CONNECTING = 1
-    CONNECTED = 2
-    CLOSING = 3
-    CLOSED = 4
+    EXCHANGING = 1
+    CONNECTING = 2
+    CONNECTED = 3
+    CLOSING = 4
+    CLOSED = 5
 
 
 cdef class Stream:
@@ -24,7 +25,7 @@ cdef class Stream:
 
 
 cdef class Connection(Stream):
-    """A client. `context` is the handlers' own; `filter` decodes TLS, WebSocket or PROXY, None on plain sockets."""
+    """A client. `filter` decodes TLS, WebSocket or PROXY, None on plain sockets."""
 
     def __dealloc__(self):
         cdef int i
@@ -42,18 +43,18 @@ cdef class Connection(Stream):
         self.loop.stats[S_PACKETS_SENT] += 1
         return True
 
-    def accepted(self, int version, unsigned int keepalive_s, int alias_out_max):
+    def accepted(self, int version, uint16_t keepalive_s, int alias_out_max):
         """CONNACK was sent: packets flow. `keepalive_s` 0: no limit."""
         self.state = CONNECTED
         self.version = version
-        self.keepalive_ms = <uint64_t>keepalive_s * 1500           # [MQTT-3.1.2-22]
+        self.keepalive_s = keepalive_s
+        self.connected_at = <uint32_t>epoch_s(NULL)
         self.alias_out_max = alias_out_max
         self.alias_in_max = self.loop.alias_max if version == 5 else 0
-        self.last_received_ms = self.loop.now_ms
+        self.last_received_ms = <uint32_t>self.loop.now_ms
         wheel_remove(self)
-        if self.keepalive_ms:
-            self.deadline_ms = self.loop.now_ms + self.keepalive_ms
-            wheel_put(self)
+        if keepalive_s:
+            wheel_put(self, silence_ms(self))
         if not self.again:
             self.again = True
             self.loop.again.append(self)
@@ -66,8 +67,7 @@ cdef class Connection(Stream):
 
     def expect_auth(self):
         """Parse again, for the AUTH that the client has to send next."""
-        self.state = NEW
-        self.expected = 15
+        self.state = EXCHANGING
         if not self.again:
             self.again = True
             self.loop.again.append(self)
@@ -87,6 +87,21 @@ cdef class Connection(Stream):
             free_buffers(self)
             self.raw = None
             self.close()
+
+    @property
+    def address(self):
+        """HOST:PORT, [IPV6]:PORT, or unix; what is set replaces what the socket said."""
+        cdef char text[64]
+        if self.name is not None:
+            return self.name
+        if not self.port:
+            return "unix"
+        write_address(&self.host, self.port, text, sizeof(text))
+        return text.decode()
+
+    @address.setter
+    def address(self, str name):
+        self.name = name
 
     @property
     def is_connected(self):
@@ -110,7 +125,7 @@ cdef Py_ssize_t read_packets(Connection connection, const char* p, size_t size) 
     cdef int digits
     cdef uint8_t header
     while (not connection.paused and not connection.yielded and size - used >= 2
-            and (connection.state == CONNECTED or connection.state == NEW)):
+            and (connection.state == CONNECTED or connection.state < CONNECTING)):
         if unsent(connection) > loop.output_max:
             connection.unread = True
             pause(connection)
@@ -121,7 +136,7 @@ cdef Py_ssize_t read_packets(Connection connection, const char* p, size_t size) 
         total = 1 + digits + length
         if digits < 0:
             fail(connection, 0x81, "the remaining length is malformed")
-        elif connection.state == NEW and <uint8_t>p[used] >> 4 != connection.expected:
+        elif connection.state < CONNECTING and <uint8_t>p[used] >> 4 != (1 if connection.state == NEW else 15):
             fail(connection, 0x82, f"{PACKET_NAMES[<uint8_t>p[used] >> 4]} before CONNECT")   # [MQTT-3.1.0-1]
         elif total > (loop.max_packet if connection.state == CONNECTED else loop.max_connect):
             fail(connection, 0x95, "the packet is too large")
@@ -176,7 +191,7 @@ cdef int read_packet(Connection connection, uint8_t header, const char* body, ui
     cdef uint8_t kind = header >> 4
     cdef int problem
     try:
-        if connection.state == NEW:
+        if connection.state < CONNECTING:
             problem = call_handler(connection, header, body, length)
         elif kind == 3:
             problem = read_publish(connection, header, body, length)
@@ -357,13 +372,13 @@ cdef bint permitted(Connection connection, Publication* pub, uint64_t hash) exce
     cdef uint64_t key = hash ^ (<uint64_t>(pub.qos << 1 | pub.retain) << 60)
     cdef uint64_t* slot
     if connection.permits == NULL:
-        connection.permits = <uint64_t*>PyMem_RawCalloc(32, sizeof(uint64_t))
+        connection.permits = <Permits*>PyMem_RawCalloc(1, sizeof(Permits))
         if connection.permits == NULL:
             raise MemoryError
-    if connection.permit_version != loop.permit_version:
-        memset(connection.permits, 0, 32 * sizeof(uint64_t))
-        connection.permit_version = loop.permit_version
-    slot = connection.permits + (hash & 31)
+    if connection.permits.version != loop.permit_version:
+        memset(connection.permits, 0, sizeof(Permits))
+        connection.permits.version = loop.permit_version
+    slot = connection.permits.keys + (hash & 31)
     if slot[0] == key:
         return True
     if not loop.authorize(connection, pub.topic[:pub.topic_length], pub.qos, bool(pub.retain)):
@@ -477,29 +492,37 @@ cdef int read_pubcomp(Connection connection, uint16_t packet_id) except -1:
 
 # -- keep-alive: a wheel of seconds ----------------------------------------------------------------------------------
 
-cdef void wheel_put(Connection connection) noexcept:
+cdef inline uint32_t silence_ms(Connection connection) noexcept:
+    """What its keep-alive allows [MQTT-3.1.2-22]."""
+    return <uint32_t>connection.keepalive_s * 1500
+
+
+cdef inline int32_t left_ms(Connection connection) noexcept:
+    return <int32_t>(connection.deadline_ms - <uint32_t>connection.loop.now_ms)
+
+
+cdef void wheel_put(Connection connection, uint32_t left) noexcept:
+    """Look at it in `left` ms, and not before."""
     cdef Loop loop = connection.loop
-    cdef uint64_t second = min(connection.deadline_ms // 1000 + 1, loop.wheel_second + 255)
-    cdef int slot = <int>(max(second, loop.wheel_second + 1) & 255)
-    connection.wheel_slot = slot
-    connection.wheel_previous = NULL
-    connection.wheel_next = loop.wheel[slot]
-    if loop.wheel[slot] != NULL:
-        (<Connection>loop.wheel[slot]).wheel_previous = <void*>connection
-    loop.wheel[slot] = <void*>connection
+    cdef uint64_t second = min((loop.now_ms + left) // 1000 + 1, loop.wheel_second + 255)
+    cdef void** place = &loop.wheel[max(second, loop.wheel_second + 1) & 255]
+    wheel_remove(connection)
+    connection.deadline_ms = <uint32_t>loop.now_ms + left
+    connection.wheel_place = place
+    connection.wheel_next = place[0]
+    if place[0] != NULL:
+        (<Connection>place[0]).wheel_place = &connection.wheel_next
+    place[0] = <void*>connection
 
 
 cdef void wheel_remove(Connection connection) noexcept:
-    if connection.wheel_slot < 0:
+    if connection.wheel_place == NULL:
         return
-    if connection.wheel_previous != NULL:
-        (<Connection>connection.wheel_previous).wheel_next = connection.wheel_next
-    else:
-        connection.loop.wheel[connection.wheel_slot] = connection.wheel_next
+    connection.wheel_place[0] = connection.wheel_next
     if connection.wheel_next != NULL:
-        (<Connection>connection.wheel_next).wheel_previous = connection.wheel_previous
-    connection.wheel_next = connection.wheel_previous = NULL
-    connection.wheel_slot = -1
+        (<Connection>connection.wheel_next).wheel_place = connection.wheel_place
+    connection.wheel_next = NULL
+    connection.wheel_place = NULL
 
 
 cdef int wheel_turn(Loop loop) except -1:
@@ -516,10 +539,10 @@ cdef int wheel_turn(Loop loop) except -1:
             wheel_remove(connection)
             if connection.state == CONNECTED:
                 if connection.paused:       # we do not read it: the silence is ours
-                    connection.last_received_ms = loop.now_ms
-                connection.deadline_ms = connection.last_received_ms + connection.keepalive_ms
-            if connection.deadline_ms > loop.now_ms:
-                wheel_put(connection)
+                    connection.last_received_ms = <uint32_t>loop.now_ms
+                connection.deadline_ms = connection.last_received_ms + silence_ms(connection)
+            if left_ms(connection) > 0:
+                wheel_put(connection, left_ms(connection))
             else:
                 try:
                     loop.handler.timed_out(connection)

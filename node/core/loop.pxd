@@ -3,6 +3,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from node.core.topics cimport Group, Match, Node, Target, TopicTree
 from node.core.window cimport Message, PacketIds, Window
 
+cdef extern from "<netinet/in.h>":
+    cdef struct in6_addr:
+        uint8_t s6_addr[16]
+
 cdef struct Publication:    # a publish on its way, wherever its bytes lie
     const char* topic
     const char* properties
@@ -14,6 +18,10 @@ cdef struct Publication:    # a publish on its way, wherever its bytes lie
     uint64_t expires_ms     # store clock, 0: never
     uint8_t qos
     bint retain
+
+cdef struct Peer:
+    in6_addr host
+    uint16_t port           # 0: on a unix socket
 
 cdef struct Frame:          # an encoded PUBLISH that several targets get
     char* data
@@ -71,6 +79,10 @@ cdef struct DurableTarget:
     uint8_t identifier_count
     uint8_t options
 
+cdef struct Permits:        # what this client may publish
+    uint64_t version        # of the rules by which it was judged
+    uint64_t keys[32]       # of topic, QoS and retain
+
 cdef struct Alias:
     char* topic
     uint32_t length
@@ -94,35 +106,44 @@ cdef class Stream:
 
 cdef class Connection(Stream):
     cdef readonly uint64_t number
-    cdef public uint8_t state
-    cdef public uint8_t version
-    cdef uint8_t expected   # packet type that a NEW connection has to send
-    cdef flag closing       # once the output is flushed
-    cdef flag paused
-    cdef flag unread        # paused, because it does not read its acknowledgements
-    cdef flag yielded       # has had its time, packets wait in the input for its next turn
-    cdef flag stalled
+    cdef readonly Session session
+    cdef readonly object listener
+    cdef public object filter
+    cdef bytearray raw          # what the filter has to write
+    cdef public object handshake    # the handlers' own, until CONNACK
+    cdef public str client_id   # "" until CONNECT
+    cdef public str user
+    cdef public str end_reason  # None: nobody has said why
+    cdef str name               # in place of the address, if it is not that of the socket
+    cdef in6_addr host          # the peer's; an IPv4 address in the mapped form
+    cdef uint16_t port
+    cdef readonly uint16_t keepalive_s
     cdef uint16_t alias_in_max
     cdef uint16_t alias_out_max
     cdef public uint32_t max_packet_out     # what the client takes [MQTT-3.1.2-24]
+    cdef public uint32_t expiry_s   # of its session
+    cdef readonly uint32_t connected_at     # seconds since the epoch
     cdef uint32_t waiting_acks
     cdef uint32_t waiting_pubacks
-    cdef uint64_t last_received_ms
-    cdef uint64_t deadline_ms
-    cdef uint64_t keepalive_ms
-    cdef uint64_t permit_version
-    cdef uint64_t* permits
+    cdef uint32_t last_received_ms  # these two by the lower 32 bits of the clock: compare differences
+    cdef uint32_t deadline_ms
+    cdef uint8_t state
+    cdef public uint8_t version
+    cdef flag closing           # once the output is flushed
+    cdef flag paused
+    cdef flag unread            # paused, because it does not read its acknowledgements
+    cdef flag yielded           # has had its time, packets wait in the input for its next turn
+    cdef flag stalled
+    cdef public flag claimed    # the keeper knows this connection as the owner of the client id
+    cdef public flag certified  # its user is that of a certificate, whatever becomes of passwords
+    cdef public flag has_will
+    cdef public flag normal_end     # DISCONNECT with reason 0: no will
+    cdef public flag problem_information    # the client wants reason strings
+    cdef Permits* permits
     cdef Alias* aliases
     cdef dict aliases_out
     cdef void* wheel_next
-    cdef void* wheel_previous
-    cdef int wheel_slot
-    cdef readonly Session session
-    cdef public object filter
-    cdef bytearray raw      # what the filter has to write
-    cdef readonly object listener
-    cdef public str address
-    cdef public object context  # the handlers' own
+    cdef void** wheel_place     # what points to this connection in the wheel, NULL: it is not there
 
 cdef class Session:
     cdef Loop loop
@@ -228,7 +249,7 @@ cdef class Loop:
     cdef int add_stream(self, Stream stream, int fd) except -1
     cdef int accept(self, Listener listener) except -1
     cpdef int connections_at(self, listener)
-    cdef int add_connection(self, Listener listener, int fd, str address) except -1
+    cdef int add_connection(self, Listener listener, int fd, Peer* peer) except -1
     cdef int handle_event(self, object entry, uint32_t events) except -1
     cdef int begin_wake(self) except -1
     cdef int run_again(self) except -1

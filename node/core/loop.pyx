@@ -10,8 +10,9 @@ closed(connection), frame(link, kind, body), link_closed(link). Handlers run ins
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
+from libc.time cimport time as epoch_s
 from node.core.topics cimport (
     Group, Match, Node, NodeList, Subscription, Target, TopicTree, drop_subscription, filter_of, push_node, put_subscription,
     release_group, topic_hash,
@@ -45,6 +46,7 @@ cdef extern from *:
     #include <arpa/inet.h>
     #include <unistd.h>
     #include <stdio.h>
+    #include <string.h>
 
     static inline uint64_t mq_monotonic_us(void) {
         struct timespec t;
@@ -60,35 +62,43 @@ cdef extern from *:
     static int mq_epoll_remove(int epoll, int fd) {
         return epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
     }
-    /* Accepts one connection; writes "address:port" of the peer. */
-    static int mq_accept(int listener, char *text, size_t size) {
-        struct sockaddr_storage peer;
+    /* Accepts one connection, and says of whom; an IPv4 address in the form ::ffff:a.b.c.d, port 0 on a unix socket. */
+    static int mq_accept(int listener, struct in6_addr *host, uint16_t *port) {
+        union { struct sockaddr any; struct sockaddr_in in; struct sockaddr_in6 in6; struct sockaddr_storage room; } peer;
         socklen_t length = sizeof peer;
         int one = 1, idle = 20000;
-        int fd = accept4(listener, (struct sockaddr *)&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(listener, &peer.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        memset(host, 0, sizeof *host);
+        *port = 0;
         if (fd < 0) return fd;
-        char host[INET6_ADDRSTRLEN] = "";
-        if (peer.ss_family == AF_INET) {
-            struct sockaddr_in *in = (struct sockaddr_in *)&peer;
-            inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
-            snprintf(text, size, "%s:%d", host, ntohs(in->sin_port));
-        } else if (peer.ss_family == AF_INET6) {
-            struct sockaddr_in6 *in = (struct sockaddr_in6 *)&peer;
-            inet_ntop(AF_INET6, &in->sin6_addr, host, sizeof host);
-            snprintf(text, size, "[%s]:%d", host, ntohs(in->sin6_port));
+        if (peer.any.sa_family == AF_INET) {
+            host->s6_addr[10] = host->s6_addr[11] = 0xff;
+            memcpy(host->s6_addr + 12, &peer.in.sin_addr, 4);
+            *port = ntohs(peer.in.sin_port);
+        } else if (peer.any.sa_family == AF_INET6) {
+            *host = peer.in6.sin6_addr;
+            *port = ntohs(peer.in6.sin6_port);
         } else {
-            snprintf(text, size, "unix");
             return fd;
         }
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &idle, sizeof idle);
         return fd;
     }
+    /* Writes ADDRESS:PORT or [IPV6]:PORT. */
+    static void mq_address(const struct in6_addr *host, uint16_t port, char *text, size_t size) {
+        char name[INET6_ADDRSTRLEN] = "";
+        int mapped = IN6_IS_ADDR_V4MAPPED(host);
+        if (mapped) inet_ntop(AF_INET, host->s6_addr + 12, name, sizeof name);
+        else inet_ntop(AF_INET6, host, name, sizeof name);
+        snprintf(text, size, mapped ? "%s:%d" : "[%s]:%d", name, port);
+    }
     """
     uint64_t monotonic_us "mq_monotonic_us"() noexcept nogil
     int epoll_remove "mq_epoll_remove"(int epoll, int fd) noexcept nogil
     int epoll_add "mq_epoll_add"(int epoll, int fd, uint64_t data, int edge) noexcept nogil
-    int accept_one "mq_accept"(int listener, char* text, size_t size) noexcept nogil
+    int accept_one "mq_accept"(int listener, in6_addr* host, uint16_t* port) noexcept nogil
+    void write_address "mq_address"(const in6_addr* host, uint16_t port, char* text, size_t size) noexcept nogil
     ctypedef union EpollData "epoll_data_t":
         uint64_t u64
     struct epoll_event:
@@ -351,10 +361,10 @@ cdef class Loop:
             announce_group(self, share, filter)
 
     cdef int accept(self, Listener listener) except -1:
-        cdef char text[96]
+        cdef Peer peer
         cdef int i, fd
         for i in range(ACCEPTS):
-            fd = accept_one(listener.socket.fileno(), text, sizeof(text))
+            fd = accept_one(listener.socket.fileno(), &peer.host, &peer.port)
             if fd < 0:
                 if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
                     # Out of descriptors, most likely: the tick tries again, lest this spins.
@@ -365,21 +375,22 @@ cdef class Loop:
             if listener.config is None:
                 self.link(fd, "new")
             else:
-                self.add_connection(listener, fd, text.decode())
+                self.add_connection(listener, fd, &peer)
         return 0
 
-    cdef int add_connection(self, Listener listener, int fd, str address) except -1:
+    cdef int add_connection(self, Listener listener, int fd, Peer* peer) except -1:
         cdef Connection connection = Connection.__new__(Connection)
-        connection.wheel_slot = -1
         connection.listener = listener.config
-        connection.address = address
+        connection.host = peer.host
+        connection.port = peer.port
         self.numbers += 1
         connection.number = self.numbers
-        connection.expected = 1
+        connection.client_id = ""
+        connection.problem_information = True
         connection.max_packet_out = 0xFFFFFFFF
         try:
             if listener.make_filter is not None:
-                connection.filter = listener.make_filter(address)
+                connection.filter = listener.make_filter(connection.address)
                 if connection.filter is not None:
                     connection.raw = bytearray()
             self.add_stream(connection, fd)
@@ -390,8 +401,7 @@ cdef class Loop:
         self.connection_count += 1
         self.connections_of[id(listener.config)] = self.connections_at(listener.config) + 1
         self.stats[S_SOCKETS_OPENED] += 1
-        connection.deadline_ms = self.now_ms + self.connect_timeout_ms
-        wheel_put(connection)
+        wheel_put(connection, <uint32_t>self.connect_timeout_ms)
         return 0
 
     # -- a wake-up ------------------------------------------------------------------------------------------------------
@@ -482,7 +492,7 @@ cdef class Loop:
         self.stats[S_BYTES_RECEIVED] += size
         if connection is None:
             return self.parse(stream, self.buffer, size)
-        connection.last_received_ms = self.now_ms
+        connection.last_received_ms = <uint32_t>self.now_ms
         if connection.state >= CLOSING:
             return 0
         if connection.filter is not None:
@@ -696,9 +706,7 @@ cdef class Loop:
                     connection.raw += connection.filter.take()
             except Exception as error:
                 self.handler.filter_failed(connection, error)
-        wheel_remove(connection)
-        connection.deadline_ms = self.now_ms + UNSENT_MS
-        wheel_put(connection)
+        wheel_put(connection, UNSENT_MS)
         try:
             self.handler.closed(connection)
         except Exception:
@@ -711,9 +719,7 @@ cdef class Loop:
         if connection.ended:
             return self.shut(connection)
         c_shutdown(connection.fd, SHUT_WR)
-        wheel_remove(connection)
-        connection.deadline_ms = self.now_ms + LINGER_MS
-        wheel_put(connection)
+        wheel_put(connection, LINGER_MS)
         connection.paused = False
         return self.read(connection) if connection.readable else 0
 

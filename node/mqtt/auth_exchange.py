@@ -7,26 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from node.auth.scram import ScramError, ScramServer
+from node.auth.scram import ScramError
 from node.core.loop import Connection
 from node.core.wire import Connect, ProtocolError, encode_auth, parse_auth
 from node.mqtt import client as codes
+from node.mqtt.client import Exchange, exchange_of
 
 if TYPE_CHECKING:
     from node.worker import Worker
 
 METHOD, DATA = 0x15, 0x16
-
-
-class Exchange:
-    """One run of a method: `scram` is the server's state machine, None once it is over."""
-
-    __slots__ = ("again", "method", "scram")
-
-    def __init__(self, method: str, scram: ScramServer | None, again: bool) -> None:
-        self.method = method
-        self.scram = scram
-        self.again = again
 
 
 class AuthExchange:
@@ -40,10 +30,9 @@ class AuthExchange:
         """AUTH [MQTT-3.15]."""
         if connection.version != 5:
             raise ProtocolError(codes.PROTOCOL_ERROR, "AUTH is a packet of MQTT 5")
-        client = connection.context
         reason, properties = parse_auth(body, self.worker.config.limits.max_user_properties)
         method = properties.get(METHOD)
-        exchange: Exchange | None = client.auth
+        exchange = exchange_of(connection)
         if reason == codes.REAUTHENTICATE and connection.is_connected:
             if exchange is None or method != exchange.method:  # [MQTT-4.12.1-1]
                 raise ProtocolError(codes.PROTOCOL_ERROR, "re-authentication needs the method of CONNECT")
@@ -60,7 +49,7 @@ class AuthExchange:
         if scram is None:  # [MQTT-4.12.0-1]
             self._refuse(connection, codes.BAD_AUTHENTICATION_METHOD, f"unknown authentication method {method}", again)
             return
-        exchange = connection.context.auth = Exchange(method, scram, again)
+        exchange = connection.handshake.exchange = Exchange(method, scram, again)
         self._step(connection, exchange, data)
 
     def _step(self, connection: Connection, exchange: Exchange, data: bytes) -> None:
@@ -83,7 +72,7 @@ class AuthExchange:
         exchange.scram = None
         if not exchange.again:
             self.worker.connects.admit(connection, user, properties)
-        elif user != connection.context.user:
+        elif user != connection.user:
             self._refuse(connection, codes.NOT_AUTHORIZED, "re-authentication as another user", again=True)
         else:
             connection.send(encode_auth(codes.SUCCESS, properties))

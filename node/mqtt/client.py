@@ -1,11 +1,15 @@
-"""What a worker knows of one client connection beyond the compiled core: the `context` of a Connection."""
+"""The reason codes of MQTT 5, and what a worker knows of a client that is about to connect: the `handshake` of a Connection."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-# MQTT 5 reason codes (table 2-6) that the server uses
+if TYPE_CHECKING:
+    from node.auth.scram import ScramServer
+    from node.core.loop import Connection
+    from node.core.wire import Connect
+
+# table 2-6, as far as the server uses them
 SUCCESS = 0x00
 DISCONNECT_WITH_WILL = 0x04
 NO_SUBSCRIPTION_EXISTED = 0x11
@@ -34,34 +38,32 @@ ADMINISTRATIVE_ACTION = 0x98
 NEVER = 0xFFFFFFFF  # session expiry
 
 
-class Client:
-    __slots__ = (
-        "assigned", "auth", "certificate_user", "claimed", "connected_at", "end_reason", "expiry_s", "id", "keepalive_s",
-        "normal_end", "number", "on_closed", "packet", "problem_information", "server_keepalive", "user", "version",
-        "will",
-    )  # fmt: skip
+class Handshake:
+    """From the first byte to CONNACK. It stays longer only for who may authenticate again: an idle client costs little."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.id = ""
-        self.user: str | None = None
-        self.certificate_user: str | None = None
-        self.version = 4
+    __slots__ = ("assigned", "certificate_user", "exchange", "keepalive_s", "packet", "server_keepalive")
+
+    def __init__(self, certificate_user: str | None = None) -> None:
+        self.certificate_user = certificate_user
+        self.packet: Connect
+        self.assigned = False  # the client id is of our making
         self.keepalive_s = 0
         self.server_keepalive = False
-        self.expiry_s = 0
-        self.will = False
-        self.claimed = False  # the keeper knows this connection as the owner of the client id
-        self.normal_end = False  # DISCONNECT with reason 0: no will
-        self.end_reason = "connection closed"
-        self.assigned = False
-        self.problem_information = True
-        self.connected_at = 0.0
-        self.packet: Any = None  # the CONNECT, until it is answered
-        self.auth: Any = None  # the exchange of enhanced authentication
-        self.on_closed: Callable[[], None] | None = None
+        self.exchange: Exchange | None = None
 
-    @property
-    def in_exchange(self) -> bool:
-        """Is an AUTH exchange under way?"""
-        return self.auth is not None and self.auth.scram is not None
+
+class Exchange:
+    """One run of a method of enhanced authentication: `scram` is the server's state machine, None once it is over."""
+
+    __slots__ = ("again", "method", "scram")
+
+    def __init__(self, method: str, scram: ScramServer | None, again: bool) -> None:
+        self.method = method
+        self.scram = scram
+        self.again = again
+
+
+def exchange_of(connection: Connection) -> Exchange | None:
+    """The last or current AUTH exchange of this connection."""
+    handshake: Handshake | None = connection.handshake
+    return None if handshake is None else handshake.exchange

@@ -7,13 +7,12 @@ the will's authorization, the claim. CONNACK leaves when the claim is durable (g
 from __future__ import annotations
 
 import secrets
-import time
 from typing import TYPE_CHECKING, Any
 
 from node.core.loop import Connection, Session
 from node.core.wire import Connect, connect_version, encode_connack, parse_connect
 from node.mqtt import client as codes
-from node.mqtt.client import NEVER, Client
+from node.mqtt.client import NEVER, Handshake
 
 if TYPE_CHECKING:
     from node.worker import Worker
@@ -34,20 +33,18 @@ class Connects:
     def packet(self, connection: Connection, body: bytes) -> None:
         worker = self.worker
         limits = worker.config.limits
-        client = connection.context
-        if client is None:
-            client = connection.context = Client(connection.number)
-        client.version = connection.version = connect_version(body)
+        handshake = connection.handshake = connection.handshake or Handshake()
+        connection.version = connect_version(body)
         packet = parse_connect(body, limits.max_user_properties, limits.max_topic_levels)
-        client.packet = packet
-        client.problem_information = packet.properties.get(0x17, 1) == 1
+        handshake.packet = packet
+        connection.problem_information = packet.properties.get(0x17, 1) == 1
         connection.max_packet_out = packet.properties.get(0x27, NEVER)
         connection.hold()
         reason, text = self._judge(connection, packet)
         if reason:
             self.refuse(connection, reason, text)
             return
-        self._name(client, packet)
+        self._name(connection, packet)
         if 0x15 in packet.properties:
             worker.auth_exchange.begin(connection, packet)
         else:
@@ -74,21 +71,22 @@ class Connects:
             return codes.SERVER_BUSY, "too many connections"
         return 0, ""
 
-    def _name(self, client: Client, packet: Connect) -> None:
+    def _name(self, connection: Connection, packet: Connect) -> None:
         limits = self.worker.config.limits
-        client.id = packet.client_id
-        if not client.id:
-            client.id = "auto-" + secrets.token_hex(10)
-            client.assigned = True
+        handshake = connection.handshake
+        connection.client_id = packet.client_id
+        if not packet.client_id:
+            connection.client_id = "auto-" + secrets.token_hex(10)
+            handshake.assigned = True
         if packet.version == 5:
-            client.expiry_s = min(packet.properties.get(0x11, 0), limits.max_session_expiry_s)
+            connection.expiry_s = min(packet.properties.get(0x11, 0), limits.max_session_expiry_s)
         else:
-            client.expiry_s = 0 if packet.clean_start else limits.max_session_expiry_s
-        client.keepalive_s = packet.keepalive_s
+            connection.expiry_s = 0 if packet.clean_start else limits.max_session_expiry_s
+        handshake.keepalive_s = packet.keepalive_s
         cap = limits.max_keepalive_s
         if cap < 65535 and (packet.keepalive_s == 0 or packet.keepalive_s > cap):  # S07
-            client.keepalive_s = cap
-            client.server_keepalive = packet.version == 5
+            handshake.keepalive_s = cap
+            handshake.server_keepalive = packet.version == 5
 
     # -- who is it ----------------------------------------------------------------------------------------------------
 
@@ -96,8 +94,8 @@ class Connects:
         worker = self.worker
         authenticator = worker.authenticator
         facts = connection.filter.facts() if connection.filter is not None else {}
-        certificate_user = facts.get("user") or connection.context.certificate_user
-        connection.context.certificate_user = certificate_user
+        certificate_user = facts.get("user") or connection.handshake.certificate_user
+        connection.certified = certificate_user is not None
         anonymous = worker.anonymous_allowed(connection.listener)
         decision = authenticator.check(packet.user, packet.password, certificate_user, anonymous)
         if decision is None:
@@ -123,36 +121,34 @@ class Connects:
     def admit(self, connection: Connection, user: str | None, properties: dict[int, Any] | None = None) -> None:
         """The client is `user`: authorize its will and claim its session. `properties` go into CONNACK."""
         worker = self.worker
-        client = connection.context
-        packet = client.packet
-        client.user = user
-        if len(self._connack(client, packet, True, properties or {})) > connection.max_packet_out:
+        packet: Connect = connection.handshake.packet
+        connection.user = user
+        if len(self._connack(connection, True, properties or {})) > connection.max_packet_out:
             self.refuse(connection, codes.PACKET_TOO_LARGE, "CONNACK is larger than the client takes")
             return
         will = None
         if packet.will is not None:
-            if not worker.may_publish(client, packet.will.topic, packet.will.qos, packet.will.retain):
+            if not worker.may_publish(connection, packet.will.topic, packet.will.qos, packet.will.retain):
                 self.refuse(connection, codes.NOT_AUTHORIZED, "not authorized to publish the will's topic")
                 return
             will = {
-                "delay_s": min(packet.will.delay_s, client.expiry_s),
-                "cid": client.id,
+                "delay_s": min(packet.will.delay_s, connection.expiry_s),
+                "cid": connection.client_id,
                 "record": worker.loop.record(
                     packet.will.topic, packet.will.payload, packet.will.properties, user, packet.will.qos,
                     packet.will.retain, packet.will.expiry_s,
                 ),
             }  # fmt: skip
-            client.will = True
-        client.connected_at = time.time()
+            connection.has_will = True
         worker.claiming += 1
         worker.keeper.call(
             "claim",
             {
-                "cid": client.id,
+                "cid": connection.client_id,
                 "conn": connection.number,
                 "clean": packet.clean_start,
-                "expiry_s": client.expiry_s,
-                "durable": client.expiry_s > 0,
+                "expiry_s": connection.expiry_s,
+                "durable": connection.expiry_s > 0,
                 "user": user,
                 "will": will,
                 "info": {"address": connection.address, "version": packet.version},
@@ -164,53 +160,59 @@ class Connects:
 
     def _claimed(self, connection: Connection, ok: bool, result: Any, properties: dict[int, Any]) -> None:
         worker = self.worker
-        client = connection.context
         worker.claiming -= 1
         if not ok:
-            worker.log.warning("claim_refused", client_id=client.id, cause=result)
+            worker.log.warning("claim_refused", client_id=connection.client_id, cause=result)
             self.refuse(connection, codes.SERVER_UNAVAILABLE, str(result))
             return
-        client.claimed = True
+        connection.claimed = True
         if connection.is_closing:
             worker.release(connection)
             return
-        previous = worker.clients.get(client.id)
+        previous = worker.clients.get(connection.client_id)
         if previous is not None and previous is not connection:
             worker.ends.drop(previous, codes.SESSION_TAKEN_OVER, "session taken over")
             worker.ends.closed(previous)
-        session = self._session(client, result)
-        packet = client.packet
-        client.packet = None
-        worker.clients[client.id] = connection
-        connection.send(self._connack(client, packet, result["present"], properties))
+        session = self._session(connection, result)
+        handshake: Handshake = connection.handshake
+        packet = handshake.packet
+        worker.clients[connection.client_id] = connection
+        connection.send(self._connack(connection, result["present"], properties))
+        if handshake.exchange is None:
+            connection.handshake = None
+        else:
+            del handshake.packet  # with its password
         asked = packet.properties.get(0x21, 65535)
         session.attach(connection, min(asked, worker.config.limits.max_inflight), result.get("sent", 0))
-        connection.accepted(client.version, client.keepalive_s, packet.properties.get(0x22, 0))
+        connection.accepted(packet.version, handshake.keepalive_s, packet.properties.get(0x22, 0))
         worker.count("connects_accepted")
-        worker.access("connect", connection, session_present=result["present"], version=client.version)
+        worker.access("connect", connection, session_present=result["present"], version=packet.version)
 
-    def _session(self, client: Client, result: dict[str, Any]) -> Session:
+    def _session(self, connection: Connection, result: dict[str, Any]) -> Session:
         worker = self.worker
+        client_id, user = connection.client_id, connection.user
         if not result["sid"]:
-            return Session(worker.loop, client.id, client.user)
-        session = worker.loop.session(result["sid"], client.id, client.user)
-        session.user = client.user
+            return Session(worker.loop, client_id, user)
+        session = worker.loop.session(result["sid"], client_id, user)
+        session.user = user
         session.online = True
         if result["present"]:
             session.remember_packet_ids(list(worker.reader.packet_ids(session.sid)))
         return session
 
-    def _connack(self, client: Client, packet: Connect, present: bool, properties: dict[int, Any]) -> bytes:
+    def _connack(self, connection: Connection, present: bool, properties: dict[int, Any]) -> bytes:
+        handshake: Handshake = connection.handshake
+        packet = handshake.packet
         if packet.version != 5:
             return encode_connack(present and packet.version != 3, 0)
         limits = self.worker.config.limits
         answer: dict[int, Any] = dict(properties)
-        if client.expiry_s != packet.properties.get(0x11, 0):
-            answer[0x11] = client.expiry_s
-        if client.assigned:
-            answer[0x12] = client.id
-        if client.server_keepalive:
-            answer[0x13] = client.keepalive_s
+        if connection.expiry_s != packet.properties.get(0x11, 0):
+            answer[0x11] = connection.expiry_s
+        if handshake.assigned:
+            answer[0x12] = connection.client_id
+        if handshake.server_keepalive:
+            answer[0x13] = handshake.keepalive_s
         answer[0x21] = limits.receive_maximum
         answer[0x22] = limits.topic_alias_maximum
         answer[0x27] = limits.max_packet_bytes
@@ -220,11 +222,10 @@ class Connects:
         """CONNACK with a reason, and the end."""
         if connection.is_closing:
             return
-        client = connection.context
         self.worker.count("connects_refused")
         self.worker.access("connect_refused", connection, reason=f"0x{reason:02x}", cause=text)
-        if client.version == 5:  # the reason string only if it fits [MQTT-3.2.2-19]
-            if not (client.problem_information and connection.send(encode_connack(False, reason, {0x1F: text}))):
+        if connection.version == 5:  # the reason string only if it fits [MQTT-3.2.2-19]
+            if not (connection.problem_information and connection.send(encode_connack(False, reason, {0x1F: text}))):
                 connection.send(encode_connack(False, reason, {}))
         else:
             connection.send(encode_connack(False, _RETURN_CODES.get(reason, 3)))

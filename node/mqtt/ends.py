@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from node.core.loop import Connection
 from node.core.wire import ProtocolError, encode_connack, encode_disconnect, parse_disconnect
 from node.mqtt import client as codes
-from node.mqtt.client import Client
+from node.mqtt.client import exchange_of
 
 if TYPE_CHECKING:
     from node.worker import Worker
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class Ends:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
+        self._waiting: dict[int, Callable[[], None]] = {}  # number of a connection -> who waits until it is closed
 
     def packet(self, connection: Connection, body: bytes) -> None:
         """DISCONNECT [MQTT-3.14]."""
-        client = connection.context
         if connection.version != 5:
             if body:
                 raise ProtocolError(codes.MALFORMED, "a DISCONNECT with a body")
@@ -32,25 +32,22 @@ class Ends:
             reason, properties = parse_disconnect(body, self.worker.config.limits.max_user_properties)
             expiry_s = properties.get(0x11)
             if expiry_s is not None:
-                if expiry_s and not client.expiry_s:  # [MQTT-3.14.2-2]
+                if expiry_s and not connection.expiry_s:  # [MQTT-3.14.2-2]
                     raise ProtocolError(codes.PROTOCOL_ERROR, "session expiry was 0 at CONNECT")
-                client.expiry_s = min(expiry_s, self.worker.config.limits.max_session_expiry_s)
-        client.normal_end = reason == codes.SUCCESS  # [MQTT-3.14.4-3]
-        client.end_reason = f"client disconnected (0x{reason:02x})"
+                connection.expiry_s = min(expiry_s, self.worker.config.limits.max_session_expiry_s)
+        connection.normal_end = reason == codes.SUCCESS  # [MQTT-3.14.4-3]
+        connection.end_reason = f"client disconnected (0x{reason:02x})"
         connection.close()
 
     def failed(self, connection: Connection, reason: int, text: str) -> None:
         """The client broke the protocol."""
-        client = connection.context
-        if client is None:
-            client = connection.context = Client(connection.number)
         if connection.is_closing:
             return
         if connection.is_connected:
             self.drop(connection, reason, text)
             return
-        client.end_reason = text
-        if client.version == 5:  # it began with a CONNECT of MQTT 5
+        connection.end_reason = text
+        if connection.version == 5:  # it began with a CONNECT of MQTT 5
             self.worker.connects.refuse(connection, reason, text)
             return
         self.worker.count("connects_refused")
@@ -63,10 +60,9 @@ class Ends:
         """End a connection from our side; MQTT 5 clients are told why [MQTT-4.13.1-1]."""
         if connection.is_closing:
             return
-        client = connection.context
-        client.end_reason = text
-        told = client.version != 5 or not connection.is_connected
-        if not told and client.problem_information:
+        connection.end_reason = text
+        told = connection.version != 5 or not connection.is_connected
+        if not told and connection.problem_information:
             told = connection.send(encode_disconnect(reason, {0x1F: text}))
         if not told:  # the reason string did not fit [MQTT-3.14.2-3]
             connection.send(encode_disconnect(reason))
@@ -76,8 +72,8 @@ class Ends:
         if connection.is_connected:
             self.drop(connection, codes.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-24]
         else:
-            if not connection.is_closing and connection.context is not None:
-                connection.context.end_reason = "no CONNECT in time"
+            if not connection.is_closing:
+                connection.end_reason = "no CONNECT in time"
             self.worker.loop.force(connection)
 
     def end_client(self, client_id: str, number: int, reason: int, done: Callable[[], None]) -> None:
@@ -86,7 +82,7 @@ class Ends:
         if connection is None or connection.number != number:
             done()
             return
-        connection.context.on_closed = done
+        self._waiting[number] = done
         if reason == codes.SESSION_TAKEN_OVER:
             self.worker.count("takeovers")
         self.drop(connection, reason, "session taken over" if reason == codes.SESSION_TAKEN_OVER else "kicked")
@@ -94,23 +90,22 @@ class Ends:
     def end_users(self, users: frozenset[str]) -> None:
         """These users got in with a password that holds no longer (S13)."""
         for connection in self.worker.loop.connections() if users else ():
-            client: Client | None = connection.context
-            if client is None or client.certificate_user is not None:
+            if connection.certified:
                 continue
-            if client.user in users or client.in_exchange:  # whose proof began with the old password
+            exchange = exchange_of(connection)
+            in_exchange = exchange is not None and exchange.scram is not None  # whose proof began with the old password
+            if connection.user in users or in_exchange:
                 self.drop(connection, codes.NOT_AUTHORIZED, "the user was deleted or has a new password")
 
     def closed(self, connection: Connection) -> None:
         worker = self.worker
-        client: Client | None = connection.context
         worker.left(connection)
-        if client is None:
-            return
-        if worker.clients.get(client.id) is connection:
-            del worker.clients[client.id]
-        if client.claimed:
+        client_id = connection.client_id
+        if worker.clients.get(client_id) is connection:
+            del worker.clients[client_id]
+        if connection.claimed:
             worker.release(connection)
-            worker.access("disconnect", connection, cause=client.end_reason)
-        if client.on_closed is not None:
-            client.on_closed()
-            client.on_closed = None
+            worker.access("disconnect", connection, cause=connection.end_reason or "connection closed")
+        done = self._waiting.pop(connection.number, None)
+        if done is not None:
+            done()

@@ -81,7 +81,7 @@ class Subscriptions:
         limits = worker.config.limits
         if len(filter) > limits.max_topic_bytes or filter_reason(plain, limits.max_topic_levels):
             return codes.FILTER_INVALID, False, False
-        if not worker.may_subscribe(connection.context, plain, options & 3):
+        if not worker.may_subscribe(connection, plain, options & 3):
             worker.count("authz_denied")
             return codes.NOT_AUTHORIZED, False, False
         if session.subscription_count >= limits.max_subscriptions_per_client and not session.has(filter, share):
