@@ -205,7 +205,8 @@ class Worker:
 
     def filter_failed(self, connection: Connection, error: Exception) -> None:
         connection.end_reason = str(error)
-        self.log.debug("filter_failed", address=connection.address, cause=str(error))
+        if not connection.claimed:  # else the end of its client is told
+            self.access("handshake_failed", connection, cause=str(error))
 
     def filter_finished(self, connection: Connection) -> None:
         """A PROXY header was read: the client is who it says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import ssl
@@ -239,3 +240,23 @@ def test_certificates_are_read_anew_with_sighup(host: Host) -> None:
     assert staying.is_connected()
     staying.disconnect()
     staying.loop_stop()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("tls", "TLS: "), ("mtls", "TLS: "), ("ws", "404"), ("wss", "TLS: "), ("proxy", "PROXY")]
+)
+def test_a_failed_handshake_is_in_the_access_log(host: Host, kind: str, cause: str) -> None:
+    """Once, with what was wrong: else nobody could find out why a client does not get in."""
+    with socket.create_connection(("127.0.0.1", host.port[kind]), timeout=10) as client:
+        address = "{}:{}".format(*client.getsockname())
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while client.recv(4096):
+            pass
+
+    def found() -> list[dict[str, str]]:
+        return [json.loads(line) for line in host.text().splitlines() if f'"{address}"' in line]
+
+    wait_for(lambda: bool(found()), 5, host.text)
+    assert [(each["event"], each["log"], cause in each["cause"]) for each in found()] == [
+        ("handshake_failed", "access", True)
+    ]
