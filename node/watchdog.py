@@ -102,7 +102,13 @@ class Watchdog:
             self.patient_until_ns = now_ns + SILENT_NS
         self.looked_ns = now_ns
         for process in self._hung(living, stamps, now_ns):
-            self.log.error("process_killed", pid=process.pid, cause="no heartbeat", effect="it is started anew")
+            self.log.error(
+                "process_killed",
+                pid=process.pid,
+                cause="no heartbeat",
+                effect="it is started anew",
+                next="mqnode status",
+            )
             os.kill(process.pid, signal.SIGKILL)
         missing = frozenset(slot.name for slot in self.slots if not self._beats(slot, living, now_ns))
         if missing and (missing - self.missing or now_ns - self.probed_ns > PROBE_INTERVAL_NS):
@@ -110,7 +116,10 @@ class Watchdog:
             self.probed_ns = now_ns
         if self.ready:
             for name in sorted(missing - self.missing):
-                self.log.warning("process_missing", name=name)
+                self.log.warning(
+                    "process_missing", name=name, cause="it has died, or is not up yet", effect="it is started anew",
+                    next="mqnode status",
+                )  # fmt: skip
             for name in sorted(self.missing - missing):
                 self.log.info("process_back", name=name)
         self.missing = missing

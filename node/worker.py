@@ -150,7 +150,10 @@ class Worker:
                 part.reload()
             except Exception as error:  # a bad file must never open or close the door; the operator is told
                 errors.append(str(error))
-                self.log.error("reload_failed", cause=str(error), effect="the old state stays in force")
+                self.log.error(
+                    "reload_failed", cause=str(error), effect="the old state stays in force",
+                    next="mend the file, then: mqnode reload",
+                )  # fmt: skip
         self._apply_rules()
         self.ends.end_users(self.authenticator.revoked)
         if self.index == 0:  # it speaks for the host
@@ -166,7 +169,9 @@ class Worker:
         self.links.closed(link)
 
     def link_broken(self, link: Link) -> None:
-        self.log.exception("link_broken", role=link.role, index=link.index)
+        self.log.exception(
+            "link_broken", role=link.role, index=link.index, effect="the link is made anew", next="report this as a bug"
+        )
 
     def packet(self, connection: Connection, kind: int, body: bytes) -> None:
         handle = self._packets.get(kind)
@@ -183,7 +188,9 @@ class Worker:
         self.ends.failed(connection, reason, text)
 
     def broken(self, connection: Connection) -> None:
-        self.log.exception("handler_error", address=connection.address, effect="this connection is closed")
+        self.log.exception(
+            "handler_error", address=connection.address, effect="this connection is closed", next="report this as a bug"
+        )
 
     def timed_out(self, connection: Connection) -> None:
         self.ends.timed_out(connection)
@@ -197,7 +204,8 @@ class Worker:
     def stalled(self, connection: Connection) -> None:
         self.log.warning(
             "slow_subscriber", client_id=connection.client_id, address=connection.address,
-            effect="its messages are dropped until it reads again",
+            cause=f"it has read too little for {self.config.limits.slow_subscriber_s} s",
+            effect="its messages are dropped until it reads again", next="mqnode clients show ID, or kick it",
         )  # fmt: skip
 
     def accept_failed(self, number: int) -> None:
@@ -245,7 +253,9 @@ class Worker:
         try:
             result = self.pool.apply(function, arguments)
         except Exception:
-            self.log.exception("thread_error", function=function.__name__, effect="the client is refused")
+            self.log.exception(
+                "thread_error", function=function.__name__, effect="the client is refused", next="report this as a bug"
+            )
             result = False
         done(result)
 

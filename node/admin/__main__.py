@@ -36,7 +36,9 @@ class _Handler(pywsgi.WSGIHandler):  # type: ignore[misc]
         """What is no HTTP, or broke off: an event of the log like any other."""
         text = message % arguments if arguments else message
         address = "{}:{}".format(*self.client_address)
-        log.logger("admin").warning("bad_request", address=address, cause=text[:200], effect="closed")
+        log.logger("admin").warning(
+            "bad_request", address=address, cause=text[:200], effect="closed", next="see what runs at that address"
+        )
 
 
 class _HealthHandler(_Handler):
@@ -51,7 +53,9 @@ class _Errors:
     """What falcon writes of an error of ours: the trace in one line of the log."""
 
     def write(self, text: str) -> None:
-        log.logger("admin").error("request_failed", cause=text.strip(), effect="it was answered 500")
+        log.logger("admin").error(
+            "request_failed", cause=text.strip(), effect="it was answered 500", next="report this as a bug"
+        )
 
 
 def _serve(bind: str, app: Any, handler: type[_Handler]) -> pywsgi.WSGIServer:

@@ -162,7 +162,10 @@ class Connects:
         worker = self.worker
         worker.claiming -= 1
         if not ok:
-            worker.log.warning("claim_refused", client_id=connection.client_id, cause=result)
+            worker.log.warning(
+                "claim_refused", client_id=connection.client_id, cause=result, effect="the client is refused (0x88)",
+                next="mqnode status",
+            )  # fmt: skip
             self.refuse(connection, codes.SERVER_UNAVAILABLE, str(result))
             return
         connection.claimed = True
