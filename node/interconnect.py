@@ -40,6 +40,7 @@ KEEPER, TABLE = 1, 2  # frames between interconnects
 BEAT_S = 0.2
 RETRY_S = 0.05
 FULL_S = 0.002
+KEEPER_AWAY_S = 2.0
 RECEIVE_BYTES = 1 << 20
 
 _encode = msgspec.msgpack.encode
@@ -65,11 +66,13 @@ class Interconnect:
             config.cluster.name,
         )
         self.tokens = self.cluster.tokens
+        self._own_id = self.cluster.identity.node_id
         self._keeper: blocking.socket | None = None
         self._to_keeper = bytearray()
         self._to_send = Event()
         self._welcomed = Event()
         self._incarnation = 0
+        self._keeper_seen_s = time.monotonic()
         self._up: set[bytes] = set()
         self._transport: transport.Transport | None = None
         self._door: JoinServer | None = None
@@ -88,8 +91,26 @@ class Interconnect:
         while not stop.wait(BEAT_S):
             counters.beat(slot)
             self._open_door()
-        assert self._transport is not None
-        self._transport.stop()
+            self._look_at_keeper()
+        self._stop_transport()
+
+    def _look_at_keeper(self) -> None:
+        """A host whose keeper cannot serve must not make its peers wait for it."""
+        if self._keeper is not None:
+            self._keeper_seen_s = time.monotonic()
+            if self._transport is None:
+                self._start_transport()
+        elif self._transport is not None and time.monotonic() - self._keeper_seen_s > KEEPER_AWAY_S:
+            self._log.error("interconnect_closed", cause="the keeper does not run", effect="the peers go on without this host",
+                            next="mqnode status")  # fmt: skip
+            self._stop_transport()
+
+    def _stop_transport(self) -> None:
+        if self._transport is not None:
+            self._transport.stop()
+            self._transport = None
+            for node_id in list(self._up):
+                self.down(node_id, channel.EVICTED)
 
     def _start_transport(self) -> None:
         if self._transport is not None:
@@ -114,7 +135,8 @@ class Interconnect:
                 gevent.sleep(RETRY_S)
                 continue
             self._keeper = link
-            self._to_keeper[:] = _frame(HELLO, _encode({"role": "interconnect"}))
+            members = [each.node_id for each in self.cluster.table.active() if each.node_id != self._own_id]
+            self._to_keeper[:] = _frame(HELLO, _encode({"role": "interconnect", "members": members}))
             for node_id in self._up:
                 self._tell_keeper("peer_up", node_id=node_id)
             self._to_send.set()

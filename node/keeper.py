@@ -41,6 +41,7 @@ HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
 BEAT_MS = 200
 TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
+SETTLE_MS = 20
 DISK_CHECK_S = 0.25
 DISK_CHECK_BYTES = 1 << 20
 EXIT_IO, EXIT_AGAIN, EXIT_STORE = 74, 75, 78
@@ -63,7 +64,6 @@ class Keeper:
         self.last_disk_check = self.last_reader_check = 0.0
         self.unchecked_bytes = 0  # of input since the last look at the disk
         self.held: deque[tuple[int, list[tuple[Link, int, bytes]]]] = deque()  # what waits until peers have a commit
-        self.last_seq = 0
         self.more_to_send = False
 
     def open(self) -> None:
@@ -84,6 +84,7 @@ class Keeper:
                 self.directory.load(*contents, self.now_ms())
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, msgspec.MsgspecError) as error:
                 raise damaged(self.store.path, error) from error
+        self.started_ms = self.now_ms()
         self.listening = self._listen(self.run_dir / "keeper.sock")
 
     def _open_store(self) -> Store:
@@ -215,11 +216,14 @@ class Keeper:
     def _hello(self, link: Link, hello: dict[str, Any], now_ms: int) -> None:
         link.role = hello["role"]
         if link.role == "interconnect":
-            self.replicas.connected(link)
+            self.replicas.connected(link, hello["members"])
             self.directory.outbox.event(
                 link, "welcome", {"incarnation": self.store.incarnation, "clock_offset_ms": self.clock_offset_ms}
             )
         if link.role != "worker":
+            return
+        if self.config.interconnect.bind and not self.replicas.is_settled(now_ms - self.started_ms):
+            self.directory.timers.at(now_ms + SETTLE_MS, lambda later_ms: self._hello(link, hello, later_ms))
             return
         link.index, link.instance = hello["index"], hello["instance"]
         stored = self.writer.get("meta", META_INSTANCE + u64(link.index))

@@ -19,6 +19,7 @@ from mesh.replication import Replication
 from node.keeper_link import Link
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
+from storage.layout import META_EVICTED
 from storage.writer import Writer
 
 PEER = 10  # kind of the frames between keeper and interconnect
@@ -30,15 +31,20 @@ TRIM = 1000  # at a time
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 _SEQ = struct.Struct("<Q")
+_HELLO = struct.Struct("<QB")
+_OPEN = struct.Struct("<QQB")
+ALONE_MS = 6000  # after the keeper's start: a host whose interconnect says nothing serves alone
 
 
 class Say(enum.IntEnum):
-    HELLO = 0  # `<Q` number of the sender's host
-    OPEN = 1  # `<Q` the receiver's last commit that the sender has
+    HELLO = 0  # `<QB` number of the sender's host, wants one back
+    OPEN = 1  # `<QQB` the receiver's last commit that the sender has, the sender's last, has acknowledged without the receiver
     CHANGES = 2  # `<Q` number of the commit, changes
     HAVE = 3  # `<Q` number
     SNAPSHOT = 4  # changes
     SNAPSHOT_END = 5  # `<Q` the commit at which it began
+    TAIL = 6  # keys of commits that nobody was told of, as in the outbox
+    RESET = 7  # what they hold at the peer that went on, as changes
     REQUEST = REQUEST + 10
     REPLY = REPLY + 10
     EVENT = EVENT + 10
@@ -47,12 +53,15 @@ class Say(enum.IntEnum):
 class Peer:
     """Another host, as the directory's outbox knows it."""
 
-    __slots__ = ("applying", "name", "node_id", "number", "snapshot")
+    __slots__ = ("applying", "has", "last", "name", "node_id", "number", "open_said", "snapshot")
 
     def __init__(self, node_id: bytes) -> None:
         self.node_id = node_id
         self.name = node_id.hex()[:8]
         self.number = 0
+        self.open_said = False  # since its link came up
+        self.last = 0  # its last commit when its link opened
+        self.has = 0  # our last commit that it had then
         self.snapshot: tuple[int, bytes, int] | None = None  # database, key to go on behind, commit at which it began
         self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
 
@@ -66,12 +75,22 @@ class Replicas:
         self.peers: dict[bytes, Peer] = {}
         self.replication = Replication(writer.seq)
         self._have: list[Peer] = []
+        self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
     # -- the interconnect process -----------------------------------------------------------------------------------------
 
-    def connected(self, link: Link) -> None:
+    def connected(self, link: Link, members: list[bytes]) -> None:
         self.link = link
-        self._writer.recording = True
+        if members:
+            self._writer.begin_recording()
+        if self._expected is None:
+            self._expected = set(members)
+
+    def is_settled(self, since_start_ms: int) -> bool:
+        """Do we have what the others have acknowledged while we were away, or are they not there? Before that nobody is served."""
+        if self._expected is None:
+            return since_start_ms > ALONE_MS
+        return not self._expected
 
     def disconnected(self, link: Link, now_ms: int) -> None:
         if link is self.link:
@@ -83,16 +102,18 @@ class Replicas:
     def up(self, node_id: bytes) -> None:
         peer = self.peers.setdefault(node_id, Peer(node_id))
         peer.snapshot = None
+        peer.open_said = False
         peer.applying.clear()
-        self._say(peer, Say.HELLO, _SEQ.pack(self._number))
+        self._writer.begin_recording()
+        self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
 
     def down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
-        peer = self.peers.get(node_id)
-        if peer is None:
-            return
+        peer = self.peers.setdefault(node_id, Peer(node_id))
         self.replication.broken(peer)
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
+            self._expect_no_more(node_id)
+            self._writer.put("meta", META_EVICTED + node_id, b"")
             was_in_sync = peer in self.replication.peers and self.replication.peers[peer].in_sync
             self.replication.evicted(peer)
             self._directory.elsewhere.gone(peer.number, now_ms)
@@ -108,19 +129,27 @@ class Replicas:
             return
         say, message = body[NODE_ID_BYTES], body[NODE_ID_BYTES + 1 :]
         if say == Say.HELLO:
-            self._greeted(peer, *_SEQ.unpack(message))
+            self._greeted(peer, *_HELLO.unpack(message))
         elif say == Say.OPEN:
-            self._opened(peer, *_SEQ.unpack(message))
+            self._opened(peer, *_OPEN.unpack(message))
+        elif say == Say.TAIL:
+            self._say(peer, Say.RESET, self._writer.values_of(message))
+        elif say == Say.RESET:
+            self._reset(peer, message, now_ms)
         elif say == Say.CHANGES:
             (number,) = _SEQ.unpack_from(message)
-            if number == self._writer.peer_seq(peer.number) + 1:
+            known = self._writer.peer_seq(peer.number)
+            if number <= known:  # sent again
+                peer.applying.append([known, 0])
+                self._have.append(peer)
+            elif number == known + 1:
                 self._apply(peer, number, message[_SEQ.size :], now_ms)
         elif say == Say.SNAPSHOT:
             self._apply(peer, 0, message, now_ms)
         elif say == Say.SNAPSHOT_END:
             self._apply(peer, _SEQ.unpack(message)[0], b"", now_ms)
         elif say == Say.HAVE:
-            self.replication.acknowledged(peer, _SEQ.unpack(message)[0])
+            self._acknowledged(peer, _SEQ.unpack(message)[0])
         elif say == Say.REQUEST:
             number, method, arguments = _decode(message)
             if method == "release":
@@ -131,7 +160,7 @@ class Replicas:
             method, arguments = _decode(message)
             getattr(self._directory.elsewhere, method)(**arguments)
 
-    def _greeted(self, peer: Peer, number: int) -> None:
+    def _greeted(self, peer: Peer, number: int, wants: int) -> None:
         if number == self._number:
             self._log.error(
                 "peer_refused", peer=peer.name, cause="its store has the number of ours: one is a copy of the other",
@@ -139,16 +168,57 @@ class Replicas:
             )  # fmt: skip
             return
         peer.number = number
-        self._say(peer, Say.OPEN, _SEQ.pack(self._writer.peer_seq(number)))
+        if wants:
+            self._say(peer, Say.HELLO, _HELLO.pack(self._number, 0))
+        elif peer.open_said:
+            return
+        peer.open_said = True
+        has, evicted = self._writer.peer_seq(number), self._has_evicted(peer)
+        self._say(peer, Say.OPEN, _OPEN.pack(has, self._writer.seq, evicted))
 
-    def _opened(self, peer: Peer, has: int) -> None:
+    def _has_evicted(self, peer: Peer) -> bool:
+        return self._writer.get("meta", META_EVICTED + peer.node_id) is not None
+
+    def _opened(self, peer: Peer, has: int, last: int, evicted: int) -> None:
+        peer.has, peer.last = has, last
+        if evicted and not self._has_evicted(peer) and has < self._writer.seq:
+            # Our last commits waited for it when we died, so nobody was told of them; it has gone on without them.
+            self._say(peer, Say.TAIL, self._writer.tail(has))
+            return
+        self._begin(peer, has)
+
+    def _reset(self, peer: Peer, changes: bytes, now_ms: int) -> None:
+        rest = self._writer.reset(peer.has, changes)
+        self._directory.subscriptions.make_known(self._directory.elsewhere.reset(rest, now_ms), lambda ok, result: None)
+        self._log.warning(
+            "commits_undone", peer=peer.name, count=self._writer.seq - peer.has,
+            cause="this host died before anybody was told of them, and the peer went on", effect="none is missing",
+        )  # fmt: skip
+        self._begin(peer, peer.has)
+
+    def _begin(self, peer: Peer, has: int) -> None:
         if has > self._writer.seq:
             self._log.warning("rolled_back", peer=peer.name, cause="it has more of our commits than this store",
                               effect="everything is sent anew")  # fmt: skip
-        if has > self._writer.seq or self._writer.missed(has, 1) is None:
+        if has == 0 or has > self._writer.seq or self._writer.missed(has, 1) is None:
             peer.snapshot = (0, b"", self._writer.seq)
         self.replication.opened(peer, min(has, self._writer.seq))
         self._directory.elsewhere.up(peer)
+        self._look(peer)
+
+    def _acknowledged(self, peer: Peer, number: int) -> None:
+        self.replication.acknowledged(peer, number)
+        state = self.replication.peers.get(peer)
+        if state is not None and state.in_sync and self._has_evicted(peer):
+            self._writer.delete("meta", META_EVICTED + peer.node_id)
+
+    def _look(self, peer: Peer) -> None:
+        if self._writer.peer_seq(peer.number) >= peer.last:
+            self._expect_no_more(peer.node_id)
+
+    def _expect_no_more(self, node_id: bytes) -> None:
+        if self._expected is not None:
+            self._expected.discard(node_id)
 
     # -- what a peer has committed -------------------------------------------------------------------------------------------
 
@@ -158,6 +228,7 @@ class Replicas:
         if not number:
             self._directory.subscriptions.make_known(told, lambda ok, result: None)
             return
+        self._look(peer)
         entry = [number, 1]
         peer.applying.append(entry)
 

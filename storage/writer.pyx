@@ -782,6 +782,75 @@ cdef class Writer:
             database, after = database + 1, b""
         return bytes(part), database, after
 
+    def begin_recording(self):
+        """From now on commits have numbers and are kept for peers. The first number stands for all that was here before."""
+        self.recording = True
+        if self.seq == 0:
+            self.seq = 1
+            self.put("meta", META_SEQ, u64(1))
+
+    def tail(self, uint64_t after):
+        """The keys that our commits after `after` have changed, as in the outbox."""
+        found = b""
+        cursor = self.transaction.cursor(db=self.databases["outbox"])
+        if cursor.set_range(u64(after + 1)):
+            found = b"".join(value for _, value in cursor)
+        return found
+
+    def values_of(self, bytes touched):
+        """What these keys hold here, as changes."""
+        return b"".join([
+            coding.encode(database, key, self.transaction.get(key, db=self.handles[database]))
+            for database, key in set(coding.decode_keys(touched))
+        ])
+
+    def reset(self, uint64_t after, bytes changes):
+        """Undo our commits after `after`, which nobody was told of: `changes` is what their keys hold at a peer that went on.
+
+        Returns what is the directory's, as `apply_changes` does.
+        """
+        cdef list rest = []
+        cdef bint recording = self.recording
+        self.recording = False
+        for database, key, value in coding.decode(changes):
+            if database in (QUEUE, INBOX):
+                self.reset_entry(database, key, value)
+            elif database == BODIES:
+                if value is not None:
+                    self.transaction.put(key, value, db=self.handles[BODIES])
+                elif not self.references.get(int.from_bytes(key, "big"), 0):
+                    self.transaction.delete(key, db=self.handles[BODIES])
+            elif database == RETAINED:
+                self.retained_messages -= self.transaction.delete(key, db=self.retained)
+                if value is not None:
+                    self.transaction.put(key, value, db=self.retained)
+                    self.retained_messages += 1
+            elif database == PACKET_IDS:
+                self.apply_plain(PACKET_IDS, key, value)
+            else:
+                rest.append((REPLICATED[database], key, value))
+        self.recording = recording
+        for number in range(after + 1, self.seq + 1):
+            self.put("outbox", u64(number), b"")
+        return rest
+
+    cdef int reset_entry(self, int database, bytes key, bytes value) except -1:
+        cdef uint64_t sid = int.from_bytes(key[:8], "big")
+        cdef bytes before = self.transaction.get(key, db=self.handles[database])
+        if before is not None:
+            self.transaction.delete(key, db=self.handles[database])
+            if database == QUEUE:
+                self.discount_entry(sid, before)
+            else:
+                self.forget(before)
+        if value is not None:
+            self.transaction.put(key, value, db=self.handles[database])
+            if database == QUEUE:
+                self.count_entry(self.queue_of(sid), value)
+            else:
+                self.refer(value)
+        return 0
+
     def trim(self, uint64_t until, int most):
         """Forget what every peer has."""
         with self.transaction.cursor(db=self.databases["outbox"]) as cursor:

@@ -17,6 +17,7 @@ import msgspec
 
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.outbox import Answer, Link, Outbox
+from node.sessions.owners import Owner, Owners
 from node.sessions.purges import Purges
 from node.sessions.subscriptions import Subscriptions
 from node.sessions.timers import Timers
@@ -33,16 +34,6 @@ _encode = msgspec.msgpack.encode
 _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 
 
-class Owner(msgspec.Struct, gc=False, eq=False):
-    """The live connection of a client id; small, since there is one for each client, and never part of a cycle."""
-
-    link: Link
-    connection: int
-    session: SessionRecord | None
-    will_id: int
-    at_ms: int  # 0 while this host is alone
-
-
 class Directory:
     def __init__(self, writer: Any, number: int = 0) -> None:
         """`number`: this host's, that of the sessions which it owns."""
@@ -51,7 +42,7 @@ class Directory:
         self.timers = Timers()
         self.wills = Wills(writer, self.timers, self.outbox)
         self.elsewhere = Elsewhere(self, number)
-        self.owners: dict[str, Owner] = {}
+        self.owners = Owners()
         self.sessions: dict[str, SessionRecord] = {}
         self.by_sid: dict[int, SessionRecord] = {}
         self.subscriptions = Subscriptions(writer, self.outbox)
@@ -118,8 +109,9 @@ class Directory:
         for claims in self._claims.values():
             for waiting in [each for each in claims if each[0] is link]:
                 claims.remove(waiting)
-        for cid in [cid for cid, owner in self.owners.items() if owner.link is link]:
+        for cid in self.owners.at(link):
             self._gone(cid, self.owners[cid], "keep", None, None, now_ms, WORKER_GRACE_MS)
+        self.owners.left(link)
 
     # -- requests of workers --------------------------------------------------------------------------------------------
 
@@ -166,7 +158,7 @@ class Directory:
         """Have its worker end the connection; `ended` when it is over."""
 
         def answered(ok: bool, result: Any) -> None:
-            if self.owners.get(cid) is owner:  # its worker did not know it any more
+            if owner.is_same(self.owners.get(cid)):  # its worker did not know it any more
                 self._gone(cid, owner, "keep", None, None, self.now_ms, 0)
             if ended is not None:
                 ended()

@@ -127,6 +127,21 @@ class Elsewhere:
                 self._apply_will(key, value)
         return changes
 
+    def reset(self, rest: list[tuple[str, bytes, bytes | None]], now_ms: int) -> list[list[Any]]:
+        """As `apply`, but their records count whatever their epochs: ours are of commits that are undone."""
+        directory = self._directory
+        for database, key, value in rest:
+            if database == "sessions":
+                stored = directory.writer.get("sessions", key)
+                ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
+                theirs = None if value is None else _decode_session(value)
+                if ours is not None and (theirs is None or theirs.sid != ours.sid):
+                    self._end_here(ours)
+                    ours = None
+                if theirs is not None and value is not None:
+                    self._adopt(theirs, key, value, ours)
+        return self.apply([each for each in rest if each[0] != "sessions"], now_ms)
+
     def _apply_session(self, key: bytes, value: bytes | None, now_ms: int) -> None:
         directory = self._directory
         stored = directory.writer.get("sessions", key)

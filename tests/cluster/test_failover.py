@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +15,7 @@ from tests.cluster.balancer import Balancer
 from tests.cluster.hosts import Host, running_hosts
 from tests.cluster.network import Network
 from tests.faults.ledger import Ledger
+from tests.faults.test_kill import SEED
 
 INTERCONNECT = '[interconnect]\nbind = "{address}:7001"\n'
 
@@ -81,6 +85,52 @@ def test_kill_9_of_either_host_loses_nothing(pair: tuple[Host, Host]) -> None:
             )  # fmt: skip
             host.start()
             in_sync(first, second)
+        errors = ledger.finish(60)
+        print(ledger.summary())
+        assert not errors, "\n".join(errors)
+
+
+@pytest.mark.timeout(180)
+def test_kill_9_of_any_process_of_either_host_loses_nothing(pair: tuple[Host, Host]) -> None:
+    print(f"MQNODE_FAULT_SEED={SEED}")
+    chance = random.Random(SEED)
+    first, second = pair
+    with Balancer([first, second]) as balancer:
+        ledger = Ledger(balancer.client, SEED, rate=60.0)
+        ledger.start()
+        for _ in range(8):
+            time.sleep(chance.uniform(0.2, 1.0))
+            host, name = (
+                chance.choice(pair),
+                chance.choice(["worker-0", "worker-1", "keeper", "keeper", "interconnect"]),
+            )
+            pid = host.signal(name, signal.SIGKILL)
+            wait_for(lambda host=host, name=name, pid=pid: host.pid(name) not in (0, pid), 15, host.log)
+            host.wait_ready()
+        in_sync(first, second)
+        errors = ledger.finish(60)
+        print(ledger.summary())
+        assert not errors, "\n".join(errors)
+
+
+@pytest.mark.timeout(180)
+def test_both_sides_of_a_cut_serve_and_merge(pair: tuple[Host, Host]) -> None:
+    first, second = pair
+    with Balancer([first, second]) as balancer:
+        ledger = Ledger(balancer.client, SEED, rate=60.0, fickle=0.0)
+        ledger.start()
+        wait_for(lambda: all(len(each.acked) > 50 for each in ledger.publishers), 30, ledger.summary)
+        first.network.cut_interconnect(first.name)
+        wait_for(lambda: first.metric("mqnode_degraded") == second.metric("mqnode_degraded") == 1, 15, "not degraded")
+        acked = [len(each.acked) for each in ledger.publishers]
+        wait_for(
+            lambda: all(len(p.acked) > n + 50 for p, n in zip(ledger.publishers, acked, strict=True)),
+            60,
+            ledger.summary,
+        )
+        first.network.heal()
+        in_sync(first, second)
+        wait_for(lambda: first.metric("mqnode_degraded") == second.metric("mqnode_degraded") == 0, 15, "degraded")
         errors = ledger.finish(60)
         print(ledger.summary())
         assert not errors, "\n".join(errors)

@@ -1,0 +1,82 @@
+"""Which connection has which client id: looks like a dict of Owners, and holds each plain client as one int.
+
+Plain is who has a live session and no will. There may be a million of them, and the keeper has one entry for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from node.sessions.outbox import Link
+from storage.layout import SessionRecord
+
+_NUMBER_BITS, _PLACE_BITS = 48, 8  # of an int: the connection's number, the place of its link, above them `at_ms`
+
+
+class Owner(msgspec.Struct, frozen=True, gc=False):
+    """The live connection of a client id."""
+
+    link: Link
+    connection: int
+    session: SessionRecord | None
+    will_id: int
+    at_ms: int  # 0 while this host is alone
+
+    def is_same(self, other: Owner | None) -> bool:
+        return other is not None and other.link is self.link and other.connection == self.connection
+
+
+class Owners:
+    def __init__(self) -> None:
+        self._entries: dict[str, Owner | int] = {}
+        self._links: list[Link] = []  # None: a free place
+
+    def __contains__(self, cid: str) -> bool:
+        return cid in self._entries
+
+    def __getitem__(self, cid: str) -> Owner:
+        return self._unpacked(self._entries[cid])
+
+    def __setitem__(self, cid: str, owner: Owner) -> None:
+        self._entries[cid] = self._packed(owner)
+
+    def __delitem__(self, cid: str) -> None:
+        del self._entries[cid]
+
+    def get(self, cid: str) -> Owner | None:
+        found = self._entries.get(cid)
+        return None if found is None else self._unpacked(found)
+
+    def values(self) -> Iterator[Owner]:
+        return map(self._unpacked, self._entries.values())
+
+    def at(self, link: Link) -> list[str]:
+        """The client ids whose connections this worker has."""
+        return [cid for cid, found in self._entries.items() if self._unpacked(found).link is link]
+
+    def left(self, link: Link) -> None:
+        """It is gone, and so are its clients."""
+        self._links = [None if each is link else each for each in self._links]
+
+    def _packed(self, owner: Owner) -> Owner | int:
+        if owner.session is not None or owner.will_id:
+            return owner
+        place = self._place(owner.link)
+        assert owner.connection >> _NUMBER_BITS == 0
+        assert place >> _PLACE_BITS == 0
+        return (owner.at_ms << _PLACE_BITS | place) << _NUMBER_BITS | owner.connection
+
+    def _place(self, link: Link) -> int:
+        if link not in self._links:
+            if None not in self._links:
+                self._links.append(None)
+            self._links[self._links.index(None)] = link
+        return self._links.index(link)
+
+    def _unpacked(self, found: Owner | int) -> Owner:
+        if isinstance(found, Owner):
+            return found
+        above, connection = found >> _NUMBER_BITS, found & (1 << _NUMBER_BITS) - 1
+        return Owner(self._links[above & (1 << _PLACE_BITS) - 1], connection, None, 0, above >> _PLACE_BITS)
