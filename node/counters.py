@@ -33,7 +33,7 @@ COUNTERS = (
     "auth_failures", "authz_denied",
     "takeovers", "takeovers_unclean", "sessions_expired", "wills_published",
     "dropped_queue_full", "dropped_queue_bytes", "dropped_expired", "dropped_slow_subscriber", "dropped_too_large",
-    "dropped_denied", "dropped_session_ended",
+    "dropped_denied", "dropped_session_ended", "dropped_interconnect",
     "refused_disk_full", "refused_quota",
     "publishers_paused", "malformed_packets", "protocol_errors",
     "sibling_messages_sent", "sibling_messages_received",

@@ -32,7 +32,8 @@ from mesh.token import SECRET_BYTES, Token, TokenError
 from mesh.zap import TransportError
 from node import counters, log, process
 from node.cluster import Cluster
-from node.config import Config, load, run_dir
+from node.config import Config, load, run_dir, worker_count
+from node.crossing import KINDS, Crossing
 from node.listeners.sockets import split_bind
 
 HELLO, REQUEST, REPLY, EVENT, PEER = 0, 4, 5, 6, 10  # frames of the unix sockets
@@ -76,8 +77,10 @@ class Interconnect:
         self._up: set[bytes] = set()
         self._transport: transport.Transport | None = None
         self._door: JoinServer | None = None
+        self._crossing = Crossing(self._run_dir, worker_count(config), self._send, self._waiting_bytes)
 
     def run(self, slot: memoryview) -> None:
+        self._crossing.slot = slot
         gevent.spawn(self._keep_keeper)
         gevent.spawn(self._write_keeper)
         self._welcomed.wait()
@@ -166,12 +169,17 @@ class Interconnect:
                 gevent.sleep(FULL_S)
         elif kind == EVENT:
             method, arguments = _decode(body)
+            if method == "welcome":
+                self._crossing.clock_offset_ms = arguments["clock_offset_ms"]
             if method == "welcome" and not self._welcomed.is_set():
                 self._incarnation = arguments["incarnation"]
                 self._welcomed.set()
 
     def _send(self, node_id: bytes, kind: int, body: bytes) -> bool:
         return self._transport is not None and self._transport.send(node_id, kind, body)
+
+    def _waiting_bytes(self, node_id: bytes) -> int:
+        return 0 if self._transport is None else self._transport.waiting_bytes(node_id)
 
     def _tell_keeper(self, method: str, **arguments: Any) -> None:
         self._queue(_frame(EVENT, _encode([method, arguments])))
@@ -201,6 +209,7 @@ class Interconnect:
         self._up.add(node_id)
         self._send(node_id, TABLE, self.cluster.table.to_json())
         self._tell_keeper("peer_up", node_id=node_id)
+        self._crossing.peer_up(node_id)
         self._log.info("peer_up", peer=self._name(node_id))
 
     def suspect(self, node_id: bytes) -> None:
@@ -208,12 +217,15 @@ class Interconnect:
 
     def down(self, node_id: bytes, reason: str) -> None:
         self._up.discard(node_id)
+        self._crossing.peer_down(node_id)
         self._tell_keeper("peer_down", node_id=node_id, evicted=reason in (channel.EVICTED, transport.LEFT))
         self._log.warning("peer_down", peer=self._name(node_id), cause=reason)
 
     def frame(self, node_id: bytes, kind: int, body: bytes) -> None:
         if kind == KEEPER:
             self._queue(_frame(PEER, node_id + body))
+        elif kind in KINDS:
+            self._crossing.peer_frame(node_id, kind, body)
         elif kind == TABLE:
             try:
                 if self.cluster.learn(body):

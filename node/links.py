@@ -16,7 +16,7 @@ from gevent.event import Event
 
 from node.config import worker_count
 from node.core.loop import Link
-from node.peers import EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode
+from node.peers import CROSSING, EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode
 from storage.layout import store_path
 from storage.reader import Reader
 
@@ -47,7 +47,7 @@ class Links:
 
     @property
     def sibling_count(self) -> int:
-        return sum(peer.link is not None for peer in self.siblings.values())
+        return sum(peer.link is not None for index, peer in self.siblings.items() if index != CROSSING)
 
     def _wait_for_siblings(self) -> None:
         expected = worker_count(self._worker.config) - 1

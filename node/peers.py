@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 HELLO, REQUEST, REPLY, EVENT = 0, 4, 5, 6
+CROSSING = 63  # the index among a worker's siblings of the interconnect, which stands for all other hosts
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder().decode
@@ -65,3 +66,20 @@ class Peer:
 
 def reply(link: LinkLike, number: int, ok: bool, result: Any) -> None:
     link.send(REPLY, encode((number, ok, result)))
+
+
+class Countdown:
+    """Runs `then` when all the answers that were asked for are there."""
+
+    def __init__(self, then: Callable[[], Any]) -> None:
+        self._then = then
+        self._open = 1
+
+    def one_more(self) -> Done:
+        self._open += 1
+        return lambda ok, result: self.start()
+
+    def start(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._then()

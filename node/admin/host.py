@@ -34,6 +34,8 @@ class Host:
     def processes(self) -> dict[str, int]:
         """Name and slot of each process that counts."""
         found = {"keeper": counters.KEEPER, "admin": counters.ADMIN}
+        if self.config.interconnect.bind:
+            found["interconnect"] = counters.INTERCONNECT
         found.update({f"worker-{index}": counters.WORKER_0 + index for index in range(self.workers)})
         return found
 

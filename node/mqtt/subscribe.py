@@ -1,7 +1,7 @@
 """SUBSCRIBE and UNSUBSCRIBE, and the retained messages that a new subscription brings.
 
-The tree here is changed at once; SUBACK leaves when siblings have the routes and, for a durable session, when the change is
-committed and every worker has applied it (guarantees.md, ack table). Retained messages follow (replay.py).
+The tree here is changed at once; SUBACK leaves when siblings and other hosts have the routes and, for a durable session, when the
+change is committed and every worker has applied it (guarantees.md, ack table). Retained messages follow (replay.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from node.core.wire import (
 )
 from node.mqtt import client as codes
 from node.mqtt.replay import Replays
+from node.peers import Countdown
 
 if TYPE_CHECKING:
     from node.worker import Worker
@@ -95,7 +96,7 @@ class Subscriptions:
     def _when_known(self, session: Session, method: str, arguments: dict[str, Any], changed: bool, announced: bool,
                     then: Any) -> None:  # fmt: skip
         """Run `then` when the store (durable) and the siblings (announced) have the change."""
-        waiting = _Countdown(then)
+        waiting = Countdown(then)
         if changed and session.sid:
             self.worker.keeper.call(method, arguments, waiting.one_more())
         if announced:
@@ -158,20 +159,3 @@ class Subscriptions:
 def _check_count(filters: Sized) -> None:
     if len(filters) > _FILTERS_MAX:
         raise ProtocolError(codes.QUOTA_EXCEEDED, f"more than {_FILTERS_MAX} filters in one packet")
-
-
-class _Countdown:
-    """Runs `then` when all the answers that were asked for are there."""
-
-    def __init__(self, then: Any) -> None:
-        self._then = then
-        self._open = 1
-
-    def one_more(self) -> Any:
-        self._open += 1
-        return lambda ok, result: self.start()
-
-    def start(self) -> None:
-        self._open -= 1
-        if self._open == 0:
-            self._then()

@@ -1,0 +1,235 @@
+"""Live messages between hosts: for each worker the interconnect is one more sibling, which has all that other hosts want.
+
+    our workers' filters   merged, and each change told to the other hosts: CHANGES, all of them at `up`
+    their filters          merged, and each change told to our workers: ROUTES
+    a worker's messages    to the hosts with a filter that matches; of a shared group to one host: MESSAGES
+    a host's messages      to our workers with a filter that matches, to one of a group. They are not passed on to a third host
+    a worker's `sync`      answered when every host that is up has told it to its workers: SYNC, SYNCED; after 1 s at most
+
+MESSAGES: `<Q` store clock of the sender, then the records of a PUBLISH frame. A message expires as long after its arrival as it
+would have after it was sent: too late by the time under way. Nothing of this is stored. A host that does not take messages makes
+publishers wait for a second; then messages for it are dropped and counted until it takes some again.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import gevent
+
+from node import counters, forwarded
+from node.peers import REQUEST, Countdown, decode, reply
+from node.routes import Routes
+from node.worker_link import WorkerLink
+
+PUBLISH, ROUTES = 7, 8  # frames of workers
+MESSAGES, CHANGES, SYNC, SYNCED = KINDS = (16, 17, 18, 19)  # frames between interconnects
+WAITING_BYTES_MAX = 4 << 20  # for a peer, before its messages wait: what the keepers tell each other goes first
+FULL_S = 0.002
+PATIENCE_S = SYNC_S = 1.0
+ROUTES_BYTES = 1 << 20
+_CLOCK, _NUMBER = struct.Struct("<Q"), struct.Struct("<Q")
+
+Send = Callable[[bytes, int, bytes], bool]
+
+
+class _Host:
+    """A peer that is up, and what it must get in order: routes, and questions about them."""
+
+    def __init__(self, node_id: bytes, send: Send) -> None:
+        self.node_id = node_id
+        self.up = True
+        self.taking = True  # messages; else they are dropped at once
+        self._send = send
+        self._waiting: deque[tuple[int, bytes]] = deque()
+
+    def tell(self, kind: int, body: bytes) -> None:
+        self._waiting.append((kind, body))
+        if len(self._waiting) == 1 and not self._flush():
+            gevent.spawn(self._keep_flushing)
+
+    def _flush(self) -> bool:
+        while self._waiting and self._send(self.node_id, *self._waiting[0]):
+            self._waiting.popleft()
+        return not self._waiting
+
+    def _keep_flushing(self) -> None:
+        while self.up and not self._flush():
+            gevent.sleep(FULL_S)
+
+
+class Crossing:
+    def __init__(self, run_dir: Path, workers: int, send: Send, waiting_bytes: Callable[[bytes], int]) -> None:
+        self.clock_offset_ms = 0
+        self.slot = memoryview(bytearray(counters.SLOT_BYTES)).cast("Q")
+        self._paths = [run_dir / f"worker-{index}.sock" for index in range(workers)]
+        self._send = send
+        self._waiting_bytes = waiting_bytes
+        self._links: list[WorkerLink] = []
+        self._here: Routes[WorkerLink] = Routes()
+        self._hosts: dict[bytes, _Host] = {}
+        self._there: Routes[_Host] = Routes()
+        self._syncs: dict[int, _Sync] = {}
+        self._last_sync = 0
+
+    # -- our workers --------------------------------------------------------------------------------------------------------
+
+    def connected(self, link: WorkerLink) -> None:
+        for routes in _frames(self._there.everything()):
+            link.send(ROUTES, routes)
+
+    def lost(self, link: WorkerLink) -> None:
+        self._tell_hosts(self._here.forget(link))
+
+    def _tell_workers(self, changes: bytes) -> None:
+        if changes:
+            for link in self._links:
+                link.send(ROUTES, changes)
+
+    def frame(self, link: WorkerLink, kind: int, body: bytes) -> None:
+        if kind == ROUTES:
+            self._tell_hosts(self._here.change(link, body))
+        elif kind == PUBLISH:
+            self._publish(body)
+        elif kind == REQUEST:
+            number, _, _ = decode(body)  # `sync`: workers ask their siblings nothing else
+            self._sync(lambda: reply(link, number, True, True))
+
+    def _publish(self, messages: bytes) -> None:
+        hosts = list(self._hosts.values())
+        if len(hosts) == 1:
+            self._to_host(hosts[0], messages)
+        elif hosts:
+            parts = forwarded.split(bytearray(messages), self._there.places_of, self._there.member_of)
+            for host, part in parts.items():
+                self._to_host(host, part)
+
+    def _to_host(self, host: _Host, messages: bytes | bytearray) -> None:
+        """Wait for room, which makes this worker's publishers wait; but not for long."""
+        deadline = time.monotonic() + (PATIENCE_S if host.taking else 0)
+        while host.up:
+            room = self._waiting_bytes(host.node_id) < WAITING_BYTES_MAX
+            if room and self._send(host.node_id, MESSAGES, _CLOCK.pack(self._now_ms()) + messages):
+                host.taking = True
+                return
+            if time.monotonic() >= deadline:
+                host.taking = False
+                break
+            gevent.sleep(FULL_S)
+        self._dropped(messages)
+
+    # -- the other hosts ----------------------------------------------------------------------------------------------------
+
+    def peer_up(self, node_id: bytes) -> None:
+        if not self._links:  # a host alone needs none
+            self._links = [WorkerLink(path, self) for path in self._paths]
+        host = self._hosts[node_id] = _Host(node_id, self._send)
+        for routes in _frames(self._here.everything()):
+            host.tell(CHANGES, routes)
+
+    def peer_down(self, node_id: bytes) -> None:
+        host = self._hosts.pop(node_id, None)
+        if host is not None:
+            host.up = False
+            self._tell_workers(self._there.forget(host))
+            for sync in list(self._syncs.values()):
+                sync.answered(host)
+
+    def _tell_hosts(self, changes: bytes) -> None:
+        if changes:
+            for host in self._hosts.values():
+                host.tell(CHANGES, changes)
+
+    def peer_frame(self, node_id: bytes, kind: int, body: bytes) -> None:
+        host = self._hosts.get(node_id)
+        if host is None:
+            return
+        if kind == MESSAGES:
+            self._arrived(body)
+        elif kind == CHANGES:
+            self._tell_workers(self._there.change(host, body))
+        elif kind == SYNC:
+            self._ask_workers(lambda: host.tell(SYNCED, body))
+        elif kind == SYNCED:
+            sync = self._syncs.get(_NUMBER.unpack(body)[0])
+            if sync is not None:
+                sync.answered(host)
+
+    def _arrived(self, body: bytes) -> None:
+        later_ms = self._now_ms() - _CLOCK.unpack_from(body)[0]
+        messages = bytearray(memoryview(body)[_CLOCK.size :])
+        for link, part in forwarded.split(messages, self._here.places_of, self._here.member_of, later_ms).items():
+            if link.full:
+                self._dropped(part)
+            else:
+                link.send(PUBLISH, part)
+
+    def _now_ms(self) -> int:
+        """The store clock."""
+        return time.monotonic_ns() // 1_000_000 + self.clock_offset_ms
+
+    def _dropped(self, messages: bytes | bytearray) -> None:
+        self.slot[counters.INDEX["dropped_interconnect"]] += forwarded.count(messages)
+
+    # -- does everybody know our routes? ------------------------------------------------------------------------------------
+
+    def _sync(self, done: Callable[[], None]) -> None:
+        self._last_sync = number = self._last_sync + 1
+
+        def finished() -> None:
+            self._syncs.pop(number, None)
+            done()
+
+        hosts = list(self._hosts.values())
+        self._syncs[number] = sync = _Sync(hosts, finished)
+        for host in hosts:
+            host.tell(SYNC, _NUMBER.pack(number))
+        sync.start()
+
+    def _ask_workers(self, done: Callable[[], None]) -> None:
+        waiting = Countdown(done)
+        for link in self._links:
+            link.requests.call("sync", {}, waiting.one_more())
+        waiting.start()
+
+
+class _Sync:
+    """Waits for the answers of these hosts, but not longer than SYNC_S."""
+
+    def __init__(self, hosts: list[_Host], done: Callable[[], None]) -> None:
+        self._missing = set(hosts)
+        self._done = done
+        self._late = gevent.Greenlet(self._finish)
+
+    def start(self) -> None:
+        if self._missing:
+            self._late.start_later(SYNC_S)
+        else:
+            self._done()
+
+    def answered(self, host: _Host) -> None:
+        if host in self._missing:
+            self._missing.discard(host)
+            if not self._missing:
+                self._late.kill(block=False)
+                self._done()
+
+    def _finish(self) -> None:
+        self._missing.clear()
+        self._done()
+
+
+def _frames(records: Iterable[bytes]) -> Iterator[bytes]:
+    """Joined to bodies of about ROUTES_BYTES."""
+    body = bytearray()
+    for record in records:
+        body += record
+        if len(body) >= ROUTES_BYTES:
+            yield bytes(body)
+            body.clear()
+    if body:
+        yield bytes(body)

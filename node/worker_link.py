@@ -1,0 +1,101 @@
+"""The interconnect's link to one worker of its host: dialled, dialled again, frames in and out (docs/internals.md)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import gevent
+from gevent import socket
+from gevent.event import Event
+
+from node.peers import CROSSING, HELLO, REPLY, Peer, encode
+
+RETRY_S = 0.05
+RECEIVE_BYTES = 1 << 20
+WAITING_BYTES_MAX = 16 << 20  # of messages for a worker that does not read
+
+
+class Handler(Protocol):
+    def connected(self, link: WorkerLink) -> None: ...
+    def frame(self, link: WorkerLink, kind: int, body: bytes) -> None: ...
+    def lost(self, link: WorkerLink) -> None: ...
+
+
+class WorkerLink:
+    """For the worker a sibling with the index CROSSING. `frame` may block: then this worker's publishers wait in the end."""
+
+    def __init__(self, path: Path, handler: Handler) -> None:
+        self.requests = Peer(repeat=False)
+        self._path = path
+        self._handler = handler
+        self._socket: Any = None
+        self._out = bytearray()
+        self._to_send = Event()
+        gevent.spawn(self._keep)
+        gevent.spawn(self._write)
+
+    @property
+    def full(self) -> bool:
+        return self._socket is None or len(self._out) > WAITING_BYTES_MAX
+
+    def send(self, kind: int, body: bytes | bytearray) -> None:
+        """Lost if the link is, as all that was sent before."""
+        if self._socket is not None:
+            self._out += struct.pack("<IB", len(body), kind)
+            self._out += body
+            self._to_send.set()
+
+    def _keep(self) -> None:
+        while True:
+            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                link.connect(os.fspath(self._path))
+            except OSError:
+                link.close()
+                gevent.sleep(RETRY_S)
+                continue
+            self._socket = link
+            self._out.clear()
+            self.send(HELLO, encode({"role": "worker", "index": CROSSING}))
+            self.requests.connected(self)
+            self._handler.connected(self)
+            with suppress(OSError):
+                self._read(link)
+            self._socket = None
+            link.close()
+            self.requests.lost()
+            self._handler.lost(self)
+            gevent.sleep(RETRY_S)
+
+    def _read(self, link: Any) -> None:
+        buffer = bytearray()
+        while data := link.recv(RECEIVE_BYTES):
+            buffer += data
+            at = 0
+            while len(buffer) - at >= 5:
+                length, kind = struct.unpack_from("<IB", buffer, at)
+                if len(buffer) - at - 5 < length:
+                    break
+                body = bytes(memoryview(buffer)[at + 5 : at + 5 + length])
+                if kind == REPLY:
+                    self.requests.answered(body)
+                else:
+                    self._handler.frame(self, kind, body)
+                at += 5 + length
+            del buffer[:at]
+
+    def _write(self) -> None:
+        while True:
+            self._to_send.wait()
+            self._to_send.clear()
+            while self._out and (link := self._socket) is not None:
+                try:
+                    sent = link.send(bytes(memoryview(self._out)[:RECEIVE_BYTES]))
+                except OSError:
+                    break
+                if link is self._socket:
+                    del self._out[:sent]

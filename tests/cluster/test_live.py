@@ -1,0 +1,211 @@
+"""Messages between clean sessions of several hosts: nothing of them is stored, and no host gets what nobody there wants."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker import wait_for
+from tests.cluster.hosts import Host, running_hosts
+from tests.cluster.network import INTERCONNECT as SIDE
+from tests.cluster.network import Network
+from tests.cluster.test_failover import INTERCONNECT, in_sync
+from tests.mqtt import PUBACK, PUBLISH, Client
+
+QUIET_BYTES = 20_000  # on the interconnect while nothing but heartbeats passes, at most, in a test
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[list[Host]]:
+    with (
+        Network("h1", "h2", "h3") as network,
+        running_hosts(network, interconnect=INTERCONNECT, workers=2) as hosts,
+    ):
+        wait_for(lambda: all((host.run_dir / "interconnect.sock").exists() for host in hosts))
+        for host in hosts[1:]:
+            made = hosts[0].mqnode("cluster", "token", "create", "--json")
+            assert made.returncode == 0, made.stderr
+            joined = host.mqnode("join", "--token", json.loads(made.stdout)["token"])
+            assert joined.returncode == 0, joined.stderr
+        in_sync(*hosts)
+        yield hosts
+
+
+def connected(host: Host, **values: int) -> Client:
+    client = host.client()
+    client.connect(**values)
+    return client
+
+
+def flood(client: Client, topic: str, count: int, size: int) -> None:
+    for number in range(count):
+        client.publish(topic, str(number).encode().ljust(size))
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_messages_cross_both_ways_in_order(hosts: list[Host], qos: int) -> None:
+    sent = [str(number).encode() for number in range(100)]
+    for one, other in ((hosts[0], hosts[1]), (hosts[1], hosts[0])):
+        with connected(one) as publisher, connected(other, receive_maximum=1) as subscriber:
+            subscriber.subscribe(("way/+/x", qos))
+            for payload in sent:
+                if qos:
+                    publisher.publish_all("way/1/x", payload, qos)
+                else:
+                    publisher.publish("way/1/x", payload)
+            got = [subscriber.take() for _ in sent]
+            assert [each.payload for each in got] == sent
+            assert {(each.topic, each.qos, each.retain) for each in got} == {("way/1/x", qos, False)}
+            subscriber.nothing()
+
+
+def test_a_message_is_itself_elsewhere(hosts: list[Host]) -> None:
+    """Properties, the retain flag for who asked to see it, and the expiry by the other host's clock."""
+    with connected(hosts[0]) as publisher, connected(hosts[1]) as subscriber:
+        subscriber.subscribe(("itself/#", 1 | 8))
+        publisher.publish_all(
+            "itself/t", b"kept", 1, retain=True, message_expiry=100, content_type="text", user_property=[("k", "v")]
+        )
+        got = subscriber.take()
+        assert (got.payload, got.qos, got.retain) == (b"kept", 1, True)
+        assert 97 <= got.properties.pop("message_expiry") <= 100
+        assert got.properties == {"content_type": "text", "user_property": [("k", "v")]}
+        publisher.publish_all("itself/t", b"", 1, retain=True)
+
+
+def test_suback_means_that_all_hosts_route(hosts: list[Host]) -> None:
+    with connected(hosts[0]) as publisher, connected(hosts[2]) as subscriber:
+        for number in range(30):
+            subscriber.subscribe(f"gap/{number}")
+            publisher.publish(f"gap/{number}", b"at once")
+            assert subscriber.take(2).topic == f"gap/{number}"
+
+
+def test_unsuback_ends_it_and_others_go_on(hosts: list[Host]) -> None:
+    with connected(hosts[0]) as publisher, connected(hosts[1]) as one, connected(hosts[1]) as other:
+        for client in (one, other):
+            client.subscribe("both/t")
+        one.unsubscribe("both/t")
+        publisher.publish("both/t", b"1")
+        assert other.take().payload == b"1"
+        one.nothing()
+
+
+def test_one_copy_for_each_subscriber(hosts: list[Host]) -> None:
+    """However many of its filters match, and however many sessions, workers and hosts there are."""
+    subscribers = [connected(host) for host in hosts for _ in range(4)]
+    for client in subscribers:
+        client.subscribe("copy/#", "copy/t", "+/t")
+    with connected(hosts[1]) as publisher:
+        publisher.publish("copy/t", b"one")
+        for client in subscribers:
+            assert client.take().payload == b"one"
+            client.nothing(0.05)
+            client.close()
+
+
+def test_nothing_leaves_the_host_for_its_own_subscribers(hosts: list[Host]) -> None:
+    network = hosts[0].network
+    assert isinstance(network, Network)
+    with (
+        connected(hosts[0]) as publisher,
+        connected(hosts[0]) as subscriber,
+        connected(hosts[1]) as elsewhere,
+        connected(hosts[1]) as left,
+    ):
+        subscriber.subscribe("local/#")
+        elsewhere.subscribe("local/other")
+        left.subscribe("local/t")
+        left.unsubscribe("local/t")
+        with network.capture(hosts[0].name, SIDE) as capture:
+            flood(publisher, "local/t", 300, 1000)
+            for _ in range(300):
+                subscriber.take()
+            assert sum(capture.read().bytes.values()) < QUIET_BYTES
+            publisher.publish("local/other", bytes(QUIET_BYTES))
+            elsewhere.take()
+            assert sum(capture.read().bytes.values()) >= QUIET_BYTES
+
+
+def test_only_the_interested_host_gets_it(hosts: list[Host]) -> None:
+    network = hosts[0].network
+    assert isinstance(network, Network)
+    with connected(hosts[0]) as publisher, connected(hosts[1]) as subscriber, connected(hosts[2]) as other:
+        subscriber.subscribe("three/+")
+        other.subscribe("three/t/below")
+        with network.capture(hosts[2].name, SIDE) as away, network.capture(hosts[1].name, SIDE) as there:
+            flood(publisher, "three/t", 200, 1000)
+            for _ in range(200):
+                subscriber.take()
+            assert sum(there.read().bytes.values()) > 200_000
+            assert sum(away.read().bytes.values()) < QUIET_BYTES
+        other.nothing()
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_shared_group_has_members_on_all_hosts(hosts: list[Host], qos: int) -> None:
+    members = [connected(host) for host in hosts for _ in range(2)]
+    for member in members:
+        member.subscribe((f"$share/g{qos}/shared/#", qos))
+    with connected(hosts[0]) as publisher:
+        for number in range(120):
+            publisher.publish(f"shared/{number % 7}", str(number).encode(), qos)
+        for _ in range(120 if qos else 0):
+            publisher.expect(PUBACK)
+        got = {member: payloads(member) for member in members}
+    assert Counter(each for one in got.values() for each in one) == {str(number).encode(): 1 for number in range(120)}
+    assert all(len(each) >= 10 for each in got.values()), [len(each) for each in got.values()]
+    for member in members:
+        member.close()
+
+
+def payloads(client: Client) -> list[bytes]:
+    """All that comes within a moment."""
+    found = []
+    while True:
+        try:
+            packet = client.receive(0.5)
+        except TimeoutError:
+            return found
+        assert packet.kind == PUBLISH
+        found.append(packet.payload)
+        if packet.qos:
+            client.ack(PUBACK, packet.id)
+
+
+def test_workers_and_interconnects_come_back(hosts: list[Host]) -> None:
+    with connected(hosts[0]) as publisher, connected(hosts[1]) as subscriber:
+        subscriber.subscribe("again/t")
+        for victim, name in ((hosts[1], "interconnect"), (hosts[0], "interconnect")):
+            victim.signal(name, 9)
+            wait_for(lambda: arrives(publisher, subscriber), 20)
+    in_sync(*hosts)
+
+
+def arrives(publisher: Client, subscriber: Client) -> bool:
+    publisher.publish("again/t", b"?")
+    try:
+        return subscriber.receive(0.2).payload == b"?"
+    except TimeoutError:
+        return False
+
+
+def test_a_host_that_takes_nothing_costs_its_messages_only(hosts: list[Host]) -> None:
+    """The publisher waits a moment, what was for the other host is dropped and counted, and it goes on."""
+    network = hosts[0].network
+    assert isinstance(network, Network)
+    with connected(hosts[0]) as publisher, connected(hosts[1]) as away, connected(hosts[2]) as subscriber:
+        away.subscribe("cut/#")
+        subscriber.subscribe("cut/#")
+        network.cut(hosts[0].name, hosts[1].name)
+        try:
+            flood(publisher, "cut/t", 300, 50_000)
+            for _ in range(300):
+                subscriber.take()
+            assert hosts[0].metric('mqnode_messages_dropped_total{reason="interconnect"}') > 0
+        finally:
+            network.heal()
+    in_sync(*hosts)
