@@ -217,9 +217,8 @@ class Keeper:
         link.role = hello["role"]
         if link.role == "interconnect":
             self.replicas.connected(link, hello["members"])
-            self.directory.outbox.event(
-                link, "welcome", {"incarnation": self.store.incarnation, "clock_offset_ms": self.clock_offset_ms}
-            )
+            about = {"incarnation": self.store.incarnation, "clock_offset_ms": self.clock_offset_ms}
+            link.queue(EVENT, _encode(["welcome", about]))
         if link.role != "worker":
             return
         if self.config.interconnect.bind and not self.replicas.is_settled(now_ms - self.started_ms):

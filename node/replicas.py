@@ -98,6 +98,13 @@ class Replicas:
             for peer in self.peers.values():
                 self.replication.broken(peer)
                 self._directory.elsewhere.down(peer, now_ms)
+            self._directory.timers.at(now_ms + ALONE_MS, self._still_alone)
+
+    def _still_alone(self, now_ms: int) -> None:
+        """Without an interconnect process nobody tells us that peers are gone."""
+        if self.link is None:
+            for node_id in list(self.peers):
+                self.down(node_id, True, now_ms)
 
     def up(self, node_id: bytes) -> None:
         peer = self.peers.setdefault(node_id, Peer(node_id))
