@@ -213,13 +213,19 @@ class Interconnect:
         self._log.info("peer_up", peer=self._name(node_id))
 
     def suspect(self, node_id: bytes) -> None:
-        self._log.warning("peer_suspect", peer=self._name(node_id), cause="it has not answered for a second")
+        self._log.warning(
+            "peer_suspect", peer=self._name(node_id), cause="it has not answered for a second",
+            effect="acknowledgements wait for it, for two seconds more", next="mqnode cluster nodes",
+        )  # fmt: skip
 
     def down(self, node_id: bytes, reason: str) -> None:
         self._up.discard(node_id)
         self._crossing.peer_down(node_id)
         self._tell_keeper("peer_down", node_id=node_id, evicted=reason in (channel.EVICTED, transport.LEFT))
-        self._log.warning("peer_down", peer=self._name(node_id), cause=reason)
+        self._log.warning(
+            "peer_down", peer=self._name(node_id), cause=reason,
+            effect="this host goes on alone, at once or when it is evicted", next="mqnode cluster nodes",
+        )  # fmt: skip
 
     def frame(self, node_id: bytes, kind: int, body: bytes) -> None:
         if kind == KEEPER:
@@ -231,7 +237,10 @@ class Interconnect:
                 if self.cluster.learn(body):
                     self._changed()
             except (MembershipError, StampError) as error:
-                self._log.error("members_refused", peer=self._name(node_id), cause=str(error))
+                self._log.error(
+                    "members_refused", peer=self._name(node_id), cause=str(error),
+                    effect="the list of hosts stays as it is here", next="mqnode cluster nodes, on both hosts",
+                )  # fmt: skip
 
     def _name(self, node_id: bytes) -> str:
         return self.cluster.table.shown_names().get(node_id, node_id.hex())
@@ -271,7 +280,10 @@ class Interconnect:
         return table
 
     def refused(self, address: str, why: str) -> None:
-        self._log.warning("join_refused", address=address, cause=why)
+        self._log.warning(
+            "join_refused", address=address, cause=why, effect="that host is no member",
+            next="mqnode cluster token create, if it should be one",
+        )  # fmt: skip
 
     # -- the command line ------------------------------------------------------------------------------------------------------
 

@@ -199,14 +199,14 @@ class Replicas:
         self._directory.subscriptions.make_known(self._directory.elsewhere.reset(rest, now_ms), lambda ok, result: None)
         self._log.warning(
             "commits_undone", peer=peer.name, count=self._writer.seq - peer.has,
-            cause="this host died before anybody was told of them, and the peer went on", effect="none is missing",
+            cause="this host died before anybody was told of them, and the peer went on", effect="none is missing", next="nothing",
         )  # fmt: skip
         self._begin(peer, peer.has)
 
     def _begin(self, peer: Peer, has: int) -> None:
         if has > self._writer.seq:
             self._log.warning("rolled_back", peer=peer.name, cause="it has more of our commits than this store",
-                              effect="everything is sent anew")  # fmt: skip
+                              effect="everything is sent anew", next="was an old copy of the disk brought back?")  # fmt: skip
         if has == 0 or has > self._writer.seq or self._writer.missed(has, 1) is None:
             peer.snapshot = (0, b"", self._writer.seq)
         self.replication.opened(peer, min(has, self._writer.seq))

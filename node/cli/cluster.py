@@ -54,18 +54,15 @@ def nodes(config_path: str, as_json: bool) -> None:
     Example:
       mqnode cluster nodes
     """
-    from node.cli.output import show_json
+    show(ask(config_path, "nodes"), as_json)
 
-    answer = ask(config_path, "nodes")
+
+def show(answer: dict[str, Any], as_json: bool) -> None:
+    from node.cli.output import show_json, show_table
+
     if as_json:
         show_json(answer)
-    else:
-        show(answer)
-
-
-def show(answer: dict[str, Any]) -> None:
-    from node.cli.output import show_table
-
+        return
     rows = [
         (
             each["name"] + (" (this host)" if each["this_host"] else ""), each["address"], each["state"],
@@ -105,8 +102,9 @@ def create(config_path: str, as_json: bool, ttl: int) -> None:
 @command.command("remove")
 @click.argument("name")
 @config_option
+@json_option
 @yes_option
-def remove(name: str, config_path: str, yes: bool) -> None:
+def remove(name: str, config_path: str, as_json: bool, yes: bool) -> None:
     """Remove a host that is gone for good; its key is accepted nowhere any more.
 
     \b
@@ -118,14 +116,15 @@ def remove(name: str, config_path: str, yes: bool) -> None:
         f"Remove {name}?",
         yes,
     )
-    show(ask(config_path, "remove", name=name))
+    show(ask(config_path, "remove", name=name), as_json)
 
 
 @click.command("join")
 @config_option
+@json_option
 @click.option("--token", "text", required=True, help="As `mqnode cluster token create` printed it on a member.")
 @click.option("--peer", metavar="HOST[:PORT]", help="The member; it must be the one in the token.")
-def join(config_path: str, text: str, peer: str | None) -> None:
+def join(config_path: str, as_json: bool, text: str, peer: str | None) -> None:
     """Make this host a member of a cluster; its sessions come along.
 
     \b
@@ -140,4 +139,4 @@ def join(config_path: str, text: str, peer: str | None) -> None:
         raise click.ClickException(str(error)) from error
     if peer and parsed.address.rpartition(":")[0] != (peer.rpartition(":")[0] or peer) and parsed.address != peer:
         raise click.ClickException(f"the token is of {parsed.address}, not of {peer}. Nothing was done.")
-    show(ask(config_path, "join", token=text))
+    show(ask(config_path, "join", token=text), as_json)

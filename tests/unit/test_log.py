@@ -66,13 +66,12 @@ def calls(path: Path, *names: str) -> Iterator[tuple[str, str, set[str]]]:
 
 
 TELL_ALL_IN_CAUSE = {"store_unusable", "config_unusable"}  # texts of a StoreError or ConfigError
-BETWEEN_HOSTS = {"interconnect.py", "replicas.py"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "node").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_wrong_is_told_with_effect_and_next_step(path: Path) -> None:
     for method, event, fields in calls(path, "warning", "error", "critical", "exception"):
-        if event not in TELL_ALL_IN_CAUSE and path.name not in BETWEEN_HOSTS:
+        if event not in TELL_ALL_IN_CAUSE:
             assert fields >= {"effect", "next"}, event
         # the trace of an exception is its cause; a missing process or keeper, and a changed key, are causes themselves
         assert (
