@@ -184,11 +184,13 @@ class Crossing:
             self._syncs.pop(number, None)
             done()
 
+        if not self._hosts:
+            done()
+            return
         hosts = list(self._hosts.values())
-        self._syncs[number] = sync = _Sync(hosts, finished)
+        self._syncs[number] = _Sync(hosts, finished)
         for host in hosts:
             host.tell(SYNC, _NUMBER.pack(number))
-        sync.start()
 
     def _ask_workers(self, done: Callable[[], None]) -> None:
         waiting = Countdown(done)
@@ -203,13 +205,7 @@ class _Sync:
     def __init__(self, hosts: list[_Host], done: Callable[[], None]) -> None:
         self._missing = set(hosts)
         self._done = done
-        self._late = gevent.Greenlet(self._finish)
-
-    def start(self) -> None:
-        if self._missing:
-            self._late.start_later(SYNC_S)
-        else:
-            self._done()
+        self._late = gevent.spawn_later(SYNC_S, self._finish)
 
     def answered(self, host: _Host) -> None:
         if host in self._missing:

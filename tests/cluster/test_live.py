@@ -176,13 +176,37 @@ def payloads(client: Client) -> list[bytes]:
             client.ack(PUBACK, packet.id)
 
 
-def test_workers_and_interconnects_come_back(hosts: list[Host]) -> None:
+def test_an_interconnect_that_dies_is_back_with_all_routes(hosts: list[Host]) -> None:
     with connected(hosts[0]) as publisher, connected(hosts[1]) as subscriber:
         subscriber.subscribe("again/t")
-        for victim, name in ((hosts[1], "interconnect"), (hosts[0], "interconnect")):
-            victim.signal(name, 9)
+        assert arrives(publisher, subscriber)
+        for host in hosts[:2]:
+            host.signal("interconnect", 9)
             wait_for(lambda: arrives(publisher, subscriber), 20)
     in_sync(*hosts)
+
+
+def test_a_worker_that_dies_is_back_with_all_routes(hosts: list[Host]) -> None:
+    with connected(hosts[1]) as waiting:
+        waiting.subscribe("again/t")
+        before = workers_started(hosts[0])
+        for index in range(hosts[0].workers):
+            hosts[0].signal(f"worker-{index}", 9)
+        wait_for(lambda: workers_started(hosts[0]) == before + hosts[0].workers, 20, hosts[0].log)
+        publishers = [connected(hosts[0]) for _ in range(4)]
+        subscribers = [connected(hosts[0]) for _ in range(4)]
+        for client in subscribers:
+            client.subscribe("again/t")
+        for publisher in publishers:
+            wait_for(lambda publisher=publisher: arrives(publisher, waiting), 20)
+        for client in subscribers:
+            wait_for(lambda client=client: arrives(waiting, client), 20)
+        for client in (*publishers, *subscribers):
+            client.close()
+
+
+def workers_started(host: Host) -> int:
+    return sum('"event":"ready"' in line and '"listeners"' in line for line in host.log().splitlines())
 
 
 def arrives(publisher: Client, subscriber: Client) -> bool:
