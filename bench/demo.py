@@ -17,12 +17,12 @@ from rich.text import Text
 
 from tests.broker import free_port
 from tests.cluster.balancer import Balancer
-from tests.cluster.hosts import Host, running_hosts
+from tests.cluster.hosts import MESH, Host, join, running_hosts
 from tests.cluster.loopback import Loopback
 from tests.cluster.network import Network, unavailable
 from tests.faults.ledger import Ledger
 
-HOSTS = ("h1",)
+HOSTS = ("h1", "h2")
 BEFORE_S, AFTER_S, REFRESH_S = 4.0, 6.0, 0.2
 
 
@@ -97,7 +97,8 @@ def main() -> int:
     console = Console()
     console.print("starting …")
     network = Loopback(*HOSTS) if unavailable() else Network(*HOSTS)
-    with network, running_hosts(network) as hosts, Balancer(hosts, port=free_port()) as balancer:
+    with network, running_hosts(network, interconnect=MESH) as hosts, Balancer(hosts, port=free_port()) as balancer:
+        join(*hosts)
         demo = Demo(balancer, Ledger(balancer.client, random.randrange(1 << 32), rate=20, fickle=0))
         with Live(demo.view(), console=console, auto_refresh=False) as live:
             return bool(demo.play(live))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from tests.broker import Broker
+from tests.broker import Broker, wait_for
 from tests.cli.command import Command
 from tests.cluster.loopback import Loopback
 from tests.cluster.network import CLI, INTERCONNECT, Network
@@ -17,6 +18,7 @@ from tests.mqtt import Client
 
 PROXIED_PORT, HEALTH_PORT = 1883, 8082  # as deploy/haproxy.cfg has them
 TIMEOUT_S = 15.0
+MESH = '[interconnect]\nbind = "{address}:7001"\n'
 BEHIND = """health_bind = "{address}:{health_port}"
 [[listeners]]
 type = "tcp"
@@ -76,3 +78,19 @@ def running_hosts(network: Network | Loopback, **options: Any) -> Iterator[list[
         with ThreadPoolExecutor(len(hosts)) as pool:
             list(pool.map(Host.start, hosts))
         yield hosts
+
+
+def join(first: Host, *others: Host) -> None:
+    """Make them one cluster, with the commands that an operator has."""
+    for host in (first, *others):
+        wait_for((host.run_dir / "interconnect.sock").exists, 15, host.log)
+    for other in others:
+        made = first.mqnode("cluster", "token", "create", "--json")
+        assert made.returncode == 0, made.stderr
+        joined = other.mqnode("join", "--token", json.loads(made.stdout)["token"])
+        assert joined.returncode == 0, joined.stderr
+    in_sync(first, *others)
+
+
+def in_sync(*hosts: Host) -> None:
+    wait_for(lambda: all(each.metric("mqnode_peers_in_sync") == len(hosts) - 1 for each in hosts), 20, "not in sync")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
@@ -12,32 +11,17 @@ import pytest
 
 from tests.broker import wait_for
 from tests.cluster.balancer import Balancer
-from tests.cluster.hosts import Host, running_hosts
+from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
 from tests.faults.ledger import Ledger
 from tests.faults.test_kill import SEED
-
-INTERCONNECT = '[interconnect]\nbind = "{address}:7001"\n'
-
-
-def join(first: Host, second: Host) -> None:
-    wait_for(lambda: (first.run_dir / "interconnect.sock").exists() and (second.run_dir / "interconnect.sock").exists())
-    made = first.mqnode("cluster", "token", "create", "--json")
-    assert made.returncode == 0, made.stderr
-    joined = second.mqnode("join", "--token", json.loads(made.stdout)["token"])
-    assert joined.returncode == 0, joined.stderr
-    in_sync(first, second)
-
-
-def in_sync(*hosts: Host) -> None:
-    wait_for(lambda: all(each.metric("mqnode_peers_in_sync") == len(hosts) - 1 for each in hosts), 20, "not in sync")
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Host, Host]]:
     with (
         Network("h1", "h2") as network,
-        running_hosts(network, interconnect=INTERCONNECT, workers=2) as (first, second),
+        running_hosts(network, interconnect=MESH, workers=2) as (first, second),
     ):
         join(first, second)
         yield first, second

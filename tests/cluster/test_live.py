@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from tests.broker import wait_for
-from tests.cluster.hosts import Host, running_hosts
+from tests.cluster.hosts import MESH, Host, in_sync, running_hosts
 from tests.cluster.network import INTERCONNECT as SIDE
 from tests.cluster.network import Network
-from tests.cluster.test_failover import INTERCONNECT, in_sync
 from tests.mqtt import PUBACK, PUBLISH, Client
 
 QUIET_BYTES = 20_000  # on the interconnect while nothing but heartbeats passes, at most, in a test
@@ -22,7 +22,7 @@ QUIET_BYTES = 20_000  # on the interconnect while nothing but heartbeats passes,
 def hosts() -> Iterator[list[Host]]:
     with (
         Network("h1", "h2", "h3") as network,
-        running_hosts(network, interconnect=INTERCONNECT, workers=2) as hosts,
+        running_hosts(network, interconnect=MESH, workers=2) as hosts,
     ):
         wait_for(lambda: all((host.run_dir / "interconnect.sock").exists() for host in hosts))
         for host in hosts[1:]:
@@ -215,6 +215,28 @@ def arrives(publisher: Client, subscriber: Client) -> bool:
         return subscriber.receive(0.2).payload == b"?"
     except TimeoutError:
         return False
+
+
+def test_a_slow_subscriber_holds_publishers_of_other_hosts_back(hosts: list[Host]) -> None:
+    """As those of its own host: nothing is dropped, and what waits for it there stays small."""
+    size, count = 10_000, 20_000
+    with connected(hosts[0]) as publisher, connected(hosts[1]) as subscriber:
+        subscriber.subscribe("slow/t")
+        flooding = threading.Thread(target=flood, args=(publisher, "slow/t", count, size))
+        publisher.socket.settimeout(60)
+        flooding.start()
+        wait_for(lambda: sum(per_worker(hosts[0], "mqnode_paused_publishers")) == 1)
+        waiting = sum(per_worker(hosts[1], "mqnode_output_bytes"))
+        assert waiting < count * size / 2, waiting
+        assert flooding.is_alive()
+        got = [int(subscriber.take().payload) for _ in range(count)]
+        flooding.join()
+        assert got == list(range(count))
+    wait_for(lambda: sum(per_worker(hosts[0], "mqnode_paused_publishers")) == 0)
+
+
+def per_worker(host: Host, series: str) -> list[float]:
+    return [host.metric(f'{series}{{worker="{index}"}}') for index in range(host.workers)]
 
 
 def test_a_host_that_takes_nothing_costs_its_messages_only(hosts: list[Host]) -> None:
