@@ -1,0 +1,189 @@
+"""Simulated clients with durable sessions, and the ledger of what they were promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.world import World
+
+if TYPE_CHECKING:
+    from tests.simulation.host import Host
+    from tests.simulation.worker import Connection
+
+PACKET_IDS = range(1, 12)
+CONNECT_MS = 4000
+
+
+@dataclass
+class Message:
+    id: str
+    publisher: str
+    topic: str
+    qos: int
+    retain: bool
+    number: int  # of the publisher
+    due: set[str]  # client ids whose subscription was acknowledged before it was sent
+    acked: bool = False
+    released: bool = False  # PUBREC is here
+
+
+class Ledger:
+    def __init__(self) -> None:
+        self.messages: dict[str, Message] = {}
+        self.subscribed: dict[str, set[str]] = {}  # topic -> client ids
+        self.delivered: dict[str, list[str]] = {}  # client id -> message ids
+
+    def lost(self) -> list[str]:
+        return [
+            f"{message.id} ({message.topic}, QoS {message.qos}) was acknowledged and never reached {cid}"
+            for message in self.messages.values()
+            if message.acked
+            for cid in sorted(message.due)
+            if message.id not in self.delivered[cid]
+        ]
+
+    def twice(self) -> list[str]:
+        return [
+            f"{id} reached {cid} {ids.count(id)} times"
+            for cid, ids in self.delivered.items()
+            for id in dict.fromkeys(ids)
+            if self.messages[id].qos == 2 and ids.count(id) > 1
+        ]
+
+    def disordered(self) -> list[str]:
+        """First deliveries, for each publisher, topic, QoS and subscriber."""
+        found = []
+        for cid, ids in self.delivered.items():
+            last: dict[tuple[str, str, int], int] = {}
+            for id in dict.fromkeys(ids):
+                message = self.messages[id]
+                key = message.publisher, message.topic, message.qos
+                if message.number < last.get(key, 0):
+                    found.append(f"{id} reached {cid} behind a later one")
+                last[key] = max(message.number, last.get(key, 0))
+        return found
+
+
+class Client:
+    def __init__(self, world: World, hosts: list[Host], ledger: Ledger, cid: str) -> None:
+        self.cid = cid
+        self._world, self._hosts, self._ledger = world, hosts, ledger
+        self.connection: Connection | None = None
+        self.is_connected = False
+        self._had_session = 0
+        self._open: dict[int, Message] = {}  # by packet id, in the order of the first sending
+        self._received: set[int] = set()
+        self._number = 0
+        ledger.delivered[cid] = []
+
+    # -- what it does -----------------------------------------------------------------------------------------------------
+
+    def connect(self, host: Host) -> None:
+        self._world.say(f"{self.cid} connects at {host}")
+        self.leave(self._world.chance(0.3))
+        if host.worker is not None:
+            connection = self.connection = host.worker.connect(self)
+            self._world.at(CONNECT_MS, lambda: self._give_up(connection))
+
+    def _give_up(self, connection: Connection) -> None:
+        if self.connection is connection and not self.is_connected:
+            self._world.say(f"{self.cid} gives up waiting at {connection.worker.host}")
+            self.leave(False)
+
+    def leave(self, half_open: bool) -> None:
+        """`half_open`: nobody tells the host."""
+        connection, self.connection, self.is_connected = self.connection, None, False
+        if connection is not None:
+            connection.out.end()
+            if half_open:
+                connection.back.end()
+            else:
+                connection.back.send(("gone",))
+
+    def publish(self, topic: str, qos: int, retain: bool) -> None:
+        free = [each for each in PACKET_IDS if each not in self._open]
+        if not free or not self.is_connected:
+            return
+        self._number += 1
+        due = set(self._ledger.subscribed.get(topic, ()))
+        message = Message(f"{self.cid}-{self._number}", self.cid, topic, qos, retain, self._number, due)
+        self._ledger.messages[message.id] = message
+        self._open[free[0]] = message
+        self._send(free[0], message)
+
+    def subscribe(self, topic: str) -> None:
+        if self.is_connected and self.connection is not None:
+            self.connection.back.send(("subscribe", topic))
+
+    def _send(self, packet_id: int, message: Message) -> None:
+        assert self.connection is not None
+        if message.released:
+            self.connection.back.send(("pubrel", packet_id))
+            return
+        self._world.say(f"{self.cid} sends {message.id} QoS {message.qos} to {message.topic}, packet id {packet_id}")
+        packet = ("publish", packet_id, message.qos, message.topic, message.id, message.retain)
+        self.connection.back.send(packet)
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_connected and not self._open
+
+    # -- what comes ---------------------------------------------------------------------------------------------------------
+
+    def packet(self, connection: Connection, kind: str, *arguments: Any) -> None:
+        if connection is self.connection:
+            getattr(self, f"_on_{kind}")(*arguments)
+
+    def _answer(self, *packet: Any) -> None:
+        assert self.connection is not None
+        connection = self.connection
+        self._world.at(self._world.random.choice([0, 1, 1, 40]), lambda: connection.back.send(packet))
+
+    def _on_closed(self) -> None:
+        self.connection, self.is_connected = None, False
+
+    def _on_connack(self, present: bool, sid: int) -> None:
+        self._world.say(f"{self.cid} is connected, session {sid:x}")
+        if self._had_session and (not present or sid != self._had_session):
+            self._world.fault(f"session of {self.cid} is lost: {self._had_session:x}, now {sid:x}, present {present}")
+        self._had_session = sid
+        self.is_connected = True
+        for packet_id, message in self._open.items():
+            self._send(packet_id, message)
+
+    def _on_suback(self, topic: str) -> None:
+        self._world.say(f"{self.cid} has subscribed to {topic}")
+        self._ledger.subscribed.setdefault(topic, set()).add(self.cid)
+
+    def _on_puback(self, packet_id: int) -> None:
+        message = self._open.get(packet_id)
+        if message is not None and message.qos == 1:
+            message.acked = True
+            del self._open[packet_id]
+
+    def _on_pubrec(self, packet_id: int) -> None:
+        message = self._open.get(packet_id)
+        if message is not None and message.qos == 2:
+            message.acked = message.released = True
+            self._answer("pubrel", packet_id)
+
+    def _on_pubcomp(self, packet_id: int) -> None:
+        message = self._open.get(packet_id)
+        if message is not None and message.released:
+            del self._open[packet_id]
+
+    def _on_publish(self, packet_id: int, qos: int, id: str) -> None:
+        self._world.say(f"{self.cid} gets {id} QoS {qos}, packet id {packet_id}")
+        if qos == 1:
+            self._ledger.delivered[self.cid].append(id)
+            self._answer("puback", packet_id)
+            return
+        if packet_id not in self._received:
+            self._received.add(packet_id)
+            self._ledger.delivered[self.cid].append(id)
+        self._answer("pubrec", packet_id)
+
+    def _on_pubrel(self, packet_id: int) -> None:
+        self._received.discard(packet_id)
+        self._answer("pubcomp", packet_id)

@@ -1,0 +1,264 @@
+"""A simulated host: the real keeper with the real store, its interconnect process, and a worker (worker.py).
+
+Only the keeper's edges are ours: what it waits for, its clock, its sockets. A crash leaves what the last commit left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from node.config import Config
+from node.config.keys import Interconnect as InterconnectKeys
+from node.config.keys import Node
+from node.keeper import HELLO, Keeper
+from node.keeper_link import LOST, Link
+from node.replicas import PEER
+from node.sessions.outbox import EVENT
+from storage.layout import store_path
+from storage.store import Store, open_store
+from tests.simulation.world import Wire, World
+
+if TYPE_CHECKING:
+    from tests.simulation.worker import Worker
+    from tests.simulation.world import Pair
+
+encode = msgspec.msgpack.encode
+decode = msgspec.msgpack.decode
+CRASH_POINTS = ("before_commit", "after_commit", "after_report")
+
+
+class Crashed(Exception):
+    pass
+
+
+class _Socket:
+    """Stands for a socket of which only the number matters."""
+
+    _numbers = 1000
+
+    def __init__(self) -> None:
+        _Socket._numbers += 1
+        self._number = _Socket._numbers
+
+    def fileno(self) -> int:
+        return self._number
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+class Pipe(Link):
+    """The keeper's end of a link; `process` gets its frames."""
+
+    __slots__ = ("wire",)
+
+    def __init__(self, world: World, deliver: Callable[[tuple[int, bytes]], None]) -> None:
+        super().__init__(_Socket())  # type: ignore[arg-type]
+        self.wire = Wire(world, deliver, 0.5)
+
+    def queue(self, kind: int, body: bytes | bytearray) -> None:
+        self.wire.send((kind, bytes(body)))
+
+
+class SimKeeper(Keeper):
+    def __init__(self, host: Host) -> None:
+        super().__init__(host.config)
+        self.poll.close()
+        self.poll = _Socket()  # type: ignore[assignment]
+        self.host = host
+        self.came: list[tuple[Link, int, bytes]] = []
+        self.crash_at: str | None = None
+        self.log = SimpleNamespace(  # type: ignore[assignment]
+            info=lambda *_, **__: None, warning=self._note, error=self._note, critical=self._note
+        )
+        self.open()
+
+    def _note(self, event: str, **facts: Any) -> None:
+        self.host.world.say(f"{self.host} {event} {facts.get('peer', '')}")
+
+    def _open_store(self) -> Store:
+        store = open_store(store_path(self.config.node.data_dir), 1 << 26, 1 << 30)
+        store.number = self.host.index + 1
+        return store
+
+    def _listen(self, path: Path) -> Any:
+        return _Socket()
+
+    def now_ms(self) -> int:
+        return int(self.host.world.now) + 1_000_000
+
+    def _receive(self) -> list[tuple[Link, int, bytes]]:
+        came, self.came = self.came, []
+        return [each for each in came if each[0].socket.fileno() in self.links]
+
+    def _check_disk(self, input_bytes: int) -> None:
+        pass
+
+    def _commit(self) -> None:
+        self._crash("before_commit")
+        super()._commit()
+
+    def _report(self) -> None:
+        self._crash("after_commit")
+        super()._report()
+        self._crash("after_report")
+
+    def _crash(self, point: str) -> None:
+        if self.crash_at == point:
+            if point == "before_commit":
+                self.writer.abort()
+            raise Crashed
+
+    def attach(self, pipe: Pipe) -> None:
+        self.links[pipe.socket.fileno()] = pipe
+
+    def close(self) -> None:
+        self.store.environment.close()
+        self.crash.close()
+
+
+class Interconnect:
+    """What node/interconnect.py does between transport and keeper."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.runs = False
+        self._pipe: Pipe | None = None
+        self._to_keeper: Wire | None = None
+
+    def keeper_came(self, keeper: SimKeeper) -> None:
+        host = self._host
+        self._pipe = pipe = Pipe(host.world, self._from_keeper)
+        keeper.attach(pipe)
+        self._to_keeper = Wire(host.world, lambda frame: host.take(pipe, *frame), 0.5)
+        self._to_keeper.send((HELLO, encode({"role": "interconnect", "members": list(host.pairs)})))
+        for node_id, pair in host.pairs.items():
+            if pair.sides[host.index].is_up:
+                self.tell("peer_up", node_id=node_id)
+            elif REPEATS_EVICTED and pair.sides[host.index].evicted:
+                self.tell("peer_down", node_id=node_id, evicted=True)
+
+    def keeper_left(self) -> None:
+        for wire in (self._to_keeper, self._pipe and self._pipe.wire):
+            if wire is not None:
+                wire.end()
+        self._to_keeper = self._pipe = None
+
+    def tell(self, method: str, **arguments: Any) -> None:
+        if self._to_keeper is not None:
+            self._to_keeper.send((EVENT, encode([method, arguments])))
+
+    def _from_keeper(self, frame: tuple[int, bytes]) -> None:
+        kind, body = frame
+        if kind == PEER:
+            self._host.pairs[body[:16]].send(self._host, body[16:])
+
+    def from_peer(self, other: Host, body: bytes) -> None:
+        if self._to_keeper is not None:
+            self._to_keeper.send((PEER, other.node_id + body))
+
+
+REPEATS_EVICTED = False  # does node/interconnect.py tell a new keeper who is evicted?
+
+
+class Host:
+    def __init__(self, world: World, index: int, folder: Path) -> None:
+        from tests.simulation.worker import Worker
+
+        self.world, self.index = world, index
+        self.node_id = bytes([index + 1]) * 16
+        data_dir = folder / f"host-{index}"
+        (data_dir / "run").mkdir(parents=True)
+        self.config = Config(
+            node=Node(data_dir=str(data_dir), workers=1), interconnect=InterconnectKeys(bind="127.0.0.1:7001")
+        )
+        self.pairs: dict[bytes, Pair] = {}
+        self.interconnect = Interconnect(self)
+        self.keeper: SimKeeper | None = None
+        self.worker: Worker | None = None
+        self._new_worker = lambda: Worker(self)
+        self._planned: float | None = None
+
+    def __str__(self) -> str:
+        return "ABC"[self.index]
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The machine is switched on."""
+        self.world.say(f"{self} starts")
+        self.interconnect.runs = True
+        for pair in self.pairs.values():
+            pair.sides[self.index].evicted = False
+            pair.break_channel(True)  # nobody there within 3 s: evicted
+            pair.open_soon()
+        self.worker = self._new_worker()
+        self.start_keeper()
+
+    def stop(self, how: str) -> None:
+        """Power loss."""
+        self.world.say(f"{self} dies {how}")
+        self.stop_keeper()
+        if self.worker is not None:
+            self.worker.die()
+        self.worker = None
+        self.interconnect.runs = False
+        for pair in self.pairs.values():
+            pair.sides[self.index].is_up = False
+            pair.break_channel(False)
+
+    def start_keeper(self) -> None:
+        self.keeper = SimKeeper(self)
+        self.interconnect.keeper_came(self.keeper)
+        assert self.worker is not None
+        self.worker.keeper_came(self.keeper)
+        self.wake(0)
+
+    def stop_keeper(self) -> None:
+        if self.keeper is not None:
+            keeper, self.keeper = self.keeper, None
+            keeper.close()
+            self.interconnect.keeper_left()
+            if self.worker is not None:
+                self.worker.keeper_left()
+
+    # -- turns ----------------------------------------------------------------------------------------------------------
+
+    def take(self, link: Pipe, kind: int, body: bytes) -> None:
+        if self.keeper is not None:
+            self.keeper.came.append((link, kind, body))
+            self.wake(self.world.random.uniform(0, 1))
+
+    def link_lost(self, link: Pipe) -> None:
+        self.take(link, LOST, b"")
+
+    def wake(self, delay_ms: float) -> None:
+        due = self.world.now + max(delay_ms, 0)
+        if self._planned is None or due < self._planned:
+            self._planned = due
+            self.world.at(max(delay_ms, 0), lambda: self._turn(due))
+
+    def _turn(self, due: float) -> None:
+        if self._planned != due:
+            return
+        self._planned = None
+        keeper = self.keeper
+        if keeper is None:
+            return
+        try:
+            keeper.turn()
+        except Crashed:
+            self.crashed(keeper.crash_at or "")
+            return
+        if keeper.more_to_send:
+            self.wake(0.2)
+        due_ms = keeper.directory.next_due_ms()
+        if due_ms is not None:
+            self.wake(max(0.2, due_ms - keeper.now_ms()))
+
+    crashed: Callable[[str], None]  # at `crash_at`: set by the schedule

@@ -1,0 +1,217 @@
+"""One run: hosts and clients, faults by a seed, then everything heals, and what must hold is checked.
+
+"single": the next fault comes when the hosts are in sync again; then nothing is lost, twice or out of order (guarantees.md,
+docs/guarantees.md). "wild": any faults at any time, cuts in which both sides serve; then nothing is lost, and all stores
+become equal.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from node import replicas
+from storage.layout import REPLICATED
+from tests.simulation.client import Client, Ledger
+from tests.simulation.host import CRASH_POINTS, Host
+from tests.simulation.world import Pair, World
+
+TOPICS = ("a", "b")
+FAULTS_MS = 6000
+STEP_MS = 60
+HEAL_MS = 40_000
+
+
+class Scenario:
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.world = world = World(seed)
+        self.wild = seed % 2 == 1
+        self.hosts = [Host(world, index, folder) for index in range(2 + seed // 2 % 2)]
+        self.pairs = [Pair(world, a, b) for a, b in itertools.combinations(self.hosts, 2)]
+        self.ledger = Ledger()
+        self.clients = [Client(world, self.hosts, self.ledger, f"c{number}") for number in range(3)]
+        self._kills: dict[int, str] = {}  # index of a host -> what dies
+        self.kept_commits = world.random.choice([replicas.KEPT_COMMITS, replicas.KEPT_COMMITS, 10])
+
+    def run(self) -> list[str]:
+        """What went wrong."""
+        world = self.world
+        for host in self.hosts:
+            host.crashed = lambda point, host=host: self._crashed(host, point)  # type: ignore[misc]
+            host.start()
+        world.run(800)
+        for client in self.clients:
+            client.connect(world.random.choice(self.hosts))
+        world.run(300)
+        for client in self.clients:
+            for topic in TOPICS:
+                client.subscribe(topic)
+        world.run(500)
+        if not self.is_healthy or sum(map(len, self.ledger.subscribed.values())) != len(TOPICS) * len(self.clients):
+            return ["not ready before any fault"]
+        self._faults()
+        self._heal()
+        return world.wrong
+
+    # -- faults -----------------------------------------------------------------------------------------------------------
+
+    def _faults(self) -> None:
+        world, until = self.world, self.world.now + FAULTS_MS
+        while world.now < until:
+            self._client_acts()
+            if world.chance(0.08) and (self.wild or self.is_healthy):
+                self._fault()
+            world.run(world.random.uniform(0, 2 * STEP_MS))
+
+    def _client_acts(self) -> None:
+        world = self.world
+        client = world.random.choice(self.clients)
+        if client.connection is None or world.chance(0.06):
+            client.connect(world.random.choice(self.hosts))
+        elif world.chance(0.02):
+            client.leave(world.chance(0.5))
+        elif world.chance(0.04) and not self.wild:
+            client.subscribe("late")
+        else:
+            topics = TOPICS if self.wild else (*TOPICS, "late")
+            for _ in range(world.random.choice([1, 1, 3])):
+                client.publish(world.random.choice(topics), world.random.choice([1, 2]), world.chance(0.1))
+
+    def _fault(self) -> None:
+        world = self.world
+        kinds = ["crash", "crash", "keeper", "break", "stall"] + ["cut"] * 3 * self.wild
+        kind = world.random.choice(kinds)
+        host, pair = world.random.choice(self.hosts), world.random.choice(self.pairs)
+        if kind in ("crash", "keeper"):
+            if host.keeper is not None:
+                host.keeper.crash_at = world.random.choice(CRASH_POINTS)
+                self._kills[host.index] = kind
+                world.at(200, lambda: self._crash_idle(host))
+        elif kind == "break":
+            world.say("a channel breaks")
+            pair.break_channel(False)
+            pair.open_soon()
+        elif kind == "stall":
+            pair.stall()
+        else:
+            world.say("a cut")
+            pair.cut()
+            world.at(world.random.choice([500, world.random.uniform(2700, 3300), 5000]), pair.heal)
+
+    def _crash_idle(self, host: Host) -> None:
+        if host.keeper is not None and host.keeper.crash_at is not None:
+            self._crashed(host, "idle")
+
+    def _crashed(self, host: Host, point: str) -> None:
+        world = self.world
+        assert host.keeper is not None
+        host.keeper.crash_at = None
+        if point == "after_report":  # with a part of what it said under way
+            world.at(
+                world.random.uniform(0, 3), lambda: self._crashed(host, "later") if host.keeper is not None else None
+            )
+        elif self._kills[host.index] == "keeper":
+            world.say(f"keeper of {host} dies {point}")
+            host.stop_keeper()
+            world.at(world.random.uniform(50, 600), lambda: self._start_keeper(host))
+        else:
+            host.stop(point)
+            world.at(world.random.choice([300, 1500, 5000]), lambda: self._start(host))
+
+    def _start_keeper(self, host: Host) -> None:
+        if host.keeper is None and host.worker is not None:
+            host.start_keeper()
+
+    def _start(self, host: Host) -> None:
+        if not host.interconnect.runs:
+            host.start()
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_healthy(self) -> bool:
+        return all(pair.is_open_now() for pair in self.pairs) and all(
+            host.keeper is not None
+            and host.keeper.crash_at is None
+            and host.keeper.replicas.replication.in_sync == len(self.hosts) - 1
+            and not host.keeper.held
+            for host in self.hosts
+        )
+
+    def _heal(self) -> None:
+        world = self.world
+        world.say("everything heals")
+        for host in self.hosts:
+            if host.keeper is not None:
+                host.keeper.crash_at = None
+        world.run(6000)
+        for pair in self.pairs:
+            pair.heal()
+        until = world.now + HEAL_MS
+        while world.now < until and not self._is_quiet():
+            for client in self.clients:
+                if client.connection is None:
+                    client.connect(world.random.choice(self.hosts))
+            world.run(500)
+        self._check()
+
+    def _is_quiet(self) -> bool:
+        return (
+            self.is_healthy
+            and all(client.is_done for client in self.clients)
+            and not any(self.contents(host)[name] for host in self.hosts for name in ("queue", "inbox"))
+        )
+
+    def contents(self, host: Host) -> dict[str, dict[bytes, bytes]]:
+        assert host.keeper is not None
+        store = host.keeper.store
+        with store.environment.begin() as transaction:
+            return {name: dict(transaction.cursor(db=store.databases[name])) for name in REPLICATED}
+
+    def _check(self) -> None:
+        world = self.world
+        found = world.wrong
+        if not self.is_healthy:
+            found.append("the hosts are not in sync after the faults")
+            return
+        found += [f"{client.cid} still waits" for client in self.clients if not client.is_done]
+        found += self.ledger.lost()
+        if not self.wild:
+            found += self.ledger.twice() + self.ledger.disordered()
+        contents = [self.contents(host) for host in self.hosts]
+        for name in REPLICATED:
+            if name in ("queue", "inbox", "bodies", "packet_ids"):
+                found += [
+                    f"{name} of {host} keeps {len(each[name])}"
+                    for host, each in zip(self.hosts, contents, strict=True)
+                    if each[name]
+                ]
+            keys = sorted(
+                {
+                    key
+                    for each in contents
+                    for key in each[name]
+                    if any(each[name].get(key) != other[name].get(key) for other in contents)
+                }
+            )
+            found += [f"{name} differ at {key.hex()}: {[each[name].get(key) for each in contents]}" for key in keys[:3]]
+        for client in self.clients:
+            owners = [str(host) for host in self.hosts if self._delivers(host, client.cid)]
+            at = [
+                str(host)
+                for host in self.hosts
+                if host.keeper is not None and client.cid in host.keeper.directory.owners
+            ]
+            if len(owners) != 1 or owners != at:
+                found.append(f"{client.cid}: its session is owned by {owners}, it is connected at {at}")
+
+    def _delivers(self, host: Host, cid: str) -> bool:
+        assert host.keeper is not None
+        directory = host.keeper.directory
+        record = directory.sessions.get(cid)
+        return record is not None and directory.elsewhere.owns(record)
+
+    def close(self) -> None:
+        for host in self.hosts:
+            if host.keeper is not None:
+                host.keeper.close()
