@@ -151,11 +151,6 @@ class Transport:
         self._sendable.set()
         return True
 
-    def waiting_bytes(self, node_id: bytes) -> int:
-        """Of frames for that peer, still here."""
-        peer = self._peers.get(node_id)
-        return 0 if peer is None else peer.channel.queue_bytes
-
     def counters(self) -> dict[bytes, Counters]:
         for peer in self._peers.values():
             counters, link = peer.counters, peer.channel

@@ -4,11 +4,13 @@
     their filters          merged, and each change told to our workers: ROUTES
     a worker's messages    to the hosts with a filter that matches; of a shared group to one host: MESSAGES
     a host's messages      to our workers with a filter that matches, to one of a group. They are not passed on to a third host
+    a worker's HOLD        told to the other hosts, and by them to their workers, whose publishers wait: HOLDS
     a worker's `sync`      answered when every host that is up has told it to its workers: SYNC, SYNCED; after 1 s at most
 
 MESSAGES: `<Q` store clock of the sender, then the records of a PUBLISH frame. A message expires as long after its arrival as it
-would have after it was sent: too late by the time under way. Nothing of this is stored. A host that does not take messages makes
-publishers wait for a second; then messages for it are dropped and counted until it takes some again.
+would have after it was sent: too late by the time under way. TAKEN: `<Q` bytes of them that workers were given since the last one.
+With WINDOW_BYTES that a host has not taken, publishers wait for a second; then messages for it are dropped and counted until it
+takes some again. So neither much memory nor the keepers' frames ever wait for live messages. Nothing of this is stored.
 """
 
 from __future__ import annotations
@@ -22,17 +24,20 @@ from pathlib import Path
 import gevent
 
 from node import counters, forwarded
+from node.holds import Holds
 from node.peers import REQUEST, Countdown, decode, reply
 from node.routes import Routes
 from node.worker_link import WorkerLink
 
-PUBLISH, ROUTES = 7, 8  # frames of workers
-MESSAGES, CHANGES, SYNC, SYNCED = KINDS = (16, 17, 18, 19)  # frames between interconnects
-WAITING_BYTES_MAX = 4 << 20  # for a peer, before its messages wait: what the keepers tell each other goes first
+PUBLISH, ROUTES, HOLD = 7, 8, 9  # frames of workers
+MESSAGES, CHANGES, SYNC, SYNCED, HOLDS, TAKEN = KINDS = (16, 17, 18, 19, 20, 21)  # frames between interconnects
+WINDOW_BYTES = 4 << 20  # of messages that a host has not taken
+TAKEN_BYTES = WINDOW_BYTES // 4  # before it says so
+WORKER_BYTES = 1 << 20  # that wait for one of our workers before we take no more
 FULL_S = 0.002
 PATIENCE_S = SYNC_S = 1.0
 ROUTES_BYTES = 1 << 20
-_CLOCK, _NUMBER = struct.Struct("<Q"), struct.Struct("<Q")
+_CLOCK = _NUMBER = struct.Struct("<Q")
 
 Send = Callable[[bytes, int, bytes], bool]
 
@@ -44,6 +49,8 @@ class _Host:
         self.node_id = node_id
         self.up = True
         self.taking = True  # messages; else they are dropped at once
+        self.untaken_bytes = 0  # of messages to it
+        self.arrived_bytes = 0  # of messages from it since our last TAKEN
         self._send = send
         self._waiting: deque[tuple[int, bytes]] = deque()
 
@@ -63,16 +70,17 @@ class _Host:
 
 
 class Crossing:
-    def __init__(self, run_dir: Path, workers: int, send: Send, waiting_bytes: Callable[[bytes], int]) -> None:
+    def __init__(self, run_dir: Path, workers: int, send: Send) -> None:
         self.clock_offset_ms = 0
         self.slot = memoryview(bytearray(counters.SLOT_BYTES)).cast("Q")
         self._paths = [run_dir / f"worker-{index}.sock" for index in range(workers)]
         self._send = send
-        self._waiting_bytes = waiting_bytes
         self._links: list[WorkerLink] = []
         self._here: Routes[WorkerLink] = Routes()
+        self._held_here: Holds[WorkerLink] = Holds()
         self._hosts: dict[bytes, _Host] = {}
         self._there: Routes[_Host] = Routes()
+        self._held_there: Holds[_Host] = Holds()
         self._syncs: dict[int, _Sync] = {}
         self._last_sync = 0
 
@@ -81,20 +89,26 @@ class Crossing:
     def connected(self, link: WorkerLink) -> None:
         for routes in _frames(self._there.everything()):
             link.send(ROUTES, routes)
+        for topic in self._held_there.topics():
+            link.send(HOLD, topic)
 
     def lost(self, link: WorkerLink) -> None:
-        self._tell_hosts(self._here.forget(link))
+        self.sent()
+        self._tell_hosts(CHANGES, *_frames(self._here.forget(link)))
+        self._tell_hosts(HOLDS, *self._held_here.change(link, b""))
 
-    def _tell_workers(self, changes: bytes) -> None:
-        if changes:
-            for link in self._links:
-                link.send(ROUTES, changes)
+    def _tell_workers(self, kind: int, *bodies: bytes) -> None:
+        for link in self._links:
+            for body in bodies:
+                link.send(kind, body)
 
     def frame(self, link: WorkerLink, kind: int, body: bytes) -> None:
         if kind == ROUTES:
-            self._tell_hosts(self._here.change(link, body))
+            self._tell_hosts(CHANGES, *_frames(self._here.change(link, body)))
         elif kind == PUBLISH:
             self._publish(body)
+        elif kind == HOLD:
+            self._tell_hosts(HOLDS, *self._held_here.change(link, body))
         elif kind == REQUEST:
             number, _, _ = decode(body)  # `sync`: workers ask their siblings nothing else
             self._sync(lambda: reply(link, number, True, True))
@@ -112,15 +126,16 @@ class Crossing:
         """Wait for room, which makes this worker's publishers wait; but not for long."""
         deadline = time.monotonic() + (PATIENCE_S if host.taking else 0)
         while host.up:
-            room = self._waiting_bytes(host.node_id) < WAITING_BYTES_MAX
-            if room and self._send(host.node_id, MESSAGES, _CLOCK.pack(self._now_ms()) + messages):
+            body = _CLOCK.pack(self._now_ms()) + messages
+            if host.untaken_bytes < WINDOW_BYTES and self._send(host.node_id, MESSAGES, body):
+                host.untaken_bytes += len(body)
                 host.taking = True
                 return
             if time.monotonic() >= deadline:
                 host.taking = False
                 break
             gevent.sleep(FULL_S)
-        self._dropped(messages)
+        self.slot[counters.INDEX["dropped_interconnect"]] += forwarded.count(messages)
 
     # -- the other hosts ----------------------------------------------------------------------------------------------------
 
@@ -130,19 +145,22 @@ class Crossing:
         host = self._hosts[node_id] = _Host(node_id, self._send)
         for routes in _frames(self._here.everything()):
             host.tell(CHANGES, routes)
+        for topic in self._held_here.topics():
+            host.tell(HOLDS, topic)
 
     def peer_down(self, node_id: bytes) -> None:
         host = self._hosts.pop(node_id, None)
         if host is not None:
             host.up = False
-            self._tell_workers(self._there.forget(host))
+            self._tell_workers(ROUTES, *_frames(self._there.forget(host)))
+            self._tell_workers(HOLD, *self._held_there.change(host, b""))
             for sync in list(self._syncs.values()):
                 sync.answered(host)
 
-    def _tell_hosts(self, changes: bytes) -> None:
-        if changes:
-            for host in self._hosts.values():
-                host.tell(CHANGES, changes)
+    def _tell_hosts(self, kind: int, *bodies: bytes) -> None:
+        for host in self._hosts.values():
+            for body in bodies:
+                host.tell(kind, body)
 
     def peer_frame(self, node_id: bytes, kind: int, body: bytes) -> None:
         host = self._hosts.get(node_id)
@@ -150,8 +168,14 @@ class Crossing:
             return
         if kind == MESSAGES:
             self._arrived(body)
+            host.arrived_bytes += len(body)
+            self.sent()
+        elif kind == TAKEN:
+            host.untaken_bytes -= _NUMBER.unpack(body)[0]
         elif kind == CHANGES:
-            self._tell_workers(self._there.change(host, body))
+            self._tell_workers(ROUTES, *_frames(self._there.change(host, body)))
+        elif kind == HOLDS:
+            self._tell_workers(HOLD, *self._held_there.change(host, body))
         elif kind == SYNC:
             self._ask_workers(lambda: host.tell(SYNCED, body))
         elif kind == SYNCED:
@@ -163,17 +187,20 @@ class Crossing:
         later_ms = self._now_ms() - _CLOCK.unpack_from(body)[0]
         messages = bytearray(memoryview(body)[_CLOCK.size :])
         for link, part in forwarded.split(messages, self._here.places_of, self._here.member_of, later_ms).items():
-            if link.full:
-                self._dropped(part)
-            else:
-                link.send(PUBLISH, part)
+            link.send(PUBLISH, part)
+
+    def sent(self) -> None:
+        """Something was written to a worker: take more, unless too much still waits for one of them."""
+        if any(link.waiting_bytes > WORKER_BYTES for link in self._links):
+            return
+        for host in self._hosts.values():
+            if host.arrived_bytes >= TAKEN_BYTES:
+                host.tell(TAKEN, _NUMBER.pack(host.arrived_bytes))
+                host.arrived_bytes = 0
 
     def _now_ms(self) -> int:
         """The store clock."""
         return time.monotonic_ns() // 1_000_000 + self.clock_offset_ms
-
-    def _dropped(self, messages: bytes | bytearray) -> None:
-        self.slot[counters.INDEX["dropped_interconnect"]] += forwarded.count(messages)
 
     # -- does everybody know our routes? ------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class Interconnect:
         self._up: set[bytes] = set()
         self._transport: transport.Transport | None = None
         self._door: JoinServer | None = None
-        self._crossing = Crossing(self._run_dir, worker_count(config), self._send, self._waiting_bytes)
+        self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
 
     def run(self, slot: memoryview) -> None:
         self._crossing.slot = slot
@@ -177,9 +177,6 @@ class Interconnect:
 
     def _send(self, node_id: bytes, kind: int, body: bytes) -> bool:
         return self._transport is not None and self._transport.send(node_id, kind, body)
-
-    def _waiting_bytes(self, node_id: bytes) -> int:
-        return 0 if self._transport is None else self._transport.waiting_bytes(node_id)
 
     def _tell_keeper(self, method: str, **arguments: Any) -> None:
         self._queue(_frame(EVENT, _encode([method, arguments])))

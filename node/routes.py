@@ -39,33 +39,30 @@ class Routes(Generic[Place]):
 
     # -- routes -------------------------------------------------------------------------------------------------------------
 
-    def change(self, place: Place, announced: bytes) -> bytes:
-        """What `place` announced is so from now on; what the outside has to be told of it."""
-        told = bytearray()
+    def change(self, place: Place, announced: bytes) -> list[bytes]:
+        """What `place` announced is so from now on; the records that the outside has to be told."""
+        told: list[bytes] = []
         for kind, name, counts in _records(announced):
-            if kind == MEMBERS:
-                told += self._members(place, name, counts)
-            else:
-                told += self._filter(place, name, kind == THERE)
-        return bytes(told)
+            told += self._members(place, name, counts) if kind == MEMBERS else self._filter(place, name, kind == THERE)
+        return told
 
-    def forget(self, place: Place) -> bytes:
-        """The place is gone; what the outside has to be told of it."""
-        told = bytearray()
+    def forget(self, place: Place) -> list[bytes]:
+        """The place is gone; the records that the outside has to be told."""
+        told: list[bytes] = []
         for name in [name for name, places in self._places.items() if place in places]:
             told += self._filter(place, name, False)
         for name in [name for name, group in self._groups.items() if place in group.members]:
             told += self._members(place, name, (0, 0))
-        return bytes(told)
+        return told
 
     def everything(self) -> Iterator[bytes]:
-        """For somebody who knows nothing yet, record by record."""
+        """The records for somebody who knows nothing yet."""
         for name in self._places:
             yield _record(THERE, name)
         for name, group in self._groups.items():
             yield _record(MEMBERS, name, group.sums())
 
-    def _filter(self, place: Place, name: bytes, there: bool) -> bytes:
+    def _filter(self, place: Place, name: bytes, there: bool) -> list[bytes]:
         places = self._places.setdefault(name, {})
         had = bool(places)
         if there and place not in places:
@@ -78,9 +75,9 @@ class Routes(Generic[Place]):
             self._known.clear()
         if not places:
             del self._places[name]
-        return b"" if had == bool(places) else _record(THERE if places else GONE, name)
+        return [] if had == bool(places) else [_record(THERE if places else GONE, name)]
 
-    def _members(self, place: Place, name: bytes, counts: tuple[int, int]) -> bytes:
+    def _members(self, place: Place, name: bytes, counts: tuple[int, int]) -> list[bytes]:
         group = self._groups.setdefault(name, _Group())
         before = group.sums()
         group.members.pop(place, None)
@@ -89,7 +86,7 @@ class Routes(Generic[Place]):
         if not group.members:
             del self._groups[name]
         after = group.sums()
-        return b"" if before == after else _record(MEMBERS, name, after)
+        return [] if before == after else [_record(MEMBERS, name, after)]
 
     # -- messages -----------------------------------------------------------------------------------------------------------
 

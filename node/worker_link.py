@@ -16,12 +16,13 @@ from node.peers import CROSSING, HELLO, REPLY, Peer, encode
 
 RETRY_S = 0.05
 RECEIVE_BYTES = 1 << 20
-WAITING_BYTES_MAX = 16 << 20  # of messages for a worker that does not read
+SEND_BYTES = 1 << 18
 
 
 class Handler(Protocol):
     def connected(self, link: WorkerLink) -> None: ...
     def frame(self, link: WorkerLink, kind: int, body: bytes) -> None: ...
+    def sent(self) -> None: ...
     def lost(self, link: WorkerLink) -> None: ...
 
 
@@ -39,8 +40,8 @@ class WorkerLink:
         gevent.spawn(self._write)
 
     @property
-    def full(self) -> bool:
-        return self._socket is None or len(self._out) > WAITING_BYTES_MAX
+    def waiting_bytes(self) -> int:
+        return len(self._out)
 
     def send(self, kind: int, body: bytes | bytearray) -> None:
         """Lost if the link is, as all that was sent before."""
@@ -59,13 +60,13 @@ class WorkerLink:
                 gevent.sleep(RETRY_S)
                 continue
             self._socket = link
-            self._out.clear()
             self.send(HELLO, encode({"role": "worker", "index": CROSSING}))
             self.requests.connected(self)
             self._handler.connected(self)
             with suppress(OSError):
                 self._read(link)
             self._socket = None
+            self._out.clear()
             link.close()
             self.requests.lost()
             self._handler.lost(self)
@@ -94,8 +95,9 @@ class WorkerLink:
             self._to_send.clear()
             while self._out and (link := self._socket) is not None:
                 try:
-                    sent = link.send(bytes(memoryview(self._out)[:RECEIVE_BYTES]))
+                    sent = link.send(bytes(memoryview(self._out)[:SEND_BYTES]))
                 except OSError:
                     break
                 if link is self._socket:
                     del self._out[:sent]
+                    self._handler.sent()

@@ -19,7 +19,7 @@ HOUR_MS = 3_600_000
 class Worker:
     """A worker's link as Crossing sees it; it notes what it is sent."""
 
-    full = False
+    waiting_bytes = 0
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, bytes]] = []
@@ -35,11 +35,11 @@ class Host:
     """`deaf`: it is up, and takes nothing."""
 
     def __init__(self, name: bytes, network: dict[bytes, Host]) -> None:
-        self.name, self.deaf, self.waiting = name, False, 0
+        self.name, self.deaf = name, False
         self.got: list[int] = []
         self.network = network
         self.worker = Worker()
-        self.crossing = Crossing(Path("/nowhere"), 0, self.send, lambda node_id: network[node_id].waiting)
+        self.crossing = Crossing(Path("/nowhere"), 0, self.send)
         network[name] = self
 
     def send(self, node_id: bytes, kind: int, body: bytes) -> bool:
@@ -53,8 +53,8 @@ class Host:
     def subscribe(self, filter: bytes) -> None:
         self.crossing.frame(self.worker, crossing.ROUTES, struct.pack("<BHHH", 1, len(filter), 0, 0) + filter)
 
-    def publish(self, topic: bytes, expires_ms: int = 0) -> bytes:
-        message = struct.pack("<BHIIQ", 0, len(topic), 0, 1, expires_ms) + topic + b"!"
+    def publish(self, topic: bytes, expires_ms: int = 0, payload: bytes = b"!") -> bytes:
+        message = struct.pack("<BHIIQ", 0, len(topic), 0, len(payload), expires_ms) + topic + payload
         self.crossing.frame(self.worker, crossing.PUBLISH, message)
         return message
 
@@ -144,11 +144,14 @@ def test_a_sync_is_answered_without_a_host_that_is_slow(hosts: list[Host], monke
 
 
 def test_a_host_that_takes_nothing_delays_once(hosts: list[Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker does not read. The publishers wait for a moment, then they go on without it."""
     monkeypatch.setattr(crossing, "PATIENCE_S", 0.05)
     a, b, c = hosts
     for host in (b, c):
         host.subscribe(b"t")
-    b.waiting = crossing.WAITING_BYTES_MAX
+    b.crossing._links.append(b.worker)  # dialled, if there were a worker
+    b.worker.waiting_bytes = crossing.WORKER_BYTES + 1
+    a.publish(b"t", payload=bytes(crossing.WINDOW_BYTES))
     waits: list[float] = []
     monkeypatch.setattr(gevent, "sleep", lambda seconds, sleep=gevent.sleep: (waits.append(seconds), sleep(seconds)))
     a.publish(b"t")
@@ -156,15 +159,22 @@ def test_a_host_that_takes_nothing_delays_once(hosts: list[Host], monkeypatch: p
     waits.clear()
     a.publish(b"t")
     assert not waits, "then they go on"
-    assert (a.dropped, len(b.worker.messages()), len(c.worker.messages())) == (2, 0, 2)
-    b.waiting = 0
+    assert (a.dropped, len(b.worker.messages()), len(c.worker.messages())) == (2, 1, 3)
+    b.worker.waiting_bytes = 0
+    b.crossing.sent()
     a.publish(b"t")
-    assert (a.dropped, len(b.worker.messages())) == (2, 1)
+    assert (a.dropped, len(b.worker.messages())) == (2, 2)
 
 
-def test_a_worker_that_does_not_read_loses_its_messages_only(hosts: list[Host]) -> None:
-    a, b, _ = hosts
-    b.subscribe(b"t")
-    b.worker.full = True
-    a.publish(b"t")
-    assert (b.worker.messages(), b.dropped, a.dropped) == ([], 1, 0)
+def test_publishers_wait_for_a_slow_subscriber_elsewhere(hosts: list[Host]) -> None:
+    a, b, c = hosts
+    links = [Worker() for _ in hosts]
+    for host, link in zip(hosts, links, strict=True):
+        host.crossing._links.append(link)  # dialled, if there were a worker
+    b.crossing.frame(b.worker, crossing.HOLD, b"t")
+    c.crossing.frame(c.worker, crossing.HOLD, b"t")
+    assert [link.sent for link in links] == [[(crossing.HOLD, b"t")]] * 3, "each once, and each of b and c by the other"
+    b.crossing.frame(b.worker, crossing.HOLD, b"")
+    assert links[0].sent[1:] == [], "c still holds it"
+    a.crossing.peer_down(b"c")
+    assert links[0].sent[1:] == [(crossing.HOLD, b"")]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node import forwarded
+from node.holds import Holds
 from node.routes import GONE, MEMBERS, THERE, Routes
 from tests.unit.test_core_topics import naive_match
 
@@ -58,7 +59,7 @@ class Model:
         self.filters: set[tuple[str, str]] = set()
         self.groups: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def apply(self, routes: Routes[str], step: tuple) -> bytes:
+    def apply(self, routes: Routes[str], step: tuple) -> list[bytes]:
         match step:
             case ("filter", place, name, there):
                 (self.filters.add if there else self.filters.discard)((place, name))
@@ -84,7 +85,7 @@ class Model:
 def test_the_outside_knows_the_union_and_each_topic_its_places(script):
     routes, model, outside = Routes(), Model(), Outside()
     for step in script:
-        outside.told(model.apply(routes, step))
+        outside.told(b"".join(model.apply(routes, step)))
         assert outside.filters == {name for _, name in model.filters}
         assert outside.groups == model.sums()
         for topic in TOPICS:
@@ -140,3 +141,14 @@ def test_a_frame_is_split_in_order_and_expiries_move(sent, later_ms):
             if place in (PLACES[each[1] : each[1] + 1] if each[2] else by_topic[each[0].encode()])
         )
         assert parts.get(place, b"") == expected
+
+
+@given(st.lists(st.tuples(places, st.sampled_from([b"", b"a", b"b", b"c"])), max_size=30))
+def test_the_outside_holds_what_any_place_holds(frames):
+    holds, held, outside = Holds(), {place: set() for place in PLACES}, set()
+    for place, topic in frames:
+        held[place] = held[place] | {topic} if topic else set()
+        for told in holds.change(place, topic):
+            assert told not in outside, "told for nothing"
+            outside = outside | {told} if told else set()
+        assert outside == holds.topics() == set().union(*held.values())
