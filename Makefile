@@ -22,7 +22,7 @@ test: build tools $(INTEROP)
 soak: build tools
 	$(PY) -m pytest -m soak $(ARGS)
 
-bench: build tools
+bench: build tools $(INTEROP)
 	$(PY) -m bench $(ARGS)
 
 # kill -9 behind HAProxy under load, with a live view; no root needed
