@@ -100,6 +100,33 @@ def test_one_copy_for_each_subscriber(hosts: list[Host]) -> None:
             client.close()
 
 
+def test_a_durable_session_gets_each_message_once(hosts: list[Host]) -> None:
+    """QoS 1 by the store, QoS 0 by the live way."""
+    with connected(hosts[0]) as publisher, hosts[1].client() as subscriber:
+        subscriber.connect("durable-once", clean=False, session_expiry=60)
+        subscriber.subscribe(("dur/#", 1), ("dur0/#", 0))
+        for topic, qos in (("dur/t", 1), ("dur/t", 0), ("dur0/t", 1), ("dur0/t", 0)):
+            if qos:
+                publisher.publish_all(topic, b"x", qos)
+            else:
+                publisher.publish(topic, b"x")
+            found = subscriber.take()
+            assert (found.topic, found.qos) == (topic, min(qos, 0 if topic == "dur0/t" else 1))
+            subscriber.nothing(0.1)
+
+
+def test_a_will_is_seen_on_all_hosts(hosts: list[Host]) -> None:
+    subscribers = [connected(host) for host in hosts]
+    for subscriber in subscribers:
+        subscriber.subscribe("will/#")
+    with hosts[0].client() as client:
+        client.connect("dies", will=("will/t", b"gone", 0, False))
+    for subscriber in subscribers:
+        assert subscriber.take().payload == b"gone"
+        subscriber.nothing(0.1)
+        subscriber.close()
+
+
 def test_nothing_leaves_the_host_for_its_own_subscribers(hosts: list[Host]) -> None:
     network = hosts[0].network
     assert isinstance(network, Network)
@@ -151,6 +178,24 @@ def test_a_shared_group_has_members_on_all_hosts(hosts: list[Host], qos: int) ->
         got = {member: payloads(member) for member in members}
     assert Counter(each for one in got.values() for each in one) == {str(number).encode(): 1 for number in range(120)}
     assert all(len(each) >= 10 for each in got.values()), [len(each) for each in got.values()]
+    for member in members:
+        member.close()
+
+
+def test_a_shared_group_of_durable_and_clean_sessions(hosts: list[Host]) -> None:
+    members = [hosts[0].client(), hosts[1].client(), connected(hosts[2])]
+    for number, member in enumerate(members[:2]):
+        member.connect(f"durable-member-{number}", clean=False, session_expiry=60)
+    for member in members:
+        member.subscribe(("$share/mixed/mixed/#", 1))
+    for host in hosts:
+        with connected(host) as publisher:
+            for number in range(60):
+                publisher.publish_all("mixed/t", f"{host.name} {number}".encode(), 1)
+    got = [payloads(member) for member in members]
+    expected = {f"{host.name} {number}".encode(): 1 for host in hosts for number in range(60)}
+    assert Counter(each for one in got for each in one) == expected
+    assert all(got), [len(each) for each in got]
     for member in members:
         member.close()
 
