@@ -88,6 +88,7 @@ class WorkerLink:
                     self._handler.frame(self, kind, body)
                 at += 5 + length
             del buffer[:at]
+            gevent.sleep(0)  # a flood leaves the transport its turn
 
     def _write(self) -> None:
         while True:
