@@ -140,8 +140,6 @@ class Interconnect:
         for node_id, pair in host.pairs.items():
             if pair.sides[host.index].is_up:
                 self.tell("peer_up", node_id=node_id)
-            elif REPEATS_EVICTED and pair.sides[host.index].evicted:
-                self.tell("peer_down", node_id=node_id, evicted=True)
 
     def keeper_left(self) -> None:
         for wire in (self._to_keeper, self._pipe and self._pipe.wire):
@@ -161,9 +159,6 @@ class Interconnect:
     def from_peer(self, other: Host, body: bytes) -> None:
         if self._to_keeper is not None:
             self._to_keeper.send((PEER, other.node_id + body))
-
-
-REPEATS_EVICTED = False  # does node/interconnect.py tell a new keeper who is evicted?
 
 
 class Host:
