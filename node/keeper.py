@@ -234,7 +234,7 @@ class Keeper:
             "incarnation": self.store.incarnation,
         }
         self.directory.outbox.event(link, "welcome", welcome)
-        self.directory.worker_came(link, hello.get("clients", []), now_ms)
+        self.directory.worker_came(link, hello["clients"], hello["loaded"], now_ms)
 
     def _lost(self, link: Link, now_ms: int) -> None:
         descriptor = link.socket.fileno()

@@ -95,7 +95,10 @@ class Links:
             for client_id, connection in self._worker.clients.items()
             if connection.session is not None
         ]
-        return {"role": "worker", "index": self._worker.index, "instance": self._instance, "clients": clients}
+        return {
+            "role": "worker", "index": self._worker.index, "instance": self._instance, "clients": clients,
+            "loaded": self._worker.reader is not None,
+        }  # fmt: skip
 
     def _dial_sibling(self, index: int) -> bool:
         """Is the sibling linked?"""

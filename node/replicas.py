@@ -195,8 +195,9 @@ class Replicas:
         self._begin(peer, has)
 
     def _reset(self, peer: Peer, changes: bytes, now_ms: int) -> None:
-        rest = self._writer.reset(peer.has, changes)
-        self._directory.subscriptions.make_known(self._directory.elsewhere.reset(rest, now_ms), lambda ok, result: None)
+        told = self._directory.elsewhere.reset(self._writer.records_of(changes), now_ms)
+        self._writer.reset(peer.has, changes)
+        self._directory.subscriptions.make_known(told, lambda ok, result: None)
         self._log.warning(
             "commits_undone", peer=peer.name, count=self._writer.seq - peer.has,
             cause="this host died before anybody was told of them, and the peer went on", effect="none is missing", next="nothing",
@@ -230,8 +231,8 @@ class Replicas:
     # -- what a peer has committed -------------------------------------------------------------------------------------------
 
     def _apply(self, peer: Peer, number: int, changes: bytes, now_ms: int) -> None:
-        rest = self._writer.apply_changes(peer.number, number, changes)
-        told = self._directory.elsewhere.apply(rest, now_ms)
+        told = self._directory.elsewhere.apply(self._writer.records_of(changes), now_ms)
+        self._writer.apply_changes(peer.number, number, changes)
         if not number:
             self._directory.subscriptions.make_known(told, lambda ok, result: None)
             return

@@ -637,7 +637,8 @@ cdef class Writer:
         cdef Queue queue = self.queue_of(sid)
         self.foreign.discard(sid)
         if not asked:   # it may have used numbers that we have not seen
-            queue.next_qseq = queue.reserved = ((queue.next_qseq >> BRANCH_BITS) + 1) << BRANCH_BITS
+            queue.next_qseq = ((queue.next_qseq >> BRANCH_BITS) + 1) << BRANCH_BITS
+            self.reserve(queue)
         for key, value in self.entries(INBOX, u64(sid)):
             self.move_in(queue, key, value)
 
@@ -647,13 +648,11 @@ cdef class Writer:
         return self.forget(entry)
 
     def apply_changes(self, uint64_t peer, uint64_t seq, bytes changes):
-        """What the host `peer` committed as its number `seq` (0: a part of its snapshot).
+        """What the host `peer` committed as its number `seq` (0: a part of its snapshot), but for `records_of` it.
 
-        Messages, packet ids and retained messages are applied; what is the directory's is returned: [(database name, key,
-        value or None)]. Of our own changes only those are recorded that come of ours being the one who delivers a queue.
+        Of our own changes only those are recorded that come of ours being the one who delivers a queue.
         """
         cdef bint recording = self.recording
-        cdef list rest = []
         self.recording = False
         for database, key, value in coding.decode(changes):
             if database == QUEUE:
@@ -669,12 +668,17 @@ cdef class Writer:
                 self.apply_plain(PACKET_IDS, key, value)
             elif database == RETAINED:
                 self.apply_retained(key, value)
-            else:
-                rest.append((REPLICATED[database], key, value))
         self.recording = recording
         if seq:
             self.put("meta", META_PEER + u64(peer), u64(seq))
-        return rest
+
+    def records_of(self, bytes changes):
+        """What of a commit is the directory's: [(database name, key, value or None)]. It says whose queues the others are."""
+        return [
+            (REPLICATED[database], key, value)
+            for database, key, value in coding.decode(changes)
+            if database in (SESSIONS, SUBS, WILLS)
+        ]
 
     def peer_seq(self, uint64_t peer):
         """Up to where the peer's commits are in this store."""
@@ -807,9 +811,8 @@ cdef class Writer:
     def reset(self, uint64_t after, bytes changes):
         """Undo our commits after `after`, which nobody was told of: `changes` is what their keys hold at a peer that went on.
 
-        Returns what is the directory's, as `apply_changes` does.
+        What is the directory's is left to it, see `records_of`.
         """
-        cdef list rest = []
         cdef bint recording = self.recording
         self.recording = False
         for database, key, value in coding.decode(changes):
@@ -827,12 +830,9 @@ cdef class Writer:
                     self.retained_messages += 1
             elif database == PACKET_IDS:
                 self.apply_plain(PACKET_IDS, key, value)
-            else:
-                rest.append((REPLICATED[database], key, value))
         self.recording = recording
         for number in range(after + 1, self.seq + 1):
             self.put("outbox", u64(number), b"")
-        return rest
 
     cdef int reset_entry(self, int database, bytes key, bytes value) except -1:
         cdef uint64_t sid = int.from_bytes(key[:8], "big")

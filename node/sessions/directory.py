@@ -86,14 +86,17 @@ class Directory:
 
     # -- links ----------------------------------------------------------------------------------------------------------
 
-    def worker_came(self, link: Link, clients: list[list[Any]], now_ms: int) -> None:
-        """A worker said HELLO: these clients are its own still."""
+    def worker_came(self, link: Link, clients: list[list[Any]], loaded: bool, now_ms: int) -> None:
+        """A worker said HELLO: these clients are its own still. `loaded`: it knows the subscriptions of an earlier time."""
+        if loaded:
+            self.elsewhere.tell_all(link)
         self.outbox.links.append(link)
         for cid, connection, sid in clients:
-            if cid in self.owners:  # came back elsewhere while we started
+            record = self.by_sid.get(sid)
+            taken = bool(sid) and (record is None or not self.elsewhere.owns(record))  # by another host
+            if taken or cid in self.owners:  # came back elsewhere while we started
                 self.outbox.ask(link, "takeover", {"cid": cid, "conn": connection, "reason": TAKEN_OVER})
                 continue
-            record = self.by_sid.get(sid)
             self._left.pop(sid, None)
             self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), 0)
             if record is not None:

@@ -197,6 +197,16 @@ class Elsewhere:
         else:
             directory.wills.adopt(will_id, _decode_will(value))
 
+    def tell_all(self, link: Link) -> None:
+        """A worker that outlived our last life may not have heard of subscriptions that other hosts made in it."""
+        directory, changes = self._directory, []
+        for sid in directory.writer.foreign:
+            record = directory.by_sid.get(sid)
+            if record is not None:
+                changes += directory.subscriptions.of(record)
+        if changes:
+            directory.outbox.ask(link, "subs_changed", {"changes": changes})
+
     # -- hosts come and go --------------------------------------------------------------------------------------------------
 
     def up(self, peer: Link) -> None:

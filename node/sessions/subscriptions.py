@@ -55,6 +55,13 @@ class Subscriptions:
         else:
             answer(True, True)
 
+    def of(self, record: SessionRecord) -> list[Change]:
+        """All of a session's."""
+        found = [_decode(self._writer.get("subs", key)) for key in self._writer.keys("subs", u64(record.sid))]
+        return [
+            [record.sid, record.client_id, record.user, each.filter, each.options, each.identifier] for each in found
+        ]
+
     def drop(self, sid: int, here: bool = False) -> None:
         """The session is over; `here`: another host has ended it."""
         self.shared.pop(sid, None)
