@@ -58,6 +58,8 @@ class Ledger:
             last: dict[tuple[str, str, int], int] = {}
             for id in dict.fromkeys(ids):
                 message = self.messages[id]
+                if cid not in message.due:
+                    continue  # subscribed meanwhile: a copy sent again may come
                 key = message.publisher, message.topic, message.qos
                 if message.number < last.get(key, 0):
                     found.append(f"{id} reached {cid} behind a later one")

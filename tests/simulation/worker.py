@@ -177,7 +177,14 @@ class Worker:
         keeper.attach(pipe)
         self._wire = Wire(self.host.world, lambda frame: self.host.take(pipe, *frame), 0.5)
         clients = [[cid, each.number, each.sid] for cid, each in self.clients.items()]
-        self._wire.send((HELLO, encode({"role": "worker", "index": 0, "instance": self._instance, "clients": clients})))
+        hello = {
+            "role": "worker",
+            "index": 0,
+            "instance": self._instance,
+            "clients": clients,
+            "loaded": self.subscriptions is not None,
+        }
+        self._wire.send((HELLO, encode(hello)))
 
     def keeper_left(self) -> None:
         for wire in (self._wire, self._pipe and self._pipe.wire):
