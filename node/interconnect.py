@@ -75,6 +75,7 @@ class Interconnect:
         self._incarnation = 0
         self._keeper_seen_s = time.monotonic()
         self._up: set[bytes] = set()
+        self._evicted: set[bytes] = set()
         self._transport: transport.Transport | None = None
         self._door: JoinServer | None = None
         self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
@@ -142,6 +143,8 @@ class Interconnect:
             self._to_keeper[:] = _frame(HELLO, _encode({"role": "interconnect", "members": members}))
             for node_id in self._up:
                 self._tell_keeper("peer_up", node_id=node_id)
+            for node_id in self._evicted:
+                self._tell_keeper("peer_down", node_id=node_id, evicted=True)
             self._to_send.set()
             with suppress(OSError):
                 self._read_keeper(link)
@@ -204,6 +207,7 @@ class Interconnect:
         if node_id in self._up:
             return  # after `suspect`: the same channel goes on
         self._up.add(node_id)
+        self._evicted.discard(node_id)
         self._send(node_id, TABLE, self.cluster.table.to_json())
         self._tell_keeper("peer_up", node_id=node_id)
         self._crossing.peer_up(node_id)
@@ -218,7 +222,10 @@ class Interconnect:
     def down(self, node_id: bytes, reason: str) -> None:
         self._up.discard(node_id)
         self._crossing.peer_down(node_id)
-        self._tell_keeper("peer_down", node_id=node_id, evicted=reason in (channel.EVICTED, transport.LEFT))
+        evicted = reason in (channel.EVICTED, transport.LEFT)
+        if evicted:
+            self._evicted.add(node_id)
+        self._tell_keeper("peer_down", node_id=node_id, evicted=evicted)
         self._log.warning(
             "peer_down", peer=self._name(node_id), cause=reason,
             effect="this host goes on alone, at once or when it is evicted", next="mqnode cluster nodes",

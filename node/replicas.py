@@ -75,6 +75,7 @@ class Replicas:
         self.peers: dict[bytes, Peer] = {}
         self.replication = Replication(writer.seq)
         self._have: list[Peer] = []
+        self._first = writer.seq  # our last commit of earlier lives
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
     # -- the interconnect process -----------------------------------------------------------------------------------------
@@ -188,18 +189,18 @@ class Replicas:
 
     def _opened(self, peer: Peer, has: int, last: int, evicted: int) -> None:
         peer.has, peer.last = has, last
-        if evicted and not self._has_evicted(peer) and has < self._writer.seq:
+        if evicted and not self._has_evicted(peer) and has < self._first:
             # Our last commits waited for it when we died, so nobody was told of them; it has gone on without them.
-            self._say(peer, Say.TAIL, self._writer.tail(has))
+            self._say(peer, Say.TAIL, self._writer.tail(has, self._first))
             return
         self._begin(peer, has)
 
     def _reset(self, peer: Peer, changes: bytes, now_ms: int) -> None:
         told = self._directory.elsewhere.reset(self._writer.records_of(changes), now_ms)
-        self._writer.reset(peer.has, changes)
+        self._writer.reset(peer.has, self._first, changes)
         self._directory.subscriptions.make_known(told, lambda ok, result: None)
         self._log.warning(
-            "commits_undone", peer=peer.name, count=self._writer.seq - peer.has,
+            "commits_undone", peer=peer.name, count=self._first - peer.has,
             cause="this host died before anybody was told of them, and the peer went on", effect="none is missing", next="nothing",
         )  # fmt: skip
         self._begin(peer, peer.has)

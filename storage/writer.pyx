@@ -793,23 +793,22 @@ cdef class Writer:
             self.seq = 1
             self.put("meta", META_SEQ, u64(1))
 
-    def tail(self, uint64_t after):
-        """The keys that our commits after `after` have changed, as in the outbox."""
-        found = b""
-        cursor = self.transaction.cursor(db=self.databases["outbox"])
-        if cursor.set_range(u64(after + 1)):
-            found = b"".join(value for _, value in cursor)
-        return found
+    def tail(self, uint64_t after, uint64_t until):
+        """The keys that our commits after `after` and up to `until` have changed, as in the outbox."""
+        cdef list found = []
+        for number in range(after + 1, until + 1):
+            found.append(self.transaction.get(u64(number), b"", db=self.databases["outbox"]))
+        return b"".join(found)
 
     def values_of(self, bytes touched):
         """What these keys hold here, as changes."""
         return b"".join([
             coding.encode(database, key, self.transaction.get(key, db=self.handles[database]))
-            for database, key in set(coding.decode_keys(touched))
+            for database, key in dict.fromkeys(coding.decode_keys(touched))
         ])
 
-    def reset(self, uint64_t after, bytes changes):
-        """Undo our commits after `after`, which nobody was told of: `changes` is what their keys hold at a peer that went on.
+    def reset(self, uint64_t after, uint64_t until, bytes changes):
+        """Undo our commits after `after` and up to `until`, which nobody was told of: `changes` is what their keys hold at a peer that went on.
 
         What is the directory's is left to it, see `records_of`.
         """
@@ -831,7 +830,7 @@ cdef class Writer:
             elif database == PACKET_IDS:
                 self.apply_plain(PACKET_IDS, key, value)
         self.recording = recording
-        for number in range(after + 1, self.seq + 1):
+        for number in range(after + 1, until + 1):
             self.put("outbox", u64(number), b"")
 
     cdef int reset_entry(self, int database, bytes key, bytes value) except -1:

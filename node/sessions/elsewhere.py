@@ -8,6 +8,7 @@ Of two records of one client id the higher epoch counts, then the higher owner (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from node.sessions.directory import Directory
 
 TAKEN_OVER = 0x8E
-RELEASE_MS = 2000  # for the owner's answer; then it is not asked any more
+RELEASE_MS = 4000  # for the owner's answer: more than an eviction takes
 RETRY_MS = 50
 WILL_GRACE_MS = 30_000  # a host that is gone: its clients may come back before their wills fire
 
@@ -33,6 +34,7 @@ class Elsewhere:
         self._directory = directory
         self.number = number
         self.peers: dict[int, Link] = {}  # number -> peer that can be asked
+        self.evicted: set[int] = set()
 
     def owns(self, record: SessionRecord) -> bool:
         """Ours, and its queue has been taken over."""
@@ -40,9 +42,9 @@ class Elsewhere:
 
     # -- a client comes here ----------------------------------------------------------------------------------------------
 
-    def fetch(self, record: SessionRecord, now_ms: int, fetched: Any) -> None:
-        """Make the session ours, then call `fetched()`."""
-        directory, waiting = self._directory, True
+    def fetch(self, record: SessionRecord, now_ms: int, fetched: Callable[[], None]) -> None:
+        """Make the session ours, then call `fetched()`. Only an owner that is evicted, or too slow, is not asked."""
+        directory, waiting, deadline_ms = self._directory, True, now_ms + RELEASE_MS
 
         def done(asked: bool) -> None:
             nonlocal waiting
@@ -53,13 +55,25 @@ class Elsewhere:
                     self._own(current, asked)
                 fetched()
 
-        peer = self.peers.get(record.owner)
-        if peer is None:
-            done(False)
-            return
-        arguments = {"cid": record.client_id, "sid": record.sid}
-        directory.outbox.ask(peer, "release", arguments, lambda ok, result: done(bool(ok and result)))
-        directory.timers.at(now_ms + RELEASE_MS, lambda _: done(False))
+        def answered(ok: bool, result: Any) -> None:
+            if result is None:  # its link broke: it may be back at once
+                directory.timers.at(directory.now_ms + RETRY_MS, attempt)
+            else:
+                done(bool(ok and result))
+
+        def attempt(later_ms: int) -> None:
+            peer = self.peers.get(record.owner)
+            if not waiting:
+                return
+            if peer is not None:
+                directory.outbox.ask(peer, "release", {"cid": record.client_id, "sid": record.sid}, answered)
+            elif record.owner in self.evicted:
+                done(False)
+            else:
+                directory.timers.at(later_ms + RETRY_MS, attempt)
+
+        directory.timers.at(deadline_ms, lambda _: done(False))
+        attempt(now_ms)
 
     def _own(self, record: SessionRecord, asked: bool) -> None:
         directory = self._directory
@@ -211,6 +225,7 @@ class Elsewhere:
 
     def up(self, peer: Link) -> None:
         self.peers[peer.number] = peer
+        self.evicted.discard(peer.number)
 
     def down(self, peer: Link, now_ms: int) -> None:
         """It cannot be asked any more; gone for good, as far as we know."""
@@ -219,4 +234,5 @@ class Elsewhere:
 
     def gone(self, number: int, now_ms: int) -> None:
         """Evicted: the wills of its clients are ours to fire, when nobody has come back in time."""
+        self.evicted.add(number)
         self._directory.wills.host_gone(number, now_ms + WILL_GRACE_MS, lambda: number not in self.peers)

@@ -138,8 +138,11 @@ class Interconnect:
         self._to_keeper = Wire(host.world, lambda frame: host.take(pipe, *frame), 0.5)
         self._to_keeper.send((HELLO, encode({"role": "interconnect", "members": list(host.pairs)})))
         for node_id, pair in host.pairs.items():
-            if pair.sides[host.index].is_up:
+            side = pair.sides[host.index]
+            if side.is_up:
                 self.tell("peer_up", node_id=node_id)
+            elif side.evicted:
+                self.tell("peer_down", node_id=node_id, evicted=True)
 
     def keeper_left(self) -> None:
         for wire in (self._to_keeper, self._pipe and self._pipe.wire):

@@ -44,7 +44,6 @@ def test_a_host_that_is_alone_goes_on(two: Two) -> None:
     assert two.client.is_connected
 
 
-@pytest.mark.xfail(strict=True, reason="node/interconnect.py does not tell a new keeper which peers are evicted")
 def test_a_host_that_is_alone_goes_on_after_its_keeper_died(two: Two) -> None:
     two.b.stop("for good")
     two.world.run(4000)
