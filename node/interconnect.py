@@ -35,6 +35,7 @@ from node.cluster import Cluster
 from node.config import Config, load, run_dir, worker_count
 from node.crossing import KINDS, Crossing
 from node.listeners.sockets import split_bind
+from node.peers import take_frames
 
 HELLO, REQUEST, REPLY, EVENT, PEER = 0, 4, 5, 6, 10  # frames of the unix sockets
 KEEPER, TABLE = 1, 2  # frames between interconnects
@@ -156,14 +157,8 @@ class Interconnect:
         buffer = bytearray()
         while data := link.recv(RECEIVE_BYTES):
             buffer += data
-            at = 0
-            while len(buffer) - at >= 5:
-                length, kind = struct.unpack_from("<IB", buffer, at)
-                if len(buffer) - at - 5 < length:
-                    break
-                self._from_keeper(kind, bytes(memoryview(buffer)[at + 5 : at + 5 + length]))
-                at += 5 + length
-            del buffer[:at]
+            for kind, body in take_frames(buffer):
+                self._from_keeper(kind, body)
 
     def _from_keeper(self, kind: int, body: bytes) -> None:
         if kind == PEER:
@@ -292,14 +287,10 @@ class Interconnect:
     # -- the command line ------------------------------------------------------------------------------------------------------
 
     def _serve(self, connection: Any, address: Any) -> None:
-        buffer = b""
+        buffer = bytearray()
         while data := connection.recv(RECEIVE_BYTES):
             buffer += data
-            while len(buffer) >= 5:
-                length, kind = struct.unpack_from("<IB", buffer)
-                if len(buffer) < 5 + length:
-                    break
-                body, buffer = buffer[5 : 5 + length], buffer[5 + length :]
+            for kind, body in take_frames(buffer):
                 if kind == REQUEST:
                     connection.sendall(_frame(REPLY, _encode(self._answer(*_decode(body)))))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import socket
 import struct
 
+from node.peers import take_frames
+
 RECEIVE_BYTES = 1 << 20
 SEND_BUFFER_BYTES = 1 << 20
 LOST = -1  # the kind of the frame that stands for the end of the connection
@@ -39,17 +41,8 @@ class Link:
             data = b""
         if not data:
             return 0, [(LOST, b"")]
-        buffer, frames = self.buffer, []
-        buffer += data
-        at, size = 0, len(buffer)
-        while size - at >= 5:
-            length, kind = struct.unpack_from("<IB", buffer, at)
-            if size - at - 5 < length:
-                break
-            frames.append((kind, bytes(memoryview(buffer)[at + 5 : at + 5 + length])))
-            at += 5 + length
-        del buffer[:at]
-        return len(data), frames
+        self.buffer += data
+        return len(data), take_frames(self.buffer)
 
     def queue(self, kind: int, body: bytes | bytearray) -> None:
         self.output += struct.pack("<IB", len(body), kind)

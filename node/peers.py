@@ -6,6 +6,7 @@ again over the new link (to the keeper, whose requests may be repeated) or answe
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +17,21 @@ CROSSING = 63  # the index among a worker's siblings of the interconnect, which 
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder().decode
+
+
+def take_frames(buffer: bytearray) -> list[tuple[int, bytes]]:
+    """(kind, body) of each whole frame at the beginning of `buffer`, which loses them."""
+    frames = []
+    at, size = 0, len(buffer)
+    while size - at >= 5:
+        length, kind = struct.unpack_from("<IB", buffer, at)
+        if size - at - 5 < length:
+            break
+        frames.append((kind, bytes(memoryview(buffer)[at + 5 : at + 5 + length])))
+        at += 5 + length
+    del buffer[:at]
+    return frames
+
 
 Done = Callable[[bool, Any], None]
 

@@ -12,7 +12,7 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
-from node.peers import CROSSING, HELLO, REPLY, Peer, encode
+from node.peers import CROSSING, HELLO, REPLY, Peer, encode, take_frames
 
 RETRY_S = 0.05
 RECEIVE_BYTES = 1 << 20
@@ -76,18 +76,11 @@ class WorkerLink:
         buffer = bytearray()
         while data := link.recv(RECEIVE_BYTES):
             buffer += data
-            at = 0
-            while len(buffer) - at >= 5:
-                length, kind = struct.unpack_from("<IB", buffer, at)
-                if len(buffer) - at - 5 < length:
-                    break
-                body = bytes(memoryview(buffer)[at + 5 : at + 5 + length])
+            for kind, body in take_frames(buffer):
                 if kind == REPLY:
                     self.requests.answered(body)
                 else:
                     self._handler.frame(self, kind, body)
-                at += 5 + length
-            del buffer[:at]
             gevent.sleep(0)  # a flood leaves the transport its turn
 
     def _write(self) -> None:
