@@ -188,13 +188,13 @@ class Interconnect:
         while True:
             self._to_send.wait()
             self._to_send.clear()
-            while self._to_keeper and self._keeper is not None:
-                part = bytes(self._to_keeper[:RECEIVE_BYTES])
+            while self._to_keeper and (link := self._keeper) is not None:
                 try:
-                    sent = self._keeper.send(part)
+                    sent = link.send(bytes(memoryview(self._to_keeper)[:RECEIVE_BYTES]))
                 except OSError:
                     break
-                del self._to_keeper[:sent]
+                if link is self._keeper:  # else what waits now is for another one
+                    del self._to_keeper[:sent]
 
     # -- the transport's handler ------------------------------------------------------------------------------------------------
 
