@@ -15,25 +15,22 @@ not proved a token first, and five wrong ones from an address close the door to 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable
 from typing import Protocol
 
-import gevent
 import msgspec
-import zmq
 
-from mesh import frames, zap
+from mesh import frames
 from mesh.hlc import Stamp
 from mesh.identity import Identity
 from mesh.membership import Member, Membership, MembershipError
+from mesh.questions import Answers, Questions
 from mesh.token import NONCE_BYTES, Token, TokenError, Tokens, proof
 
 ANSWER_S = 10.0
 ATTEMPTS, ATTEMPTS_MS = 5, 60_000
 ADDRESSES_MAX = 1000  # with wrong attempts in the last minute
 KNOCKING_MAX = 100  # that have a nonce
-ASKED_BYTES_MAX = 16 << 10  # by anybody
 TABLE_BYTES_MAX = 16 << 20  # from the member that the token names
 
 
@@ -182,37 +179,12 @@ class Desk:
         return Welcome(door.admit(member).to_json())
 
 
-class JoinServer:
+class JoinServer(Answers):
     """The member's socket: open it while tokens are outstanding."""
 
     def __init__(self, identity: Identity, bind: str, door: Door) -> None:
-        self._desk = Desk(identity, door, lambda: secrets.token_bytes(NONCE_BYTES))
-        self._context = zap.context()
-        self._authenticator = zap.Authenticator(self._context, "join", lambda _: True)
-        try:
-            self._router = zap.server(self._context, "join", bind, identity.secret_key, ASKED_BYTES_MAX)
-        except zap.TransportError:
-            self._authenticator.stop()
-            self._context.term()
-            raise
-        self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
-        self._greenlet = zap.spawn(self._run)
-
-    def _run(self) -> None:
-        while True:
-            if not zap.wait_readable(self._router):
-                continue
-            connection, *parts = self._router.recv_multipart(copy=False)
-            if len(parts) == 1:
-                key, address = str(parts[0].get("User-Id")), str(parts[0].get("Peer-Address"))
-                answer = self._desk.answer(time.time_ns() // 1_000_000, connection.bytes, key, address, parts[0].bytes)
-                self._router.send_multipart([connection.bytes, answer], zmq.NOBLOCK)
-
-    def stop(self) -> None:
-        gevent.kill(self._greenlet)
-        self._router.close()
-        self._authenticator.stop()
-        self._context.term()
+        desk = Desk(identity, door, lambda: secrets.token_bytes(NONCE_BYTES))
+        super().__init__("join", bind, identity.secret_key, desk.answer)
 
 
 # -- the joiner ----------------------------------------------------------------------------------------------------------------
@@ -231,26 +203,16 @@ def check_free(membership: Membership | None, token: Token) -> None:
 
 def join(identity: Identity, token: Token, name: str, address: str, *, timeout_s: float = ANSWER_S) -> Membership:
     """Make this host a member; the table, to be stored before anything else. Of another cluster: `check_free` first."""
-    with zap.context() as context, context.socket(zmq.DEALER) as socket:
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.IPV6, "[" in token.address),
-            (zmq.CURVE_SERVERKEY, token.public_key.encode()),
-            (zmq.CURVE_PUBLICKEY, identity.public_key.encode()),
-            (zmq.CURVE_SECRETKEY, identity.secret_key.encode()),
-            (zmq.MAXMSGSIZE, TABLE_BYTES_MAX),
-        ):
-            socket.setsockopt(option, value)
-        socket.connect(f"tcp://{token.address}")
-        deadline = time.monotonic() + timeout_s
+    asking = Questions(token.address, token.public_key, identity, timeout_s=timeout_s, answer_bytes_max=TABLE_BYTES_MAX)
+    with asking as ask:
         strange = f"{token.address} does not answer as a member does: are both of the same release?"
 
         def exchange(message: Message) -> Said:
-            socket.send(_encode(message))
-            if not zap.wait_readable(socket, max(deadline - time.monotonic(), 0)):
+            answer = ask(_encode(message))
+            if answer is None:
                 raise JoinError(_silence(token, timeout_s))
             try:
-                said: Said = msgspec.msgpack.decode(socket.recv(), type=Said)
+                said: Said = msgspec.msgpack.decode(answer, type=Said)
             except msgspec.DecodeError:
                 raise JoinError(strange) from None
             if isinstance(said, Refused):
