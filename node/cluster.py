@@ -12,15 +12,18 @@ from mesh.hlc import Clock, Stamp
 from mesh.membership import Member, Membership
 from mesh.token import Tokens
 
+ANY_NAME = "mqnode"  # by default; with it a host joins a cluster of any name
+
 
 class Cluster:
-    """`name`: this host's; `address`: HOST:PORT at which others reach its interconnect."""
+    """`name`: this host's; `address`: HOST:PORT at which others reach its interconnect; `cluster_name` as configured."""
 
     def __init__(self, data_dir: Path, name: str, address: str, cluster_name: str) -> None:
         self._path = data_dir / "cluster.json"
         self._tokens_path = data_dir / "tokens"
         self.identity = identity.load_or_create(data_dir / identity.FILE_NAME)
         self.name, self.address = name, address
+        self.wanted_name = "" if cluster_name == ANY_NAME else cluster_name
         self.table = self._load(cluster_name)
         last = max((each.stamp.time for each in self.table.members.values()), default=0)
         self._clock = Clock(self.identity.node_id, last)
@@ -40,6 +43,10 @@ class Cluster:
 
     def member(self, stamp: Stamp) -> Member:
         return Member(self.identity.node_id, self.name, self.address, self.identity.public_key, "active", stamp)
+
+    @property
+    def fingerprint(self) -> str:
+        return identity.fingerprint(self.identity.public_key)
 
     def stamp(self) -> Stamp:
         return self._clock.now(time.time_ns() // 1_000_000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,14 @@ import msgspec
 from gevent import socket
 from gevent.server import StreamServer
 
-from mesh.join import JoinError, check_free, join
+from mesh import approval
+from mesh.identity import fingerprint
+from mesh.join import Joiner, JoinError, check_free, join, request
 from mesh.membership import MembershipError
 from mesh.token import SECRET_BYTES, Token, TokenError
 from mesh.zap import TransportError
+from node.door import JOIN_PORT, KNOCK_PORT, now_ms, port_above
 from node.keeper_bridge import RECEIVE_BYTES, REPLY, REQUEST, frame
-from node.listeners.sockets import split_bind
 from node.peers import take_frames
 
 if TYPE_CHECKING:
@@ -49,23 +50,56 @@ class ClusterRequests:
         except (JoinError, TokenError, MembershipError, TransportError) as error:
             return [number, False, str(error)]
 
+    # -- on a member ----------------------------------------------------------------------------------------------------------
+
     def on_token(self, ttl_s: int) -> dict[str, Any]:
         token = Token(
-            self._cluster.table.cluster_id, next_port(self._cluster.address), self._cluster.identity.public_key,
+            self._cluster.table.cluster_id, port_above(self._cluster.address, JOIN_PORT), self._cluster.identity.public_key,
             secrets.token_bytes(SECRET_BYTES),
         )  # fmt: skip
         self._cluster.tokens.issue(token, ttl_s, now_ms())
         self._cluster.keep_tokens()
-        self._interconnect.open_door()
+        self._interconnect.door.look()
         return {"token": token.text(), "address": token.address}
+
+    def on_pending(self) -> dict[str, Any]:
+        return self._interconnect.door.pending()
+
+    def on_approve(self, fingerprint: str) -> dict[str, Any]:
+        return self._interconnect.door.approve(fingerprint)
+
+    # -- on a host that joins -------------------------------------------------------------------------------------------------
 
     def on_join(self, token: str) -> dict[str, Any]:
         parsed = Token.parse(token)
-        check_free(self._cluster.table, parsed)
-        table = join(self._cluster.identity, parsed, self._cluster.name, self._cluster.address)
-        self._cluster.keep(table)
-        self._interconnect.start_transport()
+        check_free(self._cluster.table, parsed.cluster_id)
+        self._interconnect.joined(join(self._joiner(), parsed))
         return self.on_nodes()
+
+    def on_knock(self, peer: str) -> dict[str, Any]:
+        """Who says that it is the member at `peer`, its address for joining hosts: for the operator to compare."""
+        joiner = self._joiner()
+        here = approval.knock(joiner.identity, port_above(peer, KNOCK_PORT - JOIN_PORT), joiner.name, joiner.address)
+        check_free(self._cluster.table, here.cluster_id)
+        return {
+            "fingerprint": self._cluster.fingerprint,
+            "member_fingerprint": fingerprint(here.public_key),
+            "member": {"address": peer, "public_key": here.public_key, "cluster_id": here.cluster_id},
+        }
+
+    def on_request(self, address: str, public_key: str, cluster_id: bytes) -> bool:
+        """Has that member taken this host in?"""
+        check_free(self._cluster.table, cluster_id)
+        table = request(self._joiner(), address, public_key, cluster_id)
+        if table is not None:
+            self._interconnect.joined(table)
+        return table is not None
+
+    def _joiner(self) -> Joiner:
+        cluster = self._cluster
+        return Joiner(cluster.identity, cluster.name, cluster.address, cluster.wanted_name, now_ms())
+
+    # -- the hosts ------------------------------------------------------------------------------------------------------------
 
     def on_remove(self, name: str) -> dict[str, Any]:
         member = self._cluster.table.find(name)
@@ -90,16 +124,6 @@ class ClusterRequests:
                 }
             )
         return {"cluster": self._cluster.table.name, "nodes": nodes}
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def next_port(bind: str) -> str:
-    """The port for who joins is the one above the interconnect's."""
-    host, port = split_bind(bind)
-    return f"[{host}]:{port + 1}" if ":" in host else f"{host}:{port + 1}"
 
 
 def _listen(path: Path) -> Any:

@@ -19,13 +19,13 @@ from gevent.event import Event
 
 from mesh import channel, transport
 from mesh.hlc import StampError
-from mesh.join import JoinServer
-from mesh.membership import Member, Membership, MembershipError
+from mesh.membership import Membership, MembershipError
 from node import counters, log, process
 from node.cluster import Cluster
-from node.cluster_requests import ClusterRequests, next_port, now_ms
+from node.cluster_requests import ClusterRequests
 from node.config import Config, load, run_dir, worker_count
 from node.crossing import KINDS, Crossing
+from node.door import Door
 from node.keeper_bridge import KeeperBridge
 
 KEEPER, TABLE = 1, 2  # frames between interconnects
@@ -34,7 +34,7 @@ KEEPER_AWAY_S = 2.0
 
 
 class Interconnect:
-    """The handler of the transport, and the door for who joins."""
+    """The handler of the transport."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -47,7 +47,7 @@ class Interconnect:
             interconnect.advertise or interconnect.bind,
             config.cluster.name,
         )
-        self.tokens = self.cluster.tokens
+        self.door = Door(self.cluster, interconnect.bind, self.table_changed)
         self._keeper = KeeperBridge(
             self._run_dir, self._others, lambda node_id, message: self._send(node_id, KEEPER, message), self._welcome
         )
@@ -55,7 +55,6 @@ class Interconnect:
         self._incarnation = 0
         self._keeper_seen_s = time.monotonic()
         self._transport: transport.Transport | None = None
-        self._door: JoinServer | None = None
         self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
 
     def run(self, slot: memoryview) -> None:
@@ -70,7 +69,7 @@ class Interconnect:
         self._log.info("ready", bind=self._config.interconnect.bind, node_id=self.cluster.identity.node_id.hex())
         while not stop.wait(BEAT_S):
             counters.beat(slot)
-            self.open_door()
+            self.door.look()
             self._look_at_keeper()
         self._stop_transport()
 
@@ -105,6 +104,11 @@ class Interconnect:
             self,
             incarnation=self._incarnation,
         )
+
+    def joined(self, table: Membership) -> None:
+        """This host is in another cluster now."""
+        self.cluster.keep(table)
+        self.start_transport()
 
     def _stop_transport(self) -> None:
         if self._transport is not None:
@@ -169,36 +173,6 @@ class Interconnect:
             self._transport.update_members(self.cluster.table)
         for node_id in self._keeper.up:
             self._send(node_id, TABLE, self.cluster.table.to_json())
-
-    # -- who joins ----------------------------------------------------------------------------------------------------------
-
-    def open_door(self) -> None:
-        wanted = self.tokens.outstanding(now_ms()) > 0
-        if wanted and self._door is None:
-            self._door = JoinServer(self.cluster.identity, next_port(self._config.interconnect.bind), self)
-        elif not wanted and self._door is not None:
-            self._door.stop()
-            self._door = None
-
-    def membership(self) -> Membership:
-        return self.cluster.table
-
-    def stamp(self) -> Any:
-        return self.cluster.stamp()
-
-    def admit(self, member: Member) -> Membership:
-        table = self.cluster.table.with_member(member)
-        self.cluster.keep_tokens()
-        self.cluster.keep(table)
-        gevent.spawn(self.table_changed)
-        self._log.info("host_joined", name=member.name, address=member.address)
-        return table
-
-    def refused(self, address: str, why: str) -> None:
-        self._log.warning(
-            "join_refused", address=address, cause=why, effect="that host is no member",
-            next="mqnode cluster token create, if it should be one",
-        )  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
