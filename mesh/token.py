@@ -103,6 +103,11 @@ class Tokens:
             )
         self._issued[token.number] = Issued(token.number, token.key, now_ms + ttl_s * 1000)
 
+    def withdraw(self, number: bytes) -> None:
+        """Another one takes its place. A used one stays: its host may not know yet that it was let in."""
+        if (issued := self._issued.get(number)) is not None and not issued.used_by:
+            del self._issued[number]
+
     def outstanding(self, now_ms: int) -> int:
         return sum(not each.used_by and now_ms < each.expires_ms for each in self._issued.values())
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mesh import identity
 from mesh.hlc import Clock, Stamp
-from mesh.membership import Member, Membership
+from mesh.join import JoinError, check_free
+from mesh.membership import Member, Membership, MembershipError
 from mesh.token import Tokens
 
 ANY_NAME = "mqnode"  # by default; with it a host joins a cluster of any name
@@ -28,6 +31,7 @@ class Cluster:
         last = max((each.stamp.time for each in self.table.members.values()), default=0)
         self._clock = Clock(self.identity.node_id, last)
         self.tokens = Tokens.from_bytes(self._tokens_path.read_bytes()) if self._tokens_path.exists() else Tokens()
+        self._joining = False
         self._introduce()
 
     def _load(self, cluster_name: str) -> Membership:
@@ -58,6 +62,24 @@ class Cluster:
 
     def keep_tokens(self) -> None:
         _write(self._tokens_path, self.tokens.to_bytes())
+
+    def settled(self) -> Membership:
+        """The table that others may be added to. MembershipError while this host is about to have another one."""
+        if self._joining:
+            raise MembershipError("the member is joining another host at this moment. Run the command again")
+        return self.table
+
+    @contextmanager
+    def joining(self, cluster_id: bytes) -> Iterator[None]:
+        """This host asks to be let into that cluster; meanwhile nobody is let in here, who would be left behind."""
+        check_free(self.table, cluster_id)
+        if self._joining:
+            raise JoinError("this host is joining another one at this moment. Run the command again")
+        self._joining = True
+        try:
+            yield
+        finally:
+            self._joining = False
 
     def learn(self, content: bytes) -> bool:
         """Merge another host's table; True if that brought anything new. Raises MembershipError, StampError."""

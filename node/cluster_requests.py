@@ -72,14 +72,15 @@ class ClusterRequests:
 
     def on_join(self, token: str) -> dict[str, Any]:
         parsed = Token.parse(token)
-        check_free(self._cluster.table, parsed.cluster_id)
-        self._interconnect.joined(join(self._joiner(), parsed))
+        with self._cluster.joining(parsed.cluster_id):
+            self._interconnect.joined(join(self._joiner(), parsed))
         return self.on_nodes()
 
     def on_knock(self, peer: str) -> dict[str, Any]:
         """Who says that it is the member at `peer`, its address for joining hosts: for the operator to compare."""
         joiner = self._joiner()
-        here = approval.knock(joiner.identity, port_above(peer, KNOCK_PORT - JOIN_PORT), joiner.name, joiner.address)
+        place = port_above(peer, KNOCK_PORT - JOIN_PORT)
+        here = approval.knock(joiner.identity, place, joiner.name, joiner.address)
         check_free(self._cluster.table, here.cluster_id)
         return {
             "fingerprint": self._cluster.fingerprint,
@@ -89,10 +90,10 @@ class ClusterRequests:
 
     def on_request(self, address: str, public_key: str, cluster_id: bytes) -> bool:
         """Has that member taken this host in?"""
-        check_free(self._cluster.table, cluster_id)
-        table = request(self._joiner(), address, public_key, cluster_id)
-        if table is not None:
-            self._interconnect.joined(table)
+        with self._cluster.joining(cluster_id):
+            table = request(self._joiner(), address, public_key, cluster_id)
+            if table is not None:
+                self._interconnect.joined(table)
         return table is not None
 
     def _joiner(self) -> Joiner:

@@ -62,7 +62,7 @@ class Door:
     # -- for mesh/join.py -----------------------------------------------------------------------------------------------------
 
     def membership(self) -> Membership:
-        return self._cluster.table
+        return self._cluster.settled()
 
     def stamp(self) -> Stamp:
         return self._cluster.stamp()

@@ -25,6 +25,7 @@ from node.cluster import Cluster
 from node.cluster_requests import ClusterRequests
 from node.config import Config, load, run_dir, worker_count
 from node.crossing import KINDS, Crossing
+from node.discovery.rounds import Discovery
 from node.door import Door
 from node.keeper_bridge import KeeperBridge
 
@@ -56,6 +57,7 @@ class Interconnect:
         self._keeper_seen_s = time.monotonic()
         self._transport: transport.Transport | None = None
         self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
+        self.discovery = Discovery(config, self)
 
     def run(self, slot: memoryview) -> None:
         self._crossing.slot = slot
@@ -63,6 +65,7 @@ class Interconnect:
         self._welcomed.wait()
         self.start_transport()
         ClusterRequests(self).start(self._run_dir / "interconnect.sock")
+        self.discovery.start()
         stop = Event()
         gevent.signal_handler(signal.SIGTERM, stop.set)
         slot[counters.INDEX["ready"]] = 1
@@ -71,6 +74,7 @@ class Interconnect:
             counters.beat(slot)
             self.door.look()
             self._look_at_keeper()
+        self.discovery.stop()
         self._stop_transport()
 
     # -- the keeper ---------------------------------------------------------------------------------------------------------
@@ -159,6 +163,14 @@ class Interconnect:
                     "members_refused", peer=self._name(node_id), cause=str(error),
                     effect="the list of hosts stays as it is here", next="mqnode cluster nodes, on both hosts",
                 )  # fmt: skip
+
+    def try_addresses(self, addresses: dict[bytes, str]) -> None:
+        """Members that are not up may be there and no longer where the table says; once up they tell themselves."""
+        table = self.cluster.table
+        for node_id in addresses.keys() - self._keeper.up:
+            table = table.at(node_id, addresses[node_id])
+        if self._transport is not None and table is not self.cluster.table:
+            self._transport.update_members(table)
 
     def _others(self) -> list[bytes]:
         own = self.cluster.identity.node_id
