@@ -164,7 +164,7 @@ cdef class Link(Stream):
     cdef readonly str role          # "keeper", "worker" or "admin"
     cdef readonly int index         # of the sibling worker
     cdef public object context
-    cdef Buffer publishes           # the PUBLISH frame of this wake-up
+    cdef uint32_t publishes         # bytes of the open PUBLISH frame at the end of the output, 0: none is open
     cdef set held                   # topics whose publishers the sibling wants to wait
     cdef set holding                # those that we told it
 

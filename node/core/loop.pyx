@@ -44,6 +44,7 @@ cdef extern from *:
     #include <netinet/in.h>
     #include <netinet/tcp.h>
     #include <arpa/inet.h>
+    #include <malloc.h>
     #include <unistd.h>
     #include <stdio.h>
     #include <string.h>
@@ -112,6 +113,8 @@ cdef extern from *:
     int c_close "close"(int fd) noexcept nogil
     int c_shutdown "shutdown"(int fd, int how) noexcept nogil
     enum: SHUT_WR
+    int mallopt(int parameter, int value) noexcept nogil
+    enum: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 cdef enum:
     BUFFER_SIZE = 262144
@@ -123,6 +126,8 @@ cdef enum:
     WAKE_US = 50000         # that the connections of one wake-up do so together
     LINGER_MS = 2000
     UNSENT_MS = 5000        # a closing connection has so long to take what is queued
+    SPARE_MEMORY = 16777216 # of freed buffers that is not given back: each wake-up would fault it in again
+    LARGE_BUFFER = 4194304  # given back at once
 
 cdef uint64_t UNKNOWN_QSEQ = 0xFFFFFFFFFFFFFFFF
 cdef uint64_t ack_bounds[ACK_BUCKETS]
@@ -188,14 +193,10 @@ cdef class Link(Stream):
         self.held = set()
         self.holding = set()
 
-    def __dealloc__(self):
-        PyMem_RawFree(self.publishes.data)
-
     def send(self, int kind, bytes body):
         """Queue a frame, behind everything that was published or stored before it."""
         if self.fd < 0:
             return
-        close_publishes(self)
         if self is self.loop.keeper:
             close_batch(self.loop)
         send_frame(self, kind, body)
@@ -233,6 +234,8 @@ cdef class Loop:
         self.siblings = []
         self.batches = collections.deque()
         self.batch = 1
+        mallopt(M_TRIM_THRESHOLD, SPARE_MEMORY)
+        mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER)
         self.buffer = <char*>PyMem_RawMalloc(BUFFER_SIZE)
         self.acks = <Ack*>PyMem_RawMalloc(1024 * sizeof(Ack))
         self.ack_mask = 1023
@@ -591,9 +594,6 @@ cdef class Loop:
                 self.pumps = []
                 for session in sessions:
                     self.pump_one(session)
-            for entry in self.siblings:
-                if entry is not None:
-                    close_publishes(<Link>entry)
             close_batch(self)
             streams = self.touched
             self.touched = []
@@ -605,6 +605,7 @@ cdef class Loop:
                     self.flush(<Connection>stream)
                 else:
                     link = <Link>stream
+                    close_publishes(link)
                     if not send_output(link):
                         self.end_link(link)
                     elif link.congested and output_size(link) < LINK_HIGH_WATER // 2:
@@ -755,6 +756,7 @@ cdef class Loop:
             return 0
         c_close(link.fd)
         link.fd = -1
+        link.publishes = 0
         free_buffers(link)
         self.drop_slot(link.slot)
         if self.keeper is link:
