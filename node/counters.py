@@ -27,17 +27,19 @@ COUNTERS = (
     "packets_received", "packets_sent",
     "publish_received_qos0", "publish_received_qos1", "publish_received_qos2",
     "publish_sent_qos0", "publish_sent_qos1", "publish_sent_qos2",
-    "connects_accepted", "connects_refused", "connections_opened", "connections_closed",
+    "connects_accepted", "connects_refused", "connections_closed",
     "sockets_opened",
     "subscribes", "unsubscribes",
     "auth_failures", "authz_denied",
     "takeovers", "takeovers_unclean", "sessions_expired", "wills_published",
     "dropped_queue_full", "dropped_queue_bytes", "dropped_expired", "dropped_slow_subscriber", "dropped_too_large",
     "dropped_denied", "dropped_session_ended", "dropped_interconnect",
-    "refused_disk_full", "refused_quota",
+    "dropped_owner_down",
+    "refused_disk_full", "refused_quota", "refused_split",
     "publishers_paused", "malformed_packets", "protocol_errors",
     "sibling_messages_sent", "sibling_messages_received",
     "commits", "commit_ns", "commit_ops", "fsync_errors",
+    "owner_down_queued", "solo_acks",
     "redispatched", "retained_set", "retained_deleted", "handler_errors",
 )  # fmt: skip
 GAUGES = (
@@ -45,7 +47,7 @@ GAUGES = (
     "sessions", "sessions_connected", "queued_messages", "queued_bytes", "retained_messages", "inflight",
     "output_bytes", "paused_publishers", "store_used_bytes", "store_map_bytes", "loop_lag_us", "disk_full",
     "ready", "keeper_connected", "siblings_connected", "match_cache_entries", "topic_nodes", "wills_pending",
-    "peers", "peers_in_sync", "degraded",
+    "peers", "peers_in_sync", "peers_evicted", "degraded",
 )  # fmt: skip
 # upper bounds in microseconds of the buckets of PUBLISH-received to PUBACK/PUBREC-released, the last is open
 ACK_LATENCY_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 0)

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from mesh.replication import Replication
+from mesh.replication import Replication, Times
 from node.keeper_link import Link
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
-from storage.layout import META_EVICTED
+from storage.layout import META_EVICTED, META_NODE, u64
 from storage.writer import Writer
 
 PEER = 10  # kind of the frames between keeper and interconnect
@@ -53,15 +53,16 @@ class Say(enum.IntEnum):
 class Peer:
     """Another host, as the directory's outbox knows it."""
 
-    __slots__ = ("applying", "has", "last", "name", "node_id", "number", "open_said", "snapshot")
+    __slots__ = ("applying", "evictions", "has", "last", "name", "node_id", "number", "open_said", "snapshot")
 
-    def __init__(self, node_id: bytes) -> None:
+    def __init__(self, node_id: bytes, number: int) -> None:
         self.node_id = node_id
         self.name = node_id.hex()[:8]
-        self.number = 0
+        self.number = number  # 0: never heard of it
+        self.evictions = 0
         self.open_said = False  # since its link came up
         self.last = 0  # its last commit when its link opened
-        self.has = 0  # our last commit that it had then
+        self.has = 0  # our last commit that it had then, or when it was evicted
         self.snapshot: tuple[int, bytes, int] | None = None  # database, key to go on behind, commit at which it began
         self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
 
@@ -69,11 +70,13 @@ class Peer:
 class Replicas:
     """`frames` of the turn go in after `begin` and before the commit; `committed` sends what it brought."""
 
-    def __init__(self, writer: Writer, directory: Directory, number: int, log: Any) -> None:
+    def __init__(self, writer: Writer, directory: Directory, number: int, strict: bool, log: Any) -> None:
         self._writer, self._directory, self._number, self._log = writer, directory, number, log
         self.link: Link | None = None  # to the interconnect process
         self.peers: dict[bytes, Peer] = {}
-        self.replication = Replication(writer.seq)
+        self.replication = Replication(writer.seq, strict)
+        self.evicted: set[bytes] = set()
+        self._times = Times()
         self._have: list[Peer] = []
         self._first = writer.seq  # our last commit of earlier lives
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
@@ -82,8 +85,10 @@ class Replicas:
 
     def connected(self, link: Link, members: list[bytes]) -> None:
         self.link = link
-        if members:
+        if members or self.replication.strict:
             self._writer.begin_recording()
+        if self.replication.strict and not members:
+            self._say_stalled()
         if self._expected is None:
             self._expected = set(members)
 
@@ -107,8 +112,15 @@ class Replicas:
             for node_id in list(self.peers):
                 self.down(node_id, True, now_ms)
 
+    def _peer(self, node_id: bytes) -> Peer:
+        if node_id not in self.peers:
+            number = self._writer.get("meta", META_NODE + node_id) or b""
+            self.peers[node_id] = Peer(node_id, int.from_bytes(number, "big"))
+        return self.peers[node_id]
+
     def up(self, node_id: bytes) -> None:
-        peer = self.peers.setdefault(node_id, Peer(node_id))
+        peer = self._peer(node_id)
+        self.evicted.discard(node_id)
         peer.snapshot = None
         peer.open_said = False
         peer.applying.clear()
@@ -116,20 +128,60 @@ class Replicas:
         self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
 
     def down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
-        peer = self.peers.setdefault(node_id, Peer(node_id))
+        peer = self._peer(node_id)
         self.replication.broken(peer)
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
             self._expect_no_more(node_id)
             self._writer.put("meta", META_EVICTED + node_id, b"")
-            was_in_sync = peer in self.replication.peers and self.replication.peers[peer].in_sync
+            state = self.replication.peers.get(peer)
+            was_in_sync = state is not None and state.in_sync
+            peer.has = self._had(peer)
+            peer.evictions += node_id not in self.evicted
+            self.evicted.add(node_id)
             self.replication.evicted(peer)
             self._directory.elsewhere.gone(peer.number, now_ms)
-            if was_in_sync:
+            if self.is_stalled:
+                self._say_stalled()
+            elif was_in_sync:
                 self._log.warning(
                     "peer_evicted", peer=peer.name, effect="messages are acknowledged with one copy less until it is back",
                     next="mqnode cluster nodes",
                 )  # fmt: skip
+
+    def _say_stalled(self) -> None:
+        self._log.error(
+            "acknowledgements_wait", cause='cluster.ack_policy is "strict", and no other host is in sync',
+            effect="publishers of QoS 1 and 2 and durable sessions wait until one is; nothing is lost",
+            next='start or join another host, or set cluster.ack_policy = "available" and restart this one',
+        )  # fmt: skip
+
+    def _had(self, peer: Peer) -> int:
+        """The last commit of ours that it had, as far as we know."""
+        state = self.replication.peers.get(peer)
+        return peer.has if state is None else state.has
+
+    def describe(self, now_ms: int) -> dict[str, Any]:
+        """For metrics and the command line: the number of this host, and how far each other one is."""
+        found = []
+        for peer in self.peers.values():
+            state, has = self.replication.peers.get(peer), self._had(peer)
+            found.append({
+                "node_id": peer.node_id.hex(), "number": peer.number, "in_sync": state is not None and state.in_sync,
+                "evicted": peer.node_id in self.evicted, "evictions": peer.evictions,
+                "lag_ops": max(0, self._writer.seq - has), "lag_s": self._times.lag_ms(has, now_ms) / 1000,
+            })  # fmt: skip
+        return {"number": self._number, "peers": found}
+
+    @property
+    def is_stalled(self) -> bool:
+        """A strict host that is alone acknowledges nothing."""
+        return self.replication.strict and not self.replication.in_sync
+
+    @property
+    def degraded(self) -> bool:
+        """Is a copy missing of what is stored now?"""
+        return len(self.peers) > self.replication.in_sync or self.is_stalled
 
     def frame(self, body: bytes, now_ms: int) -> None:
         peer = self.peers.get(body[:NODE_ID_BYTES])
@@ -175,6 +227,8 @@ class Replicas:
                 effect="nothing is replicated", next="restore the backup on one host only",
             )  # fmt: skip
             return
+        if peer.number != number:
+            self._writer.put("meta", META_NODE + peer.node_id, u64(number))
         peer.number = number
         if wants:
             self._say(peer, Say.HELLO, _HELLO.pack(self._number, 0))
@@ -216,7 +270,10 @@ class Replicas:
         self._look(peer)
 
     def _acknowledged(self, peer: Peer, number: int) -> None:
+        before = self.replication.in_sync
         self.replication.acknowledged(peer, number)
+        if self.replication.in_sync > before:
+            self._log.info("peer_in_sync", peer=peer.name)
         state = self.replication.peers.get(peer)
         if state is not None and state.in_sync and self._has_evicted(peer):
             self._writer.delete("meta", META_EVICTED + peer.node_id)
@@ -250,7 +307,7 @@ class Replicas:
 
     # -- after the commit ------------------------------------------------------------------------------------------------------
 
-    def committed(self, changes: bytes) -> None:
+    def committed(self, changes: bytes, now_ms: int) -> None:
         """Our commit is on disk; `changes` is what it changed, empty if nothing of it is the peers' business."""
         last = self._writer.seq
         for peer in self.peers.values():
@@ -258,6 +315,10 @@ class Replicas:
             if changes and state is not None and state.sending and peer.snapshot is None and state.sent == last - 1:
                 self._send_changes(peer, last, bytes(changes))
         self.replication.committed(last)
+        if changes:
+            self._times.committed(
+                last, now_ms, min((self._had(peer) for peer in self.peers.values()), default=last - 1)
+            )
         for peer in self._have:
             self._answer(peer)
         self._have.clear()

@@ -21,7 +21,8 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_messages_dropped": ("Messages that a client was not given, by reason", "reason", {
         name[8:]: name for name in counters.COUNTERS if name.startswith("dropped_")}),
     "mqnode_messages_refused": ("Publishes that were not acknowledged, by reason", "reason", {
-        "disk_full": "refused_disk_full", "quota": "refused_quota"}),
+        "disk_full": "refused_disk_full", "quota": "refused_quota",
+        "split": "refused_split"}),
     "mqnode_packets": ("Packets of clients", "dir", {"in": "packets_received", "out": "packets_sent"}),
     "mqnode_bytes": ("Bytes of clients and siblings", "dir", {"in": "bytes_received", "out": "bytes_sent"}),
     "mqnode_connect": ("CONNECTs by result", "result", {
@@ -44,6 +45,8 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
         "in": "sibling_messages_received", "out": "sibling_messages_sent"}),
     "mqnode_store_commits": ("Commits of the store", "", {"": "commits"}),
     "mqnode_store_operations": ("Operations committed", "", {"": "commit_ops"}),
+    "mqnode_solo_acks": ("Operations acknowledged while another host had no copy of them", "", {"": "solo_acks"}),
+    "mqnode_owner_down_queued": ("Messages queued for sessions whose host was evicted", "", {"": "owner_down_queued"}),
     "mqnode_store_errors": ("Errors of the disk", "", {"": "fsync_errors"}),
 }  # fmt: skip
 GAUGES = {
@@ -58,8 +61,9 @@ GAUGES = {
     "mqnode_store_used_bytes": ("Used part of the store's map", "store_used_bytes"),
     "mqnode_store_map_bytes": ("Size of the store's map", "store_map_bytes"),
     "mqnode_disk_full": ("1 while new messages for queues are refused", "disk_full"),
-    "mqnode_degraded": ("1 while a peer is away and messages are acknowledged with a copy less", "degraded"),
+    "mqnode_degraded": ("1 while another host lacks a copy of what is stored here", "degraded"),
     "mqnode_peers": ("Other hosts that this one has met since it started", "peers"),
+    "mqnode_peers_evicted": ("Of these, those that are cut off or dead", "peers_evicted"),
     "mqnode_peers_in_sync": ("Of these, those that have all that is acknowledged", "peers_in_sync"),
     "mqnode_wills_pending": ("Wills of connected or delayed clients", "wills_pending"),
 }

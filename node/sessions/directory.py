@@ -204,12 +204,15 @@ class Directory:
             record.epoch += 1
             self.write(record)
         will_id = 0
+        plain = record is None and not epoch and claim["will"] is None  # nothing is written
         if claim["will"] is not None:
             will_id = self.wills.new(cid, claim["will"]["delay_s"], claim["will"]["record"])
         owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, now_ms if self.elsewhere.peers else 0)
         self._presence(record, True)
         self.elsewhere.announce(cid, now_ms)
         answer(True, self._granted(owner, present))
+        if plain:
+            self.outbox.hurry()
 
     def _granted(self, owner: Owner, present: bool) -> dict[str, Any]:
         record = owner.session
