@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Broker:
 
     def __init__(
         self, more: str = "", *, name: str = "n1", address: str = "127.0.0.1", workers: int = 2,
-        auth: str = "allow_anonymous = true", data_dir: Path | None = None,
+        auth: str = "allow_anonymous = true", data_dir: Path | None = None, environ: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.folder = Path(tempfile.mkdtemp(prefix="mqnode-", dir="/tmp"))  # short: it holds unix sockets
         self.data_dir = data_dir or self.folder / "data"
@@ -55,6 +55,7 @@ class Broker:
             f'[[listeners]]\ntype = "tcp"\nbind = "{address}:{self.port}"\n'
             f'[auth]\n{auth}\n[admin]\nbind = "127.0.0.1:{self.admin_port}"\n{more}'
         )
+        self.environ = dict(environ or {})  # of its processes, beside ours
         self.process: subprocess.Popen[bytes] | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ class Broker:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "node.supervise", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=os.environ | self.environ,
             )  # fmt: skip
         self.wait_ready(START_S)
         return self
