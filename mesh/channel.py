@@ -106,9 +106,10 @@ class Channel:
             return None
         self._beat_due = False
         self._sent += 1
-        piece = bytes(self._queue[: frames.BATCH_BYTES])
+        with memoryview(self._queue) as queue, queue[: frames.BATCH_BYTES] as piece:
+            message = Batch(self._ours, self._sent, *self._detector.beat(now_ms), piece).encode()
         del self._queue[: frames.BATCH_BYTES]
-        return Batch(self._ours, self._sent, *self._detector.beat(now_ms), piece).encode()
+        return message
 
     def _hello(self) -> Hello:
         return Hello(
@@ -139,7 +140,7 @@ class Channel:
                     events.append(Down(EVICTED))
         return events
 
-    def received(self, now_ms: float, message: bytes) -> list[Event]:
+    def received(self, now_ms: float, message: bytes | memoryview) -> list[Event]:
         try:
             heard = frames.decode(message)
             return self._hear_hello(now_ms, heard) if isinstance(heard, Hello) else self._hear_batch(now_ms, heard)

@@ -214,7 +214,7 @@ class Transport:
             self.strangers += 1
             return
         peer.counters.bytes_in += len(part)
-        self._tell(peer, peer.channel.received(now_ms(), part.bytes))
+        self._tell(peer, peer.channel.received(now_ms(), part.buffer))
         if not peer.channel.open and not peer.writable():
             peer.dial_at_ms = min(peer.dial_at_ms, peer.dialled_ms + DIAL_HEARD_MS)
 

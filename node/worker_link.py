@@ -16,7 +16,6 @@ from node.peers import CROSSING, HELLO, REPLY, Peer, encode, take_frames
 
 RETRY_S = 0.05
 RECEIVE_BYTES = 1 << 20
-SEND_BYTES = 1 << 18
 
 
 class Handler(Protocol):
@@ -35,13 +34,14 @@ class WorkerLink:
         self._handler = handler
         self._socket: Any = None
         self._out = bytearray()
+        self._leaving = memoryview(b"")  # a part of what waits that is being written
         self._to_send = Event()
         gevent.spawn(self._keep)
         gevent.spawn(self._write)
 
     @property
     def waiting_bytes(self) -> int:
-        return len(self._out)
+        return len(self._leaving) + len(self._out)
 
     def send(self, kind: int, body: bytes | bytearray) -> None:
         """Lost if the link is, as all that was sent before."""
@@ -67,15 +67,16 @@ class WorkerLink:
                 self._read(link)
             self._socket = None
             self._out.clear()
+            self._leaving = memoryview(b"")
             link.close()
             self.requests.lost()
             self._handler.lost(self)
             gevent.sleep(RETRY_S)
 
     def _read(self, link: Any) -> None:
-        buffer = bytearray()
-        while data := link.recv(RECEIVE_BYTES):
-            buffer += data
+        buffer, received = bytearray(), memoryview(bytearray(RECEIVE_BYTES))
+        while size := link.recv_into(received):
+            buffer += received[:size]
             for kind, body in take_frames(buffer):
                 if kind == REPLY:
                     self.requests.answered(body)
@@ -87,11 +88,13 @@ class WorkerLink:
         while True:
             self._to_send.wait()
             self._to_send.clear()
-            while self._out and (link := self._socket) is not None:
+            while self.waiting_bytes and (link := self._socket) is not None:
+                if not self._leaving:
+                    self._leaving, self._out = memoryview(self._out), bytearray()
                 try:
-                    sent = link.send(bytes(memoryview(self._out)[:SEND_BYTES]))
+                    sent = link.send(self._leaving)
                 except OSError:
                     break
                 if link is self._socket:
-                    del self._out[:sent]
+                    self._leaving = self._leaving[sent:]
                     self._handler.sent()
