@@ -68,10 +68,11 @@ def c5_one_owner(history: History) -> list[str]:
     errors = []
     alive = history.of("fight-", "alive")  # what: (connection, when it asked)
     for one, two in pairwise(alive):
+        if two.who == one.who or two.what[1] < one.at:
+            continue
         later = next((e for e in alive if e.who == one.who and e.what[0] == one.what[0] and e.what[1] > two.at), None)
-        if two.who != one.who and two.what[1] > one.at and later:
-            if not history.in_window(one.at - TAKEOVER_S, later.at, split=True):
-                errors.append(f"C5 {one.who} is answered {later.what[1] - two.at:.3f} s after {two.who} was")
+        if later and not history.in_window(one.at - TAKEOVER_S, later.at, split=True):
+            errors.append(f"C5 {one.who} is answered {later.what[1] - two.at:.3f} s after {two.who} was")
     connected = [event.where for event in history.of("fight", "read") if event.what]
     if len(connected) != 1:
         errors.append(f"C5 in the end it is connected to {connected}")
