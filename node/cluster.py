@@ -42,6 +42,8 @@ class Cluster:
     def _introduce(self) -> None:
         """Be a member under our present name and address."""
         known = self.table.members.get(self.identity.node_id)
+        if self.has_left:
+            return  # until it joins again
         if known is None or (known.name, known.address, known.state) != (self.name, self.address, "active"):
             self.keep(self.table.with_member(self.member(self.stamp())))
 
@@ -51,6 +53,15 @@ class Cluster:
     @property
     def fingerprint(self) -> str:
         return identity.fingerprint(self.identity.public_key)
+
+    @property
+    def has_left(self) -> bool:
+        """It was a member, and is none any more."""
+        own = self.table.members.get(self.identity.node_id)
+        return own is not None and own.state == "left"
+
+    def leave(self) -> None:
+        self.keep(self.table.without(self.identity.node_id, self.stamp()))
 
     def stamp(self) -> Stamp:
         return self._clock.now(time.time_ns() // 1_000_000)
@@ -72,7 +83,8 @@ class Cluster:
     @contextmanager
     def joining(self, cluster_id: bytes) -> Iterator[None]:
         """This host asks to be let into that cluster; meanwhile nobody is let in here, who would be left behind."""
-        check_free(self.table, cluster_id)
+        if not self.has_left:
+            check_free(self.table, cluster_id)
         if self._joining:
             raise JoinError("this host is joining another one at this moment. Run the command again")
         self._joining = True

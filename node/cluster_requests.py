@@ -63,7 +63,7 @@ class ClusterRequests:
         return {"token": token.text(), "address": token.address}
 
     def on_pending(self) -> dict[str, Any]:
-        return self._interconnect.door.pending()
+        return self._interconnect.door.pending() | {"found": self._interconnect.discovery.candidates()}
 
     def on_approve(self, fingerprint: str) -> dict[str, Any]:
         return self._interconnect.door.approve(fingerprint)
@@ -107,6 +107,13 @@ class ClusterRequests:
         self._cluster.keep(self._cluster.table.without(member.node_id, self._cluster.stamp()))
         self._interconnect.table_changed()
         return self.on_nodes()
+
+    def on_leave(self) -> bool:
+        self._interconnect.leave()
+        return True
+
+    def on_references(self) -> dict[str, list[str]]:
+        return self._interconnect.references()
 
     def on_nodes(self) -> dict[str, Any]:
         links = self._interconnect.links()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import msgspec
 from gevent.event import Event
 
 from mesh import channel, transport
@@ -29,9 +30,13 @@ from node.discovery.rounds import Discovery
 from node.door import Door
 from node.keeper_bridge import KeeperBridge
 
-KEEPER, TABLE = 1, 2  # frames between interconnects
+KEEPER, TABLE, ADVERTISED = 1, 2, 3  # frames between interconnects
 BEAT_S = 0.2
 KEEPER_AWAY_S = 2.0
+LEAVE_S = 5.0  # more than an eviction takes
+
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.decode
 
 
 class Interconnect:
@@ -50,7 +55,7 @@ class Interconnect:
         )
         self.door = Door(self.cluster, interconnect.bind, self.table_changed)
         self._keeper = KeeperBridge(
-            self._run_dir, self._others, lambda node_id, message: self._send(node_id, KEEPER, message), self._welcome
+            self._run_dir, self._members, lambda node_id, message: self._send(node_id, KEEPER, message), self._welcome
         )
         self._welcomed = Event()
         self._incarnation = 0
@@ -58,24 +63,34 @@ class Interconnect:
         self._transport: transport.Transport | None = None
         self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
         self.discovery = Discovery(config, self)
+        self._advertised: dict[
+            bytes, list[tuple[str, str]]
+        ] = {}  # by peers that are there: type and address of listeners
 
     def run(self, slot: memoryview) -> None:
-        self._crossing.slot = slot
+        self._slot = self._crossing.slot = slot
+        self._show()
         self._keeper.start()
         self._welcomed.wait()
-        self.start_transport()
+        if not self.cluster.has_left:
+            self.start_transport()
+            self.discovery.start()
         ClusterRequests(self).start(self._run_dir / "interconnect.sock")
-        self.discovery.start()
         stop = Event()
         gevent.signal_handler(signal.SIGTERM, stop.set)
         slot[counters.INDEX["ready"]] = 1
         self._log.info("ready", bind=self._config.interconnect.bind, node_id=self.cluster.identity.node_id.hex())
         while not stop.wait(BEAT_S):
             counters.beat(slot)
+            self._show()
             self.door.look()
             self._look_at_keeper()
         self.discovery.stop()
         self._stop_transport()
+
+    def _show(self) -> None:
+        self._slot[counters.INDEX["left"]] = int(self.cluster.has_left)
+        self._slot[counters.INDEX["others"]] = len(self._others())
 
     # -- the keeper ---------------------------------------------------------------------------------------------------------
 
@@ -89,7 +104,7 @@ class Interconnect:
         """A host whose keeper cannot serve must not make its peers wait for it."""
         if self._keeper.connected:
             self._keeper_seen_s = time.monotonic()
-            if self._transport is None:
+            if self._transport is None and not self.cluster.has_left:
                 self.start_transport()
         elif self._transport is not None and time.monotonic() - self._keeper_seen_s > KEEPER_AWAY_S:
             self._log.error("interconnect_closed", cause="the keeper does not run", effect="the peers go on without this host",
@@ -110,9 +125,34 @@ class Interconnect:
         )
 
     def joined(self, table: Membership) -> None:
-        """This host is in another cluster now."""
+        """This host is in another cluster now, or in its old one again."""
+        had_left = self.cluster.has_left
         self.cluster.keep(table)
+        self._show()
         self.start_transport()
+        if had_left:
+            self.discovery.start()
+
+    def leave(self) -> None:
+        """From now on this host is no member; returns when the others know it."""
+        self.discovery.stop()
+        self.cluster.leave()
+        self._show()
+        for node_id in self._keeper.up:
+            self._send(node_id, TABLE, self.cluster.table.to_json())
+        with gevent.Timeout(LEAVE_S, False):
+            while self._keeper.up:
+                gevent.sleep(BEAT_S)
+        self._stop_transport()
+        self._log.info("host_left", cluster=self.cluster.table.name, next="mqnode join, if it is to be a member again")
+
+    def references(self) -> dict[str, list[str]]:
+        """Where clients may go to, by the type of their listener."""
+        found: dict[str, list[str]] = {}
+        for listeners in self._advertised.values():
+            for kind, address in listeners:
+                found.setdefault(kind, []).append(address)
+        return found
 
     def _stop_transport(self) -> None:
         if self._transport is not None:
@@ -131,6 +171,8 @@ class Interconnect:
         if node_id in self._keeper.up:
             return  # after `suspect`: the same channel goes on
         self._send(node_id, TABLE, self.cluster.table.to_json())
+        advertised = [(each.type, each.advertise) for each in self._config.listeners if each.advertise]
+        self._send(node_id, ADVERTISED, _encode(advertised))
         self._keeper.peer_up(node_id)
         self._crossing.peer_up(node_id)
         self._log.info("peer_up", peer=self._name(node_id))
@@ -142,8 +184,12 @@ class Interconnect:
         )  # fmt: skip
 
     def down(self, node_id: bytes, reason: str) -> None:
+        self._advertised.pop(node_id, None)
         self._crossing.peer_down(node_id)
-        self._keeper.peer_down(node_id, evicted=reason in (channel.EVICTED, transport.LEFT))
+        if reason == transport.LEFT:
+            self._keeper.peer_left(node_id)
+        else:
+            self._keeper.peer_down(node_id, evicted=reason == channel.EVICTED)
         self._log.warning(
             "peer_down", peer=self._name(node_id), cause=reason,
             effect="this host goes on alone, at once or when it is evicted", next="mqnode cluster nodes",
@@ -154,6 +200,8 @@ class Interconnect:
             self._keeper.from_peer(node_id, body)
         elif kind in KINDS:
             self._crossing.peer_frame(node_id, kind, body)
+        elif kind == ADVERTISED:
+            self._advertised[node_id] = _decode(body)
         elif kind == TABLE:
             try:
                 if self.cluster.learn(body):
@@ -175,6 +223,12 @@ class Interconnect:
     def _others(self) -> list[bytes]:
         own = self.cluster.identity.node_id
         return [each.node_id for each in self.cluster.table.active() if each.node_id != own]
+
+    def _members(self) -> dict[str, list[bytes]]:
+        """Whom the keeper has to reckon with, and with whom no longer."""
+        own = self.cluster.identity.node_id
+        gone = [each.node_id for each in self.cluster.table.members.values() if each.state == "left"]
+        return {"members": self._others(), "left": [node_id for node_id in gone if node_id != own]}
 
     def _name(self, node_id: bytes) -> str:
         return self.cluster.table.shown_names().get(node_id, node_id.hex())

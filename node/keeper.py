@@ -37,7 +37,7 @@ from storage.store import Store, damaged, open_store
 from storage.writer import Writer
 
 HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
-BEAT_MS = 200
+BEAT_MS = 400
 TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
 SETTLE_MS = 20
@@ -215,6 +215,8 @@ class Keeper:
                 self.replicas.up(arguments["node_id"])
             elif method == "peer_down":
                 self.replicas.down(arguments["node_id"], arguments["evicted"], now_ms)
+            elif method == "peer_left":
+                self.replicas.left(arguments["node_id"], now_ms)
         elif kind == HELLO:
             self._hello(link, _decode(body), now_ms)
         elif kind == LOST:
@@ -224,6 +226,8 @@ class Keeper:
         link.role = hello["role"]
         if link.role == "interconnect":
             self.replicas.connected(link, hello["members"])
+            for node_id in hello["left"]:
+                self.replicas.left(node_id, now_ms)
             about = {"incarnation": self.store.incarnation, "clock_offset_ms": self.clock_offset_ms}
             link.queue(EVENT, _encode(["welcome", about]))
         if link.role != "worker":

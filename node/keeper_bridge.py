@@ -42,7 +42,7 @@ class KeeperBridge:
     def __init__(
         self,
         run_dir: Path,
-        members: Callable[[], list[bytes]],
+        members: Callable[[], dict[str, list[bytes]]],
         deliver: Callable[[bytes, bytes], bool],
         welcome: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -76,6 +76,12 @@ class KeeperBridge:
             self._evicted.add(node_id)
         self._tell("peer_down", node_id=node_id, evicted=evicted)
 
+    def peer_left(self, node_id: bytes) -> None:
+        """It is no member any more."""
+        self.up.discard(node_id)
+        self._evicted.discard(node_id)
+        self._tell("peer_left", node_id=node_id)
+
     def from_peer(self, node_id: bytes, message: bytes) -> None:
         self._queue(frame(PEER, node_id + message))
 
@@ -99,7 +105,7 @@ class KeeperBridge:
                 gevent.sleep(RETRY_S)
                 continue
             self._keeper = link
-            self._output[:] = frame(HELLO, _encode({"role": "interconnect", "members": self._members()}))
+            self._output[:] = frame(HELLO, _encode({"role": "interconnect"} | self._members()))
             for node_id in self.up:
                 self._tell("peer_up", node_id=node_id)
             for node_id in self._evicted:

@@ -25,6 +25,7 @@ from storage.writer import Writer
 PEER = 10  # kind of the frames between keeper and interconnect
 NODE_ID_BYTES = 16
 PART_BYTES = 1 << 20
+IN_SYNC = b"1"  # what is stored with the eviction of a peer that had all
 KEPT_COMMITS = 200_000  # in the outbox, for a peer that is away; beyond it gets a snapshot
 TRIM = 1000  # at a time
 
@@ -133,9 +134,10 @@ class Replicas:
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
             self._expect_no_more(node_id)
-            self._writer.put("meta", META_EVICTED + node_id, b"")
             state = self.replication.peers.get(peer)
             was_in_sync = state is not None and state.in_sync
+            if was_in_sync or not self._has_evicted(peer):
+                self._writer.put("meta", META_EVICTED + node_id, IN_SYNC if was_in_sync else b"")
             peer.has = self._had(peer)
             peer.evictions += node_id not in self.evicted
             self.evicted.add(node_id)
@@ -148,6 +150,12 @@ class Replicas:
                     "peer_evicted", peer=peer.name, effect="messages are acknowledged with one copy less until it is back",
                     next="mqnode cluster nodes",
                 )  # fmt: skip
+
+    def left(self, node_id: bytes, now_ms: int) -> None:
+        """It is no member any more: it is not asked for its sessions, and its copies are missed no longer."""
+        self.down(node_id, True, now_ms)
+        del self.peers[node_id]
+        self.evicted.discard(node_id)
 
     def _say_stalled(self) -> None:
         self._log.error(
@@ -168,7 +176,8 @@ class Replicas:
             state, has = self.replication.peers.get(peer), self._had(peer)
             found.append({
                 "node_id": peer.node_id.hex(), "number": peer.number, "in_sync": state is not None and state.in_sync,
-                "evicted": peer.node_id in self.evicted, "evictions": peer.evictions,
+                "evicted": peer.node_id in self.evicted,
+                "was_in_sync": self._writer.get("meta", META_EVICTED + peer.node_id) == IN_SYNC, "evictions": peer.evictions,
                 "lag_ops": max(0, self._writer.seq - has), "lag_s": self._times.lag_ms(has, now_ms) / 1000,
             })  # fmt: skip
         return {"number": self._number, "peers": found}

@@ -35,6 +35,7 @@ from node.mqtt.auth_exchange import AuthExchange
 from node.mqtt.client import Handshake
 from node.mqtt.connect import Connects
 from node.mqtt.ends import Ends
+from node.mqtt.moves import Moves
 from node.mqtt.subscribe import Subscriptions
 from node.reload import tell_changes
 from node.requests import Requests
@@ -66,6 +67,7 @@ class Worker:
         self.throttle = Throttle(config.auth.connect_rate_per_address)
         self.connects = Connects(self)
         self.ends = Ends(self)
+        self.moves = Moves(self)
         self.subscriptions = Subscriptions(self)
         self.auth_exchange = AuthExchange(self)
         self.requests = Requests(self)
@@ -96,7 +98,8 @@ class Worker:
         gevent.signal_handler(signal.SIGHUP, lambda: gevent.spawn(self.reload))
         self._open_unix_socket()
         self.links.run()
-        self._listen()
+        self.listen()
+        self.moves.look()
         self.slot[counters.INDEX["ready"]] = 1
         self.log.info("ready", listeners=[each.bind for each in self.config.listeners])
         gevent.spawn(self.system.run)
@@ -110,6 +113,8 @@ class Worker:
         self.slot[gauge["clients_connected"]] = len(self.clients)
         self.slot[gauge["keeper_connected"]] = int(self.keeper.link is not None)
         self.slot[gauge["siblings_connected"]] = self.links.sibling_count
+        if self.slot[gauge["ready"]]:
+            self.moves.look()
 
     def _open_unix_socket(self) -> None:
         path = self.run_dir / f"worker-{self.index}.sock"
@@ -120,7 +125,9 @@ class Worker:
         listening.listen(128)
         self.loop.accept_links(listening)
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Accept clients."""
+        self.factories.clear()
         for listener in self.config.listeners:
             if listener.type == "unix" and self.index:
                 continue  # a path has one owner
@@ -129,6 +136,11 @@ class Worker:
             plain = listener.type in ("tcp", "unix") and listener.proxy_protocol == "off"
             for listening in open_listener(listener):
                 self.loop.listen(listening, listener, None if plain else factory)
+
+    def deafen(self) -> None:
+        """Accept no more clients, but siblings and the admin process."""
+        self.loop.unlisten()
+        self._open_unix_socket()
 
     def _shut_down(self) -> None:
         """Tell everybody, let it be flushed, and go."""
@@ -267,7 +279,7 @@ class Worker:
             sent = session.sent_until if session.sid else 0
             session.detach()
             session.online = False
-        will = "drop" if connection.normal_end or not connection.has_will else "keep"
+        will = "drop" if connection.normal_end or not connection.has_will else "moved" if self.moves.closed else "keep"
         self.keeper.call(
             "detach",
             {

@@ -1,4 +1,4 @@
-"""The admin API: falcon resources over Host. GET /live, /ready and /metrics are open; the rest needs the bearer token.
+"""The admin API: falcon resources over Host. GET /live, /ready, /insync and /metrics are open; the rest needs the bearer token.
 
 Lists take `limit`, `after` (the last name of the page before) and `match` (a glob); clients come in the order of their ids,
 sessions and retained messages in that of the store. Names in paths are percent-encoded. Errors are JSON `{"error": …}`.
@@ -14,14 +14,15 @@ from typing import Any
 import falcon
 import msgspec
 
-from node.admin import metrics, records
+from node.admin import metrics, records, removal
+from node.admin.drain import Drain, DrainError, Order
 from node.admin.host import Host
 from node.admin.link import LinkError
 from storage.layout import SessionRecord, StoreError, Subscription
 from storage.reader import Reader
 
 LIMIT_MAX = 10_000
-OPEN_PATHS = ("/live", "/ready", "/metrics")
+OPEN_PATHS = ("/live", "/ready", "/insync", "/metrics")
 
 
 def make_app(host: Host, token: str) -> falcon.App:
@@ -46,6 +47,7 @@ def _app(app: falcon.App, host: Host, paths: tuple[str, ...]) -> falcon.App:
 ROUTES = {
     "/live": "live",
     "/ready": "ready",
+    "/insync": "insync",
     "/metrics": "metrics",
     "/openapi.json": "openapi",
     "/v1/status": "status",
@@ -57,6 +59,8 @@ ROUTES = {
     "/v1/retained/{name:path}": "retained_one",
     "/v1/topics/match": "match",
     "/v1/reload": "reload",
+    "/v1/drain": "drain",
+    "/v1/hosts/{name}": "other_host",
 }
 
 
@@ -97,6 +101,7 @@ def _page(request: falcon.Request) -> dict[str, Any]:
 class _Resources:
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.drain = Drain(host)
 
     def on_get_live(self, request: falcon.Request, response: falcon.Response) -> None:
         _answer(response, {"live": True})
@@ -105,6 +110,11 @@ class _Resources:
         reasons = self.host.not_ready()
         response.status = falcon.HTTP_503 if reasons else falcon.HTTP_200
         _answer(response, {"ready": not reasons, "reasons": reasons})
+
+    def on_get_insync(self, request: falcon.Request, response: falcon.Response) -> None:
+        reasons = self.host.not_in_sync()
+        response.status = falcon.HTTP_503 if reasons else falcon.HTTP_200
+        _answer(response, {"insync": not reasons, "reasons": reasons})
 
     def on_get_metrics(self, request: falcon.Request, response: falcon.Response) -> None:
         response.content_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -244,6 +254,37 @@ class _Resources:
         errors = [*sorted({error for answer in answers for error in answer}), *silent]
         response.status = falcon.HTTP_409 if errors else falcon.HTTP_200
         _answer(response, {"errors": errors})
+
+    # -- leaving ----------------------------------------------------------------------------------------------------------
+
+    def on_get_drain(self, request: falcon.Request, response: falcon.Response) -> None:
+        _answer(response, self.drain.describe())
+
+    def on_post_drain(self, request: falcon.Request, response: falcon.Response) -> None:
+        order = Order(
+            leave=request.get_param_as_bool("leave", default=False),
+            rate=request.get_param_as_int("rate", min_value=0, default=0),
+            grace_s=request.get_param_as_float("grace_s", min_value=0, default=0),
+            timeout_s=request.get_param_as_float("timeout_s", min_value=0, default=600),
+        )
+        try:
+            self.drain.start(order)
+        except DrainError as error:
+            raise falcon.HTTPConflict(description=str(error)) from error
+        _answer(response, self.drain.describe())
+
+    def on_delete_drain(self, request: falcon.Request, response: falcon.Response) -> None:
+        if not self.drain.cancel():
+            raise falcon.HTTPConflict(
+                description="it has left already: mqnode join" if self.host.has_left else "this host is not leaving"
+            )
+        _answer(response, self.drain.describe())
+
+    def on_get_other_host(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
+        _answer(response, removal.describe(self.host, name))
+
+    def on_delete_other_host(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
+        _answer(response, removal.remove(self.host, name))
 
 
 def _now_ms() -> int:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from node.cli.options import config_option, confirm, json_option, load_config, yes_option
+from node.cli.leave import drain, remove
+from node.cli.options import config_option, json_option, load_config
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -99,24 +100,8 @@ def create(config_path: str, as_json: bool, ttl: int) -> None:
         click.echo(f"  mqnode join --peer {answer['address']} --token {answer['token']}")
 
 
-@command.command("remove")
-@click.argument("name")
-@config_option
-@json_option
-@yes_option
-def remove(name: str, config_path: str, as_json: bool, yes: bool) -> None:
-    """Remove a host that is gone for good; its key is accepted nowhere any more.
-
-    \b
-    Example:
-      mqnode cluster remove n2
-    """
-    confirm(
-        f"What only {name} has, acknowledged while it was alone, comes back only if it joins again with its disk.",
-        f"Remove {name}?",
-        yes,
-    )
-    show(ask(config_path, "remove", name=name), as_json)
+command.add_command(drain)
+command.add_command(remove)
 
 
 @click.command("join")

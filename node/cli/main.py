@@ -19,6 +19,7 @@ _COMMANDS = {
     "topics": "topics",
     "cluster": "cluster",
     "join": "cluster:join",
+    "leave": "leave",
     "users": "users",
     "acl": "acl",
     "config": "config",

@@ -28,12 +28,14 @@ class Node(_Section, frozen=True):
     data_dir: str = "/var/lib/mqnode"
     run_dir: str = ""  # unix sockets and counters; default: data_dir + "/run"
     workers: Annotated[int, Meta(ge=0, le=48)] = 0  # 0: the number of cores
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 15  # of a stop: clients go first
 
 
 class Listener(_Section, frozen=True):
     type: Literal["tcp", "tls", "ws", "wss", "unix"]
     bind: str  # "ADDRESS:PORT", "[IPV6]:PORT", or a path for unix
     name: str = ""  # default: the bind address
+    advertise: str = ""  # "HOST:PORT" for MQTT 5 clients that another host sends here; empty: they are not told where
     allow_anonymous: bool | None = None  # default: auth.allow_anonymous
     max_connections: Count = 0  # of this listener, in each worker; 0: no limit
     protocol_versions: tuple[Literal[3, 4, 5], ...] = (3, 4, 5)  # 3 = MQTT 3.1, 4 = 3.1.1, 5 = 5.0

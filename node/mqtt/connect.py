@@ -63,6 +63,8 @@ class Connects:
             return codes.TOPIC_INVALID, "the will's topic is too long"
         if self.worker.stopping:
             return codes.SERVER_SHUTTING_DOWN, "the server is shutting down"
+        if self.worker.moves.closed:
+            return codes.USE_ANOTHER_SERVER, "this host is about to go"
         if self.worker.throttled(connection.address):
             return codes.SERVER_BUSY, "too many failed attempts from this address"
         if listener.max_connections and self.worker.loop.connections_at(listener) > listener.max_connections:

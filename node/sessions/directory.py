@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from node.sessions import handover
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.outbox import Answer, Link, Outbox
 from node.sessions.owners import Owner, Owners
@@ -26,6 +27,7 @@ from storage.layout import SessionRecord, client_key
 
 NEVER = 0xFFFFFFFF
 WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewhere before their wills fire
+MOVED_GRACE_MS = 10_000  # a client that was sent to another host, before its will fires
 RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom they have
 
 TAKEN_OVER, KICKED = 0x8E, 0x98
@@ -81,7 +83,7 @@ class Directory:
                 if record.attached:
                     self._detached(record, record.expiry_s, None, now_ms)
                 else:
-                    self._expire_later(record)
+                    self.expire_later(record)
         self.wills.orphaned(self.elsewhere.number, {owner.will_id for owner in self.owners.values()}, now_ms)
 
     # -- links ----------------------------------------------------------------------------------------------------------
@@ -130,6 +132,12 @@ class Directory:
 
     def _on_release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
         self.elsewhere.release(peer, answer, now_ms, cid, sid)
+
+    def _on_hand_over(self, link: Link, answer: Answer, now_ms: int, to: list[int], most: int) -> None:
+        answer(True, handover.give(self, to, most))
+
+    def _on_take_over(self, link: Link, answer: Answer, now_ms: int, number: int, most: int) -> None:
+        answer(True, handover.take(self, number, most))
 
     def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
         answer(True, True)
@@ -231,7 +239,7 @@ class Directory:
     ) -> None:
         owner = self.owners.get(cid)
         if owner is not None and owner.link is link and owner.connection == conn:
-            self._gone(cid, owner, will, expiry_s, sent, now_ms, 0)
+            self._gone(cid, owner, will, expiry_s, sent, now_ms, MOVED_GRACE_MS if will == "moved" else 0)
         answer(True, True)
 
     def _gone(self, cid: str, owner: Owner, will: str, expiry_s: int | None, sent: int | None, now_ms: int,
@@ -259,13 +267,13 @@ class Directory:
             self._end(record, now_ms)
             return
         self.write(record)
-        self._expire_later(record)
+        self.expire_later(record)
 
     def _last_qseq(self, record: SessionRecord) -> int:
         last: int = self.writer.queue_of(record.sid).next_qseq - 1
         return last
 
-    def _expire_later(self, record: SessionRecord) -> None:
+    def expire_later(self, record: SessionRecord) -> None:
         """One timer a session: whoever comes and goes all day long must not leave one each time."""
         if record.expiry_s == NEVER:
             return
@@ -284,7 +292,7 @@ class Directory:
             self.count("sessions_expired")
             self._end(record, now_ms)
         else:
-            self._expire_later(record)
+            self.expire_later(record)
 
     def _expired(self, record: SessionRecord, now_ms: int) -> bool:
         if record.attached or record.expiry_s == NEVER:

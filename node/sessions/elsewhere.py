@@ -52,7 +52,7 @@ class Elsewhere:
                 waiting = False
                 current = directory.sessions.get(record.client_id)
                 if current is not None and not self.owns(current):
-                    self._own(current, asked)
+                    self.own(current, asked)
                 fetched()
 
         def answered(ok: bool, result: Any) -> None:
@@ -75,7 +75,8 @@ class Elsewhere:
         directory.timers.at(deadline_ms, lambda _: done(False))
         attempt(now_ms)
 
-    def _own(self, record: SessionRecord, asked: bool) -> None:
+    def own(self, record: SessionRecord, asked: bool) -> None:
+        """From now on it is ours. `asked`: the host that had it knows, and its queue is here."""
         directory = self._directory
         if not asked:
             record.sent_qseq = max(record.sent_qseq, directory.writer.queue_of(record.sid).next_qseq - 1)
@@ -98,7 +99,9 @@ class Elsewhere:
         """At another host, at `at_ms` of the clock that the hosts share."""
         directory = self._directory
         owner = directory.owners.get(cid)
-        if owner is not None and owner.session is None and (owner.at_ms, self.number) < (at_ms, number):
+        if owner is None:
+            directory.wills.returned(cid, directory.now_ms)
+        elif owner.session is None and (owner.at_ms, self.number) < (at_ms, number):
             directory.end(cid, owner, TAKEN_OVER)
 
     # -- another host asks for a session ------------------------------------------------------------------------------------
@@ -120,11 +123,22 @@ class Elsewhere:
         if directory.by_sid.get(record.sid) is not record:  # it ended with its connection
             answer(True, False)
             return
-        record.owner = peer.number
-        record.epoch += 1
-        directory.writer.foreign.add(record.sid)
-        directory.write(record)
+        self.give(record, peer.number)
         answer(True, True)
+
+    def give(self, record: SessionRecord, number: int) -> None:
+        """From now on it is that host's, which takes it when it has this commit."""
+        record.owner = number
+        record.epoch += 1
+        self._directory.writer.foreign.add(record.sid)
+        self._directory.write(record)
+
+    def _given(self, record: SessionRecord) -> None:
+        """Its record and its queue are here: they came in one commit, or one after the other."""
+        directory = self._directory
+        if directory.by_sid.get(record.sid) is record and record.owner == self.number and not self.owns(record):
+            self.own(record, True)
+            directory.expire_later(record)
 
     # -- what other hosts have committed ------------------------------------------------------------------------------------
 
@@ -196,8 +210,9 @@ class Elsewhere:
         else:
             for name in SessionRecord.__struct_fields__:
                 setattr(ours, name, getattr(theirs, name))
-        if ours.owner == self.number:
-            return  # handed over to us: `fetch` goes on when the answer is here
+        if ours.owner == self.number:  # handed over to us
+            directory.timers.at(directory.now_ms, lambda _: self._given(ours))
+            return
         directory.writer.foreign.add(ours.sid)
         owner = directory.owners.get(ours.client_id)
         if owner is not None and owner.session is ours:

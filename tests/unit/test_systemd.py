@@ -28,7 +28,7 @@ def test_the_unit_gives_the_stop_as_long_as_supervisord_takes() -> None:
     programs.read_string((ROOT / "deploy/supervisord.conf").read_text().replace("$user", ""))
     waits_s = [programs.getint(name, "stopwaitsecs") for name in programs.sections() if name.startswith("program:")]
     assert len(waits_s) == 5
-    assert sum(waits_s) < unit.getint("Service", "TimeoutStopSec")
+    assert sum(waits_s) + config.Config().node.drain_s < unit.getint("Service", "TimeoutStopSec")
     assert unit.get("Service", "Type") == "notify"
     assert unit.get("Service", "NotifyAccess") == "all"  # the watchdog speaks, not the main process
 
