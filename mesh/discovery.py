@@ -6,9 +6,11 @@ What is found is advice: an address, perhaps a name and an id, from a place that
 - Only hosts with the same name of their cluster concern each other.
 - Who is alone joins; a cluster of two or more never goes into another one. Two such clusters are reported, not merged.
 - Of two that are alone, who has no sessions joins who has some; else the larger id joins the smaller. All order is `_rank`.
-- While a host joins it lets nobody in, so what it joins with is what it has.
+- Two that are alone become a cluster only when each round before found the same hosts: of several that start at once the first
+  two may not know of the others yet, and would begin a cluster beside theirs.
+- While a host joins it lets nobody in (node/cluster.py).
 
-So of many that start at once each joins, in one step or after some that were refused, the one cluster that is left.
+So of several that start at once one cluster results, after some refusals perhaps; hosts that cannot see each other may begin two.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ class Sight(msgspec.Struct, frozen=True, array_like=True):
 class Decision(msgspec.Struct, frozen=True):
     join: Sight | None  # the host to join, by a token that it gives
     apart: list[Sight]  # of other clusters, which will not become one with ours by themselves
+    hosts: frozenset[bytes]  # that it rests on: for the next round
+    soon: bool = False  # there is one to join, if the next round finds the same hosts
 
 
 def _rank(seen: Sight) -> tuple[bool, bool, bytes]:
@@ -63,16 +67,20 @@ def _rank(seen: Sight) -> tuple[bool, bool, bytes]:
     return alone, alone and not seen.sessions, seen.node_id
 
 
-def decide(own: Sight, seen: list[Sight]) -> Decision:
+def decide(own: Sight, seen: list[Sight], before: frozenset[bytes] | None = None) -> Decision:
+    """`before`: the hosts of the last round's decision; None: as if it had found the same."""
     others = [each for each in seen if each.cluster_id != own.cluster_id]
     apart = [each for each in others if each.cluster != own.cluster]
     ours = [each for each in others if each.cluster == own.cluster]
+    hosts = frozenset(each.node_id for each in ours)
     if len(own.members) > 1:
-        return Decision(None, apart + [each for each in ours if len(each.members) > 1])
-    first = min(
-        ours, key=lambda each: (own.node_id not in each.members, *_rank(each)), default=None
-    )  # an answer was lost
-    return Decision(first if first and _rank(first) < _rank(own) else None, apart)
+        return Decision(None, apart + [each for each in ours if len(each.members) > 1], hosts)
+    first = min(ours, key=lambda each: (own.node_id not in each.members, *_rank(each)), default=None)
+    if first is None or _rank(first) > _rank(own):
+        return Decision(None, apart, hosts)
+    if len(first.members) == 1 and before is not None and before != hosts:
+        return Decision(None, apart, hosts, soon=True)
+    return Decision(first, apart, hosts)
 
 
 def strangers(own_address: str, table: Membership, found: list[Found]) -> list[str]:

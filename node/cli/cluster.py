@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from node.cli import secret
 from node.cli.leave import drain, remove
 from node.cli.options import config_option, json_option, load_config
 
@@ -43,6 +44,9 @@ def ask(config_path: str, method: str, timeout_s: float = 20.0, **arguments: Any
 @click.group("cluster")
 def command() -> None:
     """The hosts of this cluster."""
+
+
+command.add_command(secret.command)
 
 
 @command.command("nodes")

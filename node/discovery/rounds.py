@@ -68,6 +68,8 @@ class Discovery:
         self._given: dict[bytes, bytes] = {}  # host -> number of the token that it was given
         self._told: dict[str, str] = {}  # what was logged last about whom
         self._candidates: dict[str, dict[str, Any]] = {}
+        self._before: frozenset[bytes] = frozenset()
+        self._soon = False
 
     def start(self) -> None:
         if self._config.discovery.method == "none":
@@ -102,7 +104,7 @@ class Discovery:
                 self._tell(
                     "silent", "nobody was found", effect="this host is a cluster of its own until it finds another one"
                 )
-            eager = alone and age_s < EAGER_FOR_S
+            eager = self._soon or (alone and age_s < EAGER_FOR_S)
             pause_s = min(EAGER_S, self._config.discovery.interval_s) if eager else self._config.discovery.interval_s
             self._wake.wait(pause_s * random.uniform(1 - JITTER, 1 + JITTER))
             self._wake.clear()
@@ -130,7 +132,8 @@ class Discovery:
                 )
             return
         seen = [each for each in Pool(ASKED_AT_ONCE).imap_unordered(self._ask, addresses) if each is not None]
-        decision = decide(self.sight(), seen)
+        decision = decide(self.sight(), seen, self._before)
+        self._before, self._soon = decision.hosts, decision.soon
         for each in decision.apart:
             self._candidate(
                 each.address, f"it is in the cluster {each.cluster} ({len(each.members)} hosts), this host in {table.name}",
