@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from node.sessions import handover
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.outbox import Answer, Link, Outbox
 from node.sessions.owners import Owner, Owners
@@ -134,10 +133,10 @@ class Directory:
         self.elsewhere.release(peer, answer, now_ms, cid, sid)
 
     def _on_hand_over(self, link: Link, answer: Answer, now_ms: int, to: list[int], most: int) -> None:
-        answer(True, handover.give(self, to, most))
+        answer(True, self.elsewhere.handover.give(to, most))
 
     def _on_take_over(self, link: Link, answer: Answer, now_ms: int, number: int, most: int) -> None:
-        answer(True, handover.take(self, number, most))
+        answer(True, self.elsewhere.handover.take(number, most))
 
     def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
         answer(True, True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
 from storage.layout import SessionRecord, WillRecord, client_key
 
@@ -35,6 +36,7 @@ class Elsewhere:
         self.number = number
         self.peers: dict[int, Link] = {}  # number -> peer that can be asked
         self.evicted: set[int] = set()
+        self.handover = Handover(directory)
 
     def owns(self, record: SessionRecord) -> bool:
         """Ours, and its queue has been taken over."""
@@ -65,7 +67,9 @@ class Elsewhere:
             peer = self.peers.get(record.owner)
             if not waiting:
                 return
-            if peer is not None:
+            if self.owns(record):  # it was given to us meanwhile
+                done(True)
+            elif peer is not None:
                 directory.outbox.ask(peer, "release", {"cid": record.client_id, "sid": record.sid}, answered)
             elif record.owner in self.evicted:
                 done(False)
@@ -127,18 +131,19 @@ class Elsewhere:
         answer(True, True)
 
     def give(self, record: SessionRecord, number: int) -> None:
-        """From now on it is that host's, which takes it when it has this commit."""
+        """From now on it is that host's, which takes it when it is told that it has this commit."""
         record.owner = number
         record.epoch += 1
         self._directory.writer.foreign.add(record.sid)
         self._directory.write(record)
 
-    def _given(self, record: SessionRecord) -> None:
-        """Its record and its queue are here: they came in one commit, or one after the other."""
-        directory = self._directory
-        if directory.by_sid.get(record.sid) is record and record.owner == self.number and not self.owns(record):
-            self.own(record, True)
-            directory.expire_later(record)
+    def given(self, sessions: list[tuple[int, int]]) -> None:
+        """(sid, epoch): what their last owner did with them is all here."""
+        for sid, epoch in sessions:
+            record = self._directory.by_sid.get(sid)
+            if record is not None and (record.owner, record.epoch) == (self.number, epoch):
+                self.own(record, asked=True)
+                self._directory.expire_later(record)
 
     # -- what other hosts have committed ------------------------------------------------------------------------------------
 
@@ -210,9 +215,8 @@ class Elsewhere:
         else:
             for name in SessionRecord.__struct_fields__:
                 setattr(ours, name, getattr(theirs, name))
-        if ours.owner == self.number:  # handed over to us
-            directory.timers.at(directory.now_ms, lambda _: self._given(ours))
-            return
+        if ours.owner == self.number:
+            return  # handed over to us: `fetch` or `given` goes on when the queue is here, too
         directory.writer.foreign.add(ours.sid)
         owner = directory.owners.get(ours.client_id)
         if owner is not None and owner.session is ours:
