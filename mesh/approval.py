@@ -22,11 +22,10 @@ from zmq.utils import z85
 
 from mesh import frames
 from mesh.identity import Identity, fingerprint
-from mesh.join import Attempts, JoinError, Message, Refused, silence
+from mesh.join import Attempts, JoinError, Message, Refused
 from mesh.questions import Answers, Questions
 
 INVITED_MS = 600_000  # so long knocking and approvals count
-FORGOTTEN_MS = 15_000  # who has not asked for so long
 WAITING_MAX = 100
 ANSWER_S = 5.0
 ANSWER_BYTES_MAX = 16 << 10
@@ -91,7 +90,7 @@ class Approvals:
 
     def waiting(self, now_ms: int) -> dict[str, Asker]:
         """By fingerprint; who has stopped asking is forgotten."""
-        self._askers = {key: each for key, each in self._askers.items() if now_ms - each.seen_ms < FORGOTTEN_MS}
+        self._askers = {key: each for key, each in self._askers.items() if now_ms - each.seen_ms < INVITED_MS}
         return self._askers
 
     def approve(self, now_ms: int, shown: str) -> None:
@@ -131,14 +130,14 @@ class KnockServer(Answers):
         )  # fmt: skip
 
 
-def knock(identity: Identity, peer: str, name: str, address: str, *, timeout_s: float = ANSWER_S) -> Here:
-    """Ask the member whose knocking place is `peer` who it is: anybody may have answered."""
+def knock(identity: Identity, peer: str, name: str, address: str, *, timeout_s: float = ANSWER_S) -> Here | None:
+    """Ask the member whose knocking place is `peer` who it is: anybody may have answered. None: nobody did."""
     said = _encode(Knock(frames.LOWEST_VERSION, frames.HIGHEST_VERSION, identity.node_id, name, address))
     asking = Questions(peer, PUBLIC_KEY, identity, timeout_s=timeout_s, answer_bytes_max=ANSWER_BYTES_MAX)
     with asking as ask:
         answered = ask(said)
     if answered is None:
-        raise JoinError(silence(peer, timeout_s))
+        return None
     try:
         found = msgspec.msgpack.decode(answered, type=Here | Refused)
     except msgspec.DecodeError:

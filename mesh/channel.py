@@ -52,6 +52,7 @@ class Party:
     node_id: bytes
     cluster_id: bytes
     incarnation: int
+    address: str = ""  # HOST:PORT of this host
 
 
 class Channel:
@@ -70,6 +71,7 @@ class Channel:
         self.open = False
         self.version = 0  # that both speak
         self.incarnation = 0  # the peer's
+        self.address = ""  # at which the peer says that it is; it may have moved
         self.trouble = ""  # why the peer's HELLO is not answered
         self.late = 0  # batches that counted for nothing
 
@@ -121,6 +123,7 @@ class Channel:
             self._ours,
             self._theirs,
             self.open,
+            self._party.address,
         )
 
     # -- in -----------------------------------------------------------------------------------------------------------------
@@ -156,7 +159,7 @@ class Channel:
         if hello.channel != self._theirs:
             events = self._break(ANEW)
             self._theirs = hello.channel
-        self.incarnation = hello.incarnation
+        self.incarnation, self.address = hello.incarnation, hello.address
         self.version = min(frames.HIGHEST_VERSION, hello.highest_version)
         if hello.answers == self._ours and not self.open:
             self.open = True

@@ -48,6 +48,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     channel: int  # a random number: the sender's frames from its next batch on
     answers: int  # the receiver's channel as the sender knows it; 0: none
     open: bool  # the sender has had its channel answered
+    address: str = ""  # at which the sender is reached now, whatever the receiver's table says
 
     def encode(self) -> bytes:
         return bytes([HELLO]) + msgspec.msgpack.encode(self)

@@ -232,7 +232,7 @@ class Desk:
 
 
 class JoinServer(Answers):
-    """The member's socket: open it while tokens are outstanding."""
+    """The member's socket: open it while somebody is expected."""
 
     def __init__(self, identity: Identity, bind: str, door: Door) -> None:
         desk = Desk(identity, door, lambda: secrets.token_bytes(NONCE_BYTES))
@@ -300,7 +300,7 @@ def _converse(
         def exchange(message: Message) -> Said:
             answer = ask(_encode(message))
             if answer is None:
-                raise JoinError(silence(address, timeout_s))
+                raise JoinError(_silence(address, timeout_s))
             try:
                 said: Said = msgspec.msgpack.decode(answer, type=Said)
             except msgspec.DecodeError:
@@ -317,7 +317,7 @@ def _strange(address: str) -> str:
     return f"{address} does not answer as a member does: are both of the same release?"
 
 
-def silence(address: str, timeout_s: float) -> str:
+def _silence(address: str, timeout_s: float) -> str:
     port = address.rpartition(":")[2]
     return (
         f"no answer from {address} in {timeout_s:.0f} s: this host is no member. mqnode may not run there, may let nobody "

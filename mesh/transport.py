@@ -27,7 +27,7 @@ from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, getaddrinfo
 from mesh import channel, frames, zap
 from mesh.channel import Change, Channel, Down, Party
 from mesh.identity import Identity
-from mesh.membership import Member, Membership
+from mesh.membership import Member, Membership, is_address
 
 TICK_MS = 50
 TURN_MESSAGES = 16  # received before other greenlets have their turn
@@ -108,7 +108,8 @@ class Transport:
         self, identity: Identity, membership: Membership, bind: str, handler: Handler, *, incarnation: int = 0
     ) -> None:
         self._identity = identity
-        self._party = Party(identity.node_id, membership.cluster_id, incarnation)
+        own = membership.members.get(identity.node_id)
+        self._party = Party(identity.node_id, membership.cluster_id, incarnation, own.address if own else "")
         self._handler = handler
         self._source = _source(bind)
         self._peers: dict[bytes, Peer] = {}
@@ -178,6 +179,7 @@ class Transport:
                 peer.hang_up()
                 peer.member = member
                 self._tell(peer, peer.channel.lost())
+                peer.channel.address = ""
                 peer.dial_at_ms = 0.0
             peer.member = member
         self._by_key = {peer.member.public_key: peer for peer in self._peers.values()}
@@ -266,11 +268,12 @@ class Transport:
             peer.counters.bytes_out += len(message)
 
     def _dial(self, peer: Peer) -> None:
-        """A new connection in the place of the present one, which leads nowhere."""
+        """A new connection in the place of the present one, which leads nowhere. Who has moved has said so in its HELLO."""
+        wanted = peer.channel.address if is_address(peer.channel.address) else peer.member.address
         try:
-            address = _resolve(peer.member.address, self._source)
+            address = _resolve(wanted, self._source)
         except (OSError, UnicodeError) as error:
-            peer.channel.trouble = f"{peer.member.address} leads to no address: {error}"
+            peer.channel.trouble = f"{wanted} leads to no address: {error}"
             address = ""
         peer.dialling = False
         now = now_ms()

@@ -76,11 +76,13 @@ class ClusterRequests:
             self._interconnect.joined(join(self._joiner(), parsed))
         return self.on_nodes()
 
-    def on_knock(self, peer: str) -> dict[str, Any]:
-        """Who says that it is the member at `peer`, its address for joining hosts: for the operator to compare."""
+    def on_knock(self, peer: str) -> dict[str, Any] | None:
+        """Who says that it is the member at `peer`, its address for joining hosts: for the operator to compare. None: nobody."""
         joiner = self._joiner()
         place = port_above(peer, KNOCK_PORT - JOIN_PORT)
         here = approval.knock(joiner.identity, place, joiner.name, joiner.address)
+        if here is None:
+            return None
         check_free(self._cluster.table, here.cluster_id)
         return {
             "fingerprint": self._cluster.fingerprint,
@@ -116,22 +118,13 @@ class ClusterRequests:
         return self._interconnect.references()
 
     def on_nodes(self) -> dict[str, Any]:
-        links = self._interconnect.links()
-        nodes = []
-        for node_id, name in sorted(self._cluster.table.shown_names().items(), key=lambda each: each[1]):
-            here = node_id == self._cluster.identity.node_id
-            link = links.get(node_id)
-            nodes.append(
-                {
-                    "name": name,
-                    "node_id": node_id.hex(),
-                    "address": self._cluster.table.members[node_id].address,
-                    "this_host": here,
-                    "state": "up" if here else ("down" if link is None else link.state),
-                    "rtt_ms": None if here or link is None else link.rtt_ms,
-                }
-            )
-        return {"cluster": self._cluster.table.name, "nodes": nodes}
+        return self._interconnect.reports.nodes()
+
+    def on_links(self) -> dict[str, Any]:
+        return self._interconnect.reports.links()
+
+    def on_status(self) -> dict[str, Any]:
+        return self._interconnect.reports.status()
 
 
 def _listen(path: Path) -> Any:

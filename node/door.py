@@ -1,6 +1,6 @@
 """Who may become a member, at this host: the door of mesh/join.py and mesh/approval.py, and the sockets for both.
 
-Nothing listens but while somebody is expected: a token is outstanding, or an operator waits for hosts that ask.
+Nothing listens but while somebody is expected: there are tokens, or an operator waits for hosts that ask.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Door:
         """Open or close it, as is wanted now."""
         identity = self._cluster.identity
         invited = self.approvals.is_open(now_ms())
-        expected = invited or self.tokens.outstanding(now_ms()) > 0
+        expected = invited or self.tokens.expected(now_ms())
         if expected and self._join_server is None:
             self._join_server = JoinServer(identity, port_above(self._bind, JOIN_PORT), self)
         elif not expected and self._join_server is not None:

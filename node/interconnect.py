@@ -29,8 +29,9 @@ from node.crossing import KINDS, Crossing
 from node.discovery.rounds import Discovery
 from node.door import Door
 from node.keeper_bridge import KeeperBridge
+from node.reports import Reports
 
-KEEPER, TABLE, ADVERTISED = 1, 2, 3  # frames between interconnects
+KEEPER, TABLE, ADVERTISED, REPORT = 1, 2, 3, 4  # frames between interconnects
 BEAT_S = 0.2
 KEEPER_AWAY_S = 2.0
 LEAVE_S = 5.0  # more than an eviction takes
@@ -57,6 +58,7 @@ class Interconnect:
         self._keeper = KeeperBridge(
             self._run_dir, self._members, lambda node_id, message: self._send(node_id, KEEPER, message), self._welcome
         )
+        self.reports = Reports(config, self.cluster)
         self._welcomed = Event()
         self._incarnation = 0
         self._keeper_seen_s = time.monotonic()
@@ -85,6 +87,7 @@ class Interconnect:
             self._show()
             self.door.look()
             self._look_at_keeper()
+            self._report()
         self.discovery.stop()
         self._stop_transport()
 
@@ -164,8 +167,13 @@ class Interconnect:
     def _send(self, node_id: bytes, kind: int, body: bytes) -> bool:
         return self._transport is not None and self._transport.send(node_id, kind, body)
 
-    def links(self) -> dict[bytes, transport.Counters]:
-        return {} if self._transport is None else self._transport.counters()
+    def _report(self) -> None:
+        """What every host shows of this one."""
+        self._keeper.look()
+        links = {} if self._transport is None else self._transport.counters()
+        report = self.reports.make(links, self._keeper.copies)
+        for node_id in self._keeper.up:
+            self._send(node_id, REPORT, report)
 
     def up(self, node_id: bytes) -> None:
         if node_id in self._keeper.up:
@@ -202,6 +210,8 @@ class Interconnect:
             self._crossing.peer_frame(node_id, kind, body)
         elif kind == ADVERTISED:
             self._advertised[node_id] = _decode(body)
+        elif kind == REPORT:
+            self.reports.heard(node_id, body)
         elif kind == TABLE:
             try:
                 if self.cluster.learn(body):

@@ -47,6 +47,8 @@ class KeeperBridge:
         welcome: Callable[[dict[str, Any]], None],
     ) -> None:
         self.up: set[bytes] = set()
+        self.copies: dict[bytes, dict[str, Any]] = {}  # how far each peer is with our commits, as the keeper said last
+        self._asked = False
         self._evicted: set[bytes] = set()
         self._log = log.logger("interconnect")
         self._path = os.fspath(run_dir / "keeper.sock")
@@ -85,6 +87,12 @@ class KeeperBridge:
     def from_peer(self, node_id: bytes, message: bytes) -> None:
         self._queue(frame(PEER, node_id + message))
 
+    def look(self) -> None:
+        """Bring `copies` up to date, soon."""
+        if not self._asked:
+            self._asked = self.connected
+            self._queue(frame(REQUEST, _encode([0, "peers", {}])))
+
     def _tell(self, method: str, **arguments: Any) -> None:
         self._queue(frame(EVENT, _encode([method, arguments])))
 
@@ -114,6 +122,8 @@ class KeeperBridge:
             with suppress(OSError):
                 self._read(link)
             self._keeper = None
+            self._asked = False
+            self.copies = {}
             link.close()
             self._log.warning("keeper_lost", effect="nothing is replicated until it is back", next="mqnode status")
 
@@ -129,6 +139,11 @@ class KeeperBridge:
             node_id, message = body[:NODE_ID_BYTES], body[NODE_ID_BYTES:]
             while node_id in self.up and not self._deliver(node_id, message):
                 gevent.sleep(FULL_S)
+        elif kind == REPLY:
+            self._asked = False
+            _, ok, result = _decode(body)
+            if ok:
+                self.copies = {bytes.fromhex(each["node_id"]): each for each in result["peers"]}
         elif kind == EVENT:
             method, arguments = _decode(body)
             if method == "welcome":

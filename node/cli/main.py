@@ -18,7 +18,7 @@ _COMMANDS = {
     "retained": "retained",
     "topics": "topics",
     "cluster": "cluster",
-    "join": "cluster:join",
+    "join": "join",
     "leave": "leave",
     "users": "users",
     "acl": "acl",

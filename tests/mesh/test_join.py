@@ -94,12 +94,14 @@ def server(door: Member1) -> Iterator[JoinServer]:
 def test_a_host_joins_and_both_have_the_same_table_on_disk_before_it_hears_of_it(
     door: Member1, server: JoinServer
 ) -> None:
-    joiner = create()
-    table = joined(joiner, Token.parse(door.token(server.address).text()), "n2", "127.0.0.2:7001")
+    joiner, token = create(), door.token(server.address)
+    table = joined(joiner, Token.parse(token.text()), "n2", "127.0.0.2:7001")
     assert table == door.table == Membership.from_json(door.disk[0])
     assert (table.find("n2").node_id, table.find("n2").public_key) == (joiner.node_id, joiner.public_key)
-    assert Tokens.from_bytes(door.disk[1]).outstanding(time.time_ns() // 1_000_000) == 0
     assert not door.log
+    door.tokens = Tokens.from_bytes(door.disk[1])
+    with pytest.raises(JoinError, match="used by another host"):
+        joined(create(), token, "n3", "127.0.0.3:7001")
 
 
 def test_a_lost_answer_is_asked_for_again(door: Member1, server: JoinServer) -> None:
@@ -260,6 +262,27 @@ def test_releases_that_do_not_fit(door: Member1) -> None:
     assert isinstance(answer, Refused)
     assert "upgrade the older one" in answer.why
     assert isinstance(ask(desk, asking((1, newer))), Challenge)
+
+
+def joining_as(door: Member1, token: Token, **fields: object) -> Said:
+    desk = Desk(door.identity, door, lambda: b"n" * 16)
+    ask(desk, asking())
+    given = proof(token.key, door.identity.public_key, "j" * 40, b"n" * 16)
+    said = join.Join(token.number, given, b"n" * 16, "n2", "10.0.0.9:7001")
+    return ask(desk, msgspec.msgpack.encode(msgspec.structs.replace(said, **fields)))
+
+
+def test_a_host_of_another_clusters_name_and_one_with_another_clock(door: Member1) -> None:
+    token = door.token("h:1")
+    for fields, text in (
+        ({"cluster": "away"}, 'configured for the cluster "away", the member is in "home"'),
+        ({"wall_ms": 61_000}, "61 s ahead of the member's"),
+        ({"wall_ms": -61_000}, "61 s behind the member's"),
+    ):
+        answer = joining_as(door, token, **fields)
+        assert isinstance(answer, Refused)
+        assert text in answer.why
+    assert isinstance(joining_as(door, token, cluster="home", wall_ms=59_000), Welcome)
 
 
 def test_a_nonce_is_for_one_connection_and_one_attempt(door: Member1) -> None:
