@@ -75,6 +75,7 @@ class Keeper:
                 self.writer = Writer(
                     self.store.environment, self.store.databases, self.config.limits, self.store.number
                 )
+                self.writer.drops_orphans = self.config.cluster.on_owner_down == "drop"
                 self.directory = Directory(self.writer, self.store.number)
                 strict = self.config.cluster.ack_policy == "strict"
                 self.replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)

@@ -55,6 +55,7 @@ class Worker:
         self.run_dir = run_dir(config)
         self.counters = counters.Counters(self.run_dir / "counters")
         self.slot = self.counters.claim(counters.WORKER_0 + index)
+        self._keepers = self.counters.slot(counters.KEEPER)
         self.loop = Loop(self, self.slot, config.limits, config.shared.strategy)
         self.links = Links(self)
         self.keeper = self.links.keeper
@@ -109,6 +110,7 @@ class Worker:
     def _tick(self) -> None:
         counters.beat(self.slot)
         self.loop.tick()
+        self.loop.refuses_publish = self.refuses("publish")
         gauge = counters.INDEX
         self.slot[gauge["clients_connected"]] = len(self.clients)
         self.slot[gauge["keeper_connected"]] = int(self.keeper.link is not None)
@@ -239,6 +241,11 @@ class Worker:
 
     def count(self, name: str, by: int = 1) -> None:
         self.slot[counters.INDEX[name]] += by
+
+    def refuses(self, operation: str) -> bool:
+        """While a member of the cluster is evicted (cluster.allow_during_split)."""
+        allowed = operation in self.config.cluster.allow_during_split
+        return not allowed and self._keepers[counters.INDEX["peers_evicted"]] > 0
 
     def now_ms(self) -> int:
         """The store clock."""

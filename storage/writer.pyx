@@ -111,6 +111,8 @@ cdef class Writer:
     cdef list handles           # of layout.REPLICATED
     cdef uint64_t number        # this host's, shifted: the lowest id that it gives
     cdef public set foreign     # sids of the sessions that another host delivers
+    cdef public object is_orphan    # sid -> has that host been evicted? None: no host has
+    cdef public bint drops_orphans  # cluster.on_owner_down
     cdef public bint recording  # are changes kept for peers?
     cdef readonly bytearray changes     # since `begin`, see storage/changes.py
     cdef bytearray touched
@@ -486,6 +488,11 @@ cdef class Writer:
         if queue is None:
             self.count("dropped_session_ended")
             return False
+        if self.is_orphan is not None and sid in self.foreign and self.is_orphan(sid):
+            if self.drops_orphans:
+                self.count("dropped_owner_down")
+                return False
+            self.count("owner_down_queued")
         while queue.count and (queue.count >= self.messages_max or queue.size + charged > self.bytes_max):
             if self.policy == "refuse":
                 break       # there was room before this message, or it is one that moves: it is not lost now

@@ -341,6 +341,13 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
     if pub.qos == 2 and ids != NULL and ids_has(ids, packet_id):            # [MQTT-4.3.3-10]
         acknowledge(connection, 5, packet_id, 0, False)
         return 0
+    if loop.refuses_publish:
+        loop.stats[S_REFUSED_SPLIT] += 1
+        if pub.qos and connection.version == 5:
+            acknowledge(connection, 4 if pub.qos == 1 else 5, packet_id, 0x83, False)
+        elif pub.qos:       # MQTT 3 has no negative acknowledgement
+            loop.end(connection, 0x83)
+        return 0
     if ids != NULL and ids.count > session.flows.inherited_ids:
         opened += ids.count - session.flows.inherited_ids
     if pub.qos and connection.version == 5 and opened >= loop.receive_max:  # [MQTT-3.3.4-7]

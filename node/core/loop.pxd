@@ -223,6 +223,7 @@ cdef class Loop:
     cdef uint64_t ack_mask
     # limits and policies
     cdef public bint allows_all
+    cdef public bint refuses_publish        # cluster.allow_during_split
     cdef public uint64_t permit_version
     cdef public object authorize    # callable(connection, topic, qos, retain) -> bool
     cdef public object reader       # storage reader

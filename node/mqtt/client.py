@@ -38,6 +38,7 @@ USE_ANOTHER_SERVER = 0x9C
 SERVER_MOVED = 0x9D
 
 NEVER = 0xFFFFFFFF  # session expiry
+SPLIT = "not while a host of the cluster is away"
 
 
 class Handshake:

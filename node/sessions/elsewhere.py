@@ -245,6 +245,7 @@ class Elsewhere:
     def up(self, peer: Link) -> None:
         self.peers[peer.number] = peer
         self.evicted.discard(peer.number)
+        self._look_for_orphans()
 
     def down(self, peer: Link, now_ms: int) -> None:
         """It cannot be asked any more; gone for good, as far as we know."""
@@ -254,4 +255,13 @@ class Elsewhere:
     def gone(self, number: int, now_ms: int) -> None:
         """Evicted: the wills of its clients are ours to fire, when nobody has come back in time."""
         self.evicted.add(number)
+        self._look_for_orphans()
         self._directory.wills.host_gone(number, now_ms + WILL_GRACE_MS, lambda: number not in self.peers)
+
+    def _look_for_orphans(self) -> None:
+        """The writer asks of each message only while a host is evicted."""
+        self._directory.writer.is_orphan = self._is_orphan if self.evicted else None
+
+    def _is_orphan(self, sid: int) -> bool:
+        record = self._directory.by_sid.get(sid)
+        return record is not None and record.owner in self.evicted
