@@ -167,11 +167,13 @@ class Interconnect:
     def _send(self, node_id: bytes, kind: int, body: bytes) -> bool:
         return self._transport is not None and self._transport.send(node_id, kind, body)
 
+    def links(self) -> dict[bytes, transport.Counters]:
+        return {} if self._transport is None else self._transport.counters()
+
     def _report(self) -> None:
         """What every host shows of this one."""
         self._keeper.look()
-        links = {} if self._transport is None else self._transport.counters()
-        report = self.reports.make(links, self._keeper.copies)
+        report = self.reports.make(self.links(), self._keeper.copies)
         for node_id in self._keeper.up:
             self._send(node_id, REPORT, report)
 
