@@ -46,9 +46,10 @@ class Cluster:
         )
 
     def forget(self) -> None:
-        """All durable sessions, so that nothing of one run is left for the next."""
-        for session in self.hosts[0].get("/v1/sessions?limit=1000")[1]:
-            self.hosts[0].get(f"/v1/sessions/{quote(session['client_id'])}", method="DELETE")
+        """All durable sessions, so that nothing of one run is left for the next; each at the host that owns it."""
+        for host in self.hosts:
+            for session in host.get("/v1/sessions?limit=1000")[1]:
+                host.get(f"/v1/sessions/{quote(session['client_id'])}", method="DELETE")
 
 
 @contextmanager
