@@ -6,7 +6,7 @@ What is found is advice: an address, perhaps a name and an id, from a place that
 - Only hosts with the same name of their cluster concern each other.
 - Who is alone joins; a cluster of two or more never goes into another one. Two such clusters are reported, not merged.
 - Of two that are alone, who has no sessions joins who has some; else the larger id joins the smaller. All order is `_rank`.
-- Two that are alone become a cluster only when each round before found the same hosts: of several that start at once the first
+- Two that are alone become a cluster only when the round before found no fewer hosts: of several that start at once the first
   two may not know of the others yet, and would begin a cluster beside theirs.
 - While a host joins it lets nobody in (node/cluster.py).
 
@@ -58,7 +58,7 @@ class Decision(msgspec.Struct, frozen=True):
     join: Sight | None  # the host to join, by a token that it gives
     apart: list[Sight]  # of other clusters, which will not become one with ours by themselves
     hosts: frozenset[bytes]  # that it rests on: for the next round
-    soon: bool = False  # there is one to join, if the next round finds the same hosts
+    soon: bool = False  # there is one to join, if the next round finds no others
 
 
 def _rank(seen: Sight) -> tuple[bool, bool, bytes]:
@@ -68,7 +68,7 @@ def _rank(seen: Sight) -> tuple[bool, bool, bytes]:
 
 
 def decide(own: Sight, seen: list[Sight], before: frozenset[bytes] | None = None) -> Decision:
-    """`before`: the hosts of the last round's decision; None: as if it had found the same."""
+    """`before`: the hosts of the last round's decision; None: as if it had found no fewer."""
     others = [each for each in seen if each.cluster_id != own.cluster_id]
     apart = [each for each in others if each.cluster != own.cluster]
     ours = [each for each in others if each.cluster == own.cluster]
@@ -78,7 +78,7 @@ def decide(own: Sight, seen: list[Sight], before: frozenset[bytes] | None = None
     first = min(ours, key=lambda each: (own.node_id not in each.members, *_rank(each)), default=None)
     if first is None or _rank(first) > _rank(own):
         return Decision(None, apart, hosts)
-    if len(first.members) == 1 and before is not None and before != hosts:
+    if len(first.members) == 1 and before is not None and not hosts <= before:
         return Decision(None, apart, hosts, soon=True)
     return Decision(first, apart, hosts)
 

@@ -27,14 +27,14 @@ from mesh.token import SECRET_BYTES, Token, TokenError
 from node import counters, log
 from node.cluster import Cluster
 from node.config import Config, run_dir
-from node.discovery.board import Board, BoardError, make
+from node.discovery.board import Board, BoardError, make, ttl_s
 from node.door import JOIN_PORT, Door, now_ms, port_above
 
 EAGER_S, EAGER_FOR_S = 1.0, 30.0  # while this host is alone and has just started, it looks more often
 JITTER = 0.2
 MEETING_PORT = 2  # above that of the interconnect
 ASKED_AT_ONCE = 16
-VISITORS_MAX = 128
+VISITORS_MAX, VISIT_S = 128, 10.0  # the time that asking the others may take it
 WITHDRAW_S = 2.0
 
 
@@ -64,7 +64,10 @@ class Discovery:
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._meeting: MeetingPlace | None = None
         self._wake = Event()
-        self._visitors: dict[bytes, Found] = {}  # who asked us lately, and is in another cluster
+        self._visitors: dict[
+            bytes, tuple[Found, float]
+        ] = {}  # who asked us lately, and when: it may find us and we not it
+        self._visit_s = ttl_s(config) + VISIT_S
         self._given: dict[bytes, bytes] = {}  # host -> number of the token that it was given
         self._told: dict[str, str] = {}  # what was logged last about whom
         self._candidates: dict[str, dict[str, Any]] = {}
@@ -74,19 +77,26 @@ class Discovery:
     def start(self) -> None:
         if self._config.discovery.method == "none":
             return
-        if self._secret is not None:
-            bind = port_above(self._config.interconnect.bind, MEETING_PORT)
-            self._meeting = MeetingPlace(self._secret, bind, self)
+        self._open_place()
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
         if self._greenlet is None:
             return
         self._greenlet.kill()
-        if self._meeting is not None:
-            self._meeting.stop()
+        self._close_place()
         with gevent.Timeout(WITHDRAW_S, False):
             self._threads.apply(self._withdraw)
+
+    def _open_place(self) -> None:
+        if self._secret is not None and self._meeting is None:
+            bind = port_above(self._config.interconnect.bind, MEETING_PORT)
+            self._meeting = MeetingPlace(self._secret, bind, self)
+
+    def _close_place(self) -> None:
+        if self._meeting is not None:
+            self._meeting.stop()
+            self._meeting = None
 
     def candidates(self) -> list[dict[str, Any]]:
         """Hosts that were found and are no members: name, address, node_id, and why they are none."""
@@ -97,7 +107,12 @@ class Discovery:
     def _run(self) -> None:
         began_s = time.monotonic()
         while True:
-            self._round()
+            if self._cluster.has_left:  # until an operator has it join again
+                self._close_place()
+                self._threads.apply(self._withdraw)
+            else:
+                self._open_place()
+                self._round()
             age_s = time.monotonic() - began_s
             alone = len(self._cluster.table.active()) == 1
             if alone and age_s > EAGER_FOR_S and not self._candidates:
@@ -110,8 +125,10 @@ class Discovery:
             self._wake.clear()
 
     def _round(self) -> None:
-        found = self._look() + list(self._visitors.values())
-        self._visitors.clear()
+        found = self._look()
+        now_s = time.monotonic()
+        self._visitors = {guest: each for guest, each in self._visitors.items() if now_s - each[1] < self._visit_s}
+        found += [each for each, _ in self._visitors.values()]
         table = self._cluster.table
         self._place.try_addresses(moved(table, found, self._cluster.identity.node_id))
         addresses = strangers(self._cluster.address, table, found)
@@ -164,6 +181,7 @@ class Discovery:
         cluster = self._cluster
         if self._board is not None:
             self._board.withdraw(Found(cluster.address, cluster.name, cluster.identity.node_id.hex()))
+            self._board = None
 
     def _ask(self, address: str) -> Sight | None:
         assert self._secret is not None
@@ -225,11 +243,10 @@ class Discovery:
         return self._cluster.table
 
     def met(self, guest: Sight) -> None:
-        """It may have found us and we not it."""
-        new = guest.cluster_id != self._cluster.table.cluster_id and guest.node_id not in self._visitors
-        if new and len(self._visitors) < VISITORS_MAX:
-            self._visitors[guest.node_id] = Found(guest.address, guest.name, guest.node_id.hex())
-            if decide(self.sight(), [guest]).join is not None:
+        new = guest.node_id not in self._visitors
+        if guest.cluster_id != self._cluster.table.cluster_id and (not new or len(self._visitors) < VISITORS_MAX):
+            self._visitors[guest.node_id] = Found(guest.address, guest.name, guest.node_id.hex()), time.monotonic()
+            if new and decide(self.sight(), [guest]).join is not None:
                 self._wake.set()
 
     def token(self, guest_id: bytes, ttl_s: int) -> str:
