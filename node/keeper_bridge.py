@@ -20,6 +20,7 @@ from gevent import socket
 from gevent.event import Event
 
 from node import log
+from node.outgoing import Outgoing
 from node.peers import take_frames
 
 HELLO, REQUEST, REPLY, EVENT, PEER = 0, 4, 5, 6, 10  # frames of the unix sockets
@@ -28,12 +29,13 @@ RETRY_S = 0.05
 FULL_S = 0.002
 RECEIVE_BYTES = 1 << 20
 
+_HEADER = struct.Struct("<IB")
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
 
 def frame(kind: int, body: bytes) -> bytes:
-    return struct.pack("<IB", len(body), kind) + body
+    return _HEADER.pack(len(body), kind) + body
 
 
 class KeeperBridge:
@@ -54,7 +56,7 @@ class KeeperBridge:
         self._path = os.fspath(run_dir / "keeper.sock")
         self._members, self._deliver, self._welcome = members, deliver, welcome
         self._keeper: blocking.socket | None = None
-        self._output = bytearray()
+        self._output = Outgoing()
         self._to_send = Event()
 
     def start(self) -> None:
@@ -85,7 +87,7 @@ class KeeperBridge:
         self._tell("peer_left", node_id=node_id)
 
     def from_peer(self, node_id: bytes, message: bytes) -> None:
-        self._queue(frame(PEER, node_id + message))
+        self._queue(_HEADER.pack(NODE_ID_BYTES + len(message), PEER), node_id, message)
 
     def look(self) -> None:
         """Bring `copies` up to date, soon."""
@@ -96,9 +98,9 @@ class KeeperBridge:
     def _tell(self, method: str, **arguments: Any) -> None:
         self._queue(frame(EVENT, _encode([method, arguments])))
 
-    def _queue(self, content: bytes) -> None:
+    def _queue(self, *parts: bytes) -> None:
         if self._keeper is not None:
-            self._output += content
+            self._output.add(*parts)
             self._to_send.set()
 
     # -- the link -------------------------------------------------------------------------------------------------------------
@@ -113,7 +115,8 @@ class KeeperBridge:
                 gevent.sleep(RETRY_S)
                 continue
             self._keeper = link
-            self._output[:] = frame(HELLO, _encode({"role": "interconnect"} | self._members()))
+            self._output.clear()
+            self._queue(frame(HELLO, _encode({"role": "interconnect"} | self._members())))
             for node_id in self.up:
                 self._tell("peer_up", node_id=node_id)
             for node_id in self._evicted:
@@ -128,9 +131,9 @@ class KeeperBridge:
             self._log.warning("keeper_lost", effect="nothing is replicated until it is back", next="mqnode status")
 
     def _read(self, link: Any) -> None:
-        buffer = bytearray()
-        while data := link.recv(RECEIVE_BYTES):
-            buffer += data
+        buffer, received = bytearray(), memoryview(bytearray(RECEIVE_BYTES))
+        while size := link.recv_into(received):
+            buffer += received[:size]
             for kind, body in take_frames(buffer):
                 self._from_keeper(kind, body)
 
@@ -155,8 +158,6 @@ class KeeperBridge:
             self._to_send.clear()
             while self._output and (link := self._keeper) is not None:
                 try:
-                    sent = link.send(bytes(memoryview(self._output)[:RECEIVE_BYTES]))
+                    self._output.write(link)
                 except OSError:
                     break
-                if link is self._keeper:  # else what waits now is for another one
-                    del self._output[:sent]

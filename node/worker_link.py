@@ -12,6 +12,7 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
+from node.outgoing import Outgoing
 from node.peers import CROSSING, HELLO, REPLY, Peer, encode, take_frames
 
 RETRY_S = 0.05
@@ -33,21 +34,19 @@ class WorkerLink:
         self._path = path
         self._handler = handler
         self._socket: Any = None
-        self._out = bytearray()
-        self._leaving = memoryview(b"")  # a part of what waits that is being written
+        self._out = Outgoing()
         self._to_send = Event()
         gevent.spawn(self._keep)
         gevent.spawn(self._write)
 
     @property
     def waiting_bytes(self) -> int:
-        return len(self._leaving) + len(self._out)
+        return len(self._out)
 
     def send(self, kind: int, body: bytes | bytearray) -> None:
         """Lost if the link is, as all that was sent before."""
         if self._socket is not None:
-            self._out += struct.pack("<IB", len(body), kind)
-            self._out += body
+            self._out.add(struct.pack("<IB", len(body), kind), body)
             self._to_send.set()
 
     def _keep(self) -> None:
@@ -67,7 +66,6 @@ class WorkerLink:
                 self._read(link)
             self._socket = None
             self._out.clear()
-            self._leaving = memoryview(b"")
             link.close()
             self.requests.lost()
             self._handler.lost(self)
@@ -88,13 +86,9 @@ class WorkerLink:
         while True:
             self._to_send.wait()
             self._to_send.clear()
-            while self.waiting_bytes and (link := self._socket) is not None:
-                if not self._leaving:
-                    self._leaving, self._out = memoryview(self._out), bytearray()
+            while self._out and (link := self._socket) is not None:
                 try:
-                    sent = link.send(self._leaving)
+                    self._out.write(link)
                 except OSError:
                     break
-                if link is self._socket:
-                    self._leaving = self._leaving[sent:]
-                    self._handler.sent()
+                self._handler.sent()

@@ -11,12 +11,13 @@ subscription identifiers; that many `<I`; if shared `<H` length and SHARE/FILTER
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from storage.changes cimport add as add_change, add_key
 
 import zlib
 
 import msgspec
 
-from storage import changes as coding
+from storage.changes import decode, decode_keys
 from storage.layout import META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, topic_key, u64
 
 cdef enum:
@@ -309,9 +310,8 @@ cdef class Writer:
         return there
 
     cdef int record(self, int database, bytes key, bytes value) except -1:
-        self.changes += coding.encode(database, key, value)
-        self.touched += coding.encode_key(database, key)
-        return 0
+        add_change(self.changes, database, key, value)
+        return add_key(self.touched, database, key)
 
     def get(self, str database, bytes key):
         return self.transaction.get(key, db=self.databases[database])
@@ -661,7 +661,7 @@ cdef class Writer:
         """
         cdef bint recording = self.recording
         self.recording = False
-        for database, key, value in coding.decode(changes):
+        for database, key, value in decode(changes):
             if database == QUEUE:
                 self.apply_queue(key, value, recording)
             elif database == INBOX:
@@ -683,8 +683,7 @@ cdef class Writer:
         """What of a commit is the directory's: [(database name, key, value or None)]. It says whose queues the others are."""
         return [
             (REPLICATED[database], key, value)
-            for database, key, value in coding.decode(changes)
-            if database in (SESSIONS, SUBS, WILLS)
+            for database, key, value in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS)
         ]
 
     def peer_seq(self, uint64_t peer):
@@ -759,6 +758,7 @@ cdef class Writer:
     def missed(self, uint64_t after, uint64_t bytes_max):
         """[(seq, changes)] of our commits after `after`, as much as fits; None if the outbox does not go back so far."""
         cdef list found = []
+        cdef bytearray part
         cdef uint64_t size = 0
         if after >= self.seq:
             return found
@@ -767,12 +767,11 @@ cdef class Writer:
         if not cursor.set_range(u64(after + 1)) or cursor.key() != u64(after + 1):
             return None
         for key, touched in cursor.iternext():
-            parts = [
-                coding.encode(database, name, transaction.get(name, db=self.handles[database]))
-                for database, name in coding.decode_keys(touched)
-            ]
-            found.append((int.from_bytes(key, "big"), b"".join(parts)))
-            size += len(found[len(found) - 1][1])
+            part = bytearray()
+            for database, name in decode_keys(touched):
+                add_change(part, database, name, transaction.get(name, db=self.handles[database]))
+            found.append((int.from_bytes(key, "big"), bytes(part)))
+            size += len(part)
             if size >= bytes_max:
                 break
         return found
@@ -786,7 +785,7 @@ cdef class Writer:
             more = cursor.set_range(after + b"\0") if after else cursor.first()
             while more:
                 after, value = cursor.item()
-                part += coding.encode(database, after, value)
+                add_change(part, database, after, value)
                 if len(part) >= bytes_max:
                     return bytes(part), database, after
                 more = cursor.next()
@@ -809,10 +808,10 @@ cdef class Writer:
 
     def values_of(self, bytes touched):
         """What these keys hold here, as changes."""
-        return b"".join([
-            coding.encode(database, key, self.transaction.get(key, db=self.handles[database]))
-            for database, key in dict.fromkeys(coding.decode_keys(touched))
-        ])
+        cdef bytearray changes = bytearray()
+        for database, key in dict.fromkeys(decode_keys(touched)):
+            add_change(changes, database, key, self.transaction.get(key, db=self.handles[database]))
+        return bytes(changes)
 
     def reset(self, uint64_t after, uint64_t until, bytes changes):
         """Undo our commits after `after` and up to `until`, which nobody was told of: `changes` is what their keys hold at a peer that went on.
@@ -821,7 +820,7 @@ cdef class Writer:
         """
         cdef bint recording = self.recording
         self.recording = False
-        for database, key, value in coding.decode(changes):
+        for database, key, value in decode(changes):
             if database in (QUEUE, INBOX):
                 self.reset_entry(database, key, value)
             elif database == BODIES:
