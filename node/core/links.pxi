@@ -204,7 +204,7 @@ cdef int read_publishes(Link link, const char* p, uint32_t length) except -1:
         if name != NULL:
             take_shared(loop, &pub, name[:share])
         else:
-            match = loop.tree.match(pub.topic, topic, topic_hash(pub.topic, topic))
+            match = loop.tree.match(pub.topic, topic)
             route_here(loop, &pub, match)
         if loop.overfull:
             hold(link, pub.topic[:topic])
