@@ -206,6 +206,8 @@ cdef class Loop:
     cdef bint inside                # a wake-up is running: who asks for a flush need not
     cdef bint scheduled
     cdef object schedule_callback
+    cdef object callbacks
+    cdef int stay_timer             # in the epoll set; set by `wake`, edge-triggered and never read
     cdef int turn_event             # an eventfd that is always readable: in the epoll set while somebody has yielded
     cdef bint turn_wanted
     cdef uint64_t wake_until_us     # from then on, each connection has one packet handled and yields
