@@ -1,8 +1,8 @@
 """Counters in shared memory: one file of slots, one slot a process, one writer a slot, any number of readers.
 
 A slot is 1024 unsigned 64-bit words: pid, heartbeat (CLOCK_MONOTONIC, ns), start (wall clock, s), a spare, then from
-word FIRST on one word for each name of COUNTERS, GAUGES and the buckets of ACK_LATENCY. A worker that is started anew
-continues its slot's counters and zeroes its gauges.
+word FIRST on one word for each name of COUNTERS, GAUGES and the buckets of ACK_LATENCY, and at the end one for each listener.
+A worker that is started anew continues its slot's counters and zeroes its gauges.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ GAUGES = (
 # upper bounds in microseconds of the buckets of PUBLISH-received to PUBACK/PUBREC-released, the last is open
 ACK_LATENCY_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 0)
 NAMES = COUNTERS + GAUGES + tuple(f"ack_latency_{us}" for us in ACK_LATENCY_US) + ("ack_latency_sum_us",)
+LISTENERS_MAX = 64
+LISTENER_0 = SLOT_BYTES // 8 - LISTENERS_MAX  # open connections of each listener, in the order of the configuration
 INDEX = {name: FIRST + position for position, name in enumerate(NAMES)}
 
 

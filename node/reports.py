@@ -30,6 +30,7 @@ class LinkReport(msgspec.Struct):
     in_sync: bool  # the peer has all that this host has acknowledged
     lag_commits: int
     lag_s: float
+    evictions: int = 0
 
 
 class Report(msgspec.Struct):
@@ -86,6 +87,7 @@ class Reports:
             in_sync=copy.get("in_sync", False),
             lag_commits=copy.get("lag_ops", 0),
             lag_s=copy.get("lag_s", 0.0),
+            evictions=copy.get("evictions", 0),
         )
 
     # -- the others -----------------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class Worker:
         self.run_dir = run_dir(config)
         self.counters = counters.Counters(self.run_dir / "counters")
         self.slot = self.counters.claim(counters.WORKER_0 + index)
+        self._ticked = time.monotonic()
         self._keepers = self.counters.slot(counters.KEEPER)
         self.loop = Loop(self, self.slot, config.limits, config.shared.strategy)
         self.links = Links(self)
@@ -115,6 +116,11 @@ class Worker:
         self.slot[gauge["clients_connected"]] = len(self.clients)
         self.slot[gauge["keeper_connected"]] = int(self.keeper.link is not None)
         self.slot[gauge["siblings_connected"]] = self.links.sibling_count
+        for place, listener in enumerate(self.config.listeners[: counters.LISTENERS_MAX]):
+            self.slot[counters.LISTENER_0 + place] = self.loop.connections_at(listener)
+        now = time.monotonic()
+        self.slot[gauge["loop_lag_us"]] = max(0, int((now - self._ticked - TICK_S) * 1e6))
+        self._ticked = now
         if self.slot[gauge["ready"]]:
             self.moves.look()
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from node import counters
+from node.admin import link_metrics
 from node.admin.host import VERSION, Host
 
 # series -> (help, label name, {label value: counter})
@@ -65,9 +66,13 @@ GAUGES = {
     "mqnode_peers": ("Other hosts that this one has met since it started", "peers"),
     "mqnode_peers_evicted": ("Of these, those that are cut off or dead", "peers_evicted"),
     "mqnode_peers_in_sync": ("Of these, those that have all that is acknowledged", "peers_in_sync"),
+    "mqnode_loop_lag_seconds": ("By how much the worker's last tick was late", "loop_lag_us"),
     "mqnode_wills_pending": ("Wills of connected or delayed clients", "wills_pending"),
 }
-PER_WORKER = ("mqnode_connections", "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers")
+PER_WORKER = (
+    "mqnode_connections", "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers",
+    "mqnode_loop_lag_seconds",
+)  # fmt: skip
 
 
 def text(host: Host) -> bytes:
@@ -92,10 +97,12 @@ class _Collector:
                 family.add_metric([value] if label else [], totals[counter])
             yield family
         yield from self._gauges(totals)
+        yield from self._listeners()
         yield _histogram(totals)
         seconds = CounterMetricFamily("mqnode_store_commit_seconds", "Time spent in commits, fsync included")
         seconds.add_metric([], totals["commit_ns"] / 1e9)
         yield seconds
+        yield from link_metrics.collect(self._host)
         yield from self._processes()
 
     def _gauges(self, totals: dict[str, int]) -> Iterator[Metric]:
@@ -105,8 +112,18 @@ class _Collector:
                 continue
             family = GaugeMetricFamily(name, help_text, labels=["worker"])
             for index in range(self._host.workers):
-                family.add_metric([str(index)], self._host.counters.read(counters.WORKER_0 + index)[gauge])
+                value = self._host.counters.read(counters.WORKER_0 + index)[gauge]
+                family.add_metric([str(index)], value / 1e6 if gauge.endswith("_us") else value)
             yield family
+
+    def _listeners(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("mqnode_listener_connections", "Open sockets, by listener", labels=["listener"])
+        slots = [self._host.counters.slot(counters.WORKER_0 + index) for index in range(self._host.workers)]
+        for place, listener in enumerate(self._host.config.listeners[: counters.LISTENERS_MAX]):
+            family.add_metric(
+                [listener.name or listener.bind], sum(slot[counters.LISTENER_0 + place] for slot in slots)
+            )
+        yield family
 
     def _processes(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("mqnode_process_up", "1 while its heartbeat is fresh", labels=["process"])

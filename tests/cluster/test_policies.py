@@ -83,12 +83,18 @@ def test_alone_it_acknowledges_and_queues_and_is_degraded(pair: Pair) -> None:
         assert (first.metric("mqnode_solo_acks_total"), first.metric("mqnode_degraded")) == (solo, 0)
         publisher.expect(PUBACK, ALONE_S)
         assert first.metric("mqnode_degraded") == 1
+        wait_for(lambda: first.metric('mqnode_link_state{peer="h2"}') == 0)
+        wait_for(lambda: first.metric('mqnode_evictions_total{peer="h2"}') == 1)
         publish(20)
+        wait_for(lambda: first.metric('mqnode_replication_lag_ops{peer="h2"}') >= 20)
+        wait_for(lambda: first.metric('mqnode_replication_lag_seconds{peer="h2"}') > 0)
         wait_for(lambda: first.metric("mqnode_solo_acks_total") >= solo + 21)
         assert publisher.publish_all("q/1", b"kept", 1).reason == 0
         wait_for(lambda: first.metric(QUEUED) == queued + 1)
         second.start()
         in_sync(first, second)
+        wait_for(lambda: first.metric('mqnode_replication_lag_ops{peer="h2"}') == 0)
+        assert first.metric('mqnode_link_state{peer="h2"}') == 2
         solo = first.metric("mqnode_solo_acks_total")
         publish(20)
         assert (first.metric("mqnode_solo_acks_total"), first.metric("mqnode_degraded")) == (solo, 0)
