@@ -13,7 +13,7 @@ import pytest
 
 from mesh.token import Token
 from tests.broker import wait_for
-from tests.cli.command import MQNODE
+from tests.cli.command import MQNODE, Command
 from tests.cluster.hosts import MESH, Host, in_sync
 from tests.cluster.network import INTERCONNECT, Network, unavailable
 
@@ -36,7 +36,7 @@ def hosts(network: Network) -> Iterator[list[Host]]:
         hosts = [Host(network, name, interconnect=MESH, more=MORE.get(name, "")) for name in network.hosts]
         for host in hosts:
             stack.callback(host.close)
-        with ThreadPoolExecutor(len(hosts)) as pool:
+        with ThreadPoolExecutor(2) as pool:
             list(pool.map(Host.start, hosts))
         first, *joiners, _ = hosts
         for host in hosts:
@@ -102,12 +102,14 @@ def leave_session(host: Host) -> None:
         publisher.disconnect()
 
 
-def reconfigure(host: Host, old: str, new: str) -> None:
+def reconfigure(host: Host, *changes: tuple[str, str]) -> None:
     """A changed configuration and a restart."""
     text = host.config.read_text()
-    assert old in text
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
     assert host.stop() == 0
-    host.config.write_text(text.replace(old, new))
+    host.config.write_text(text)
     host.start()
     wait_for((host.run_dir / "interconnect.sock").exists, 15, host.log)
 
@@ -184,12 +186,11 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
     line = token(first)
     said = refusal(alone, "join", "--token", line)
     assert 'configured for the cluster "other", the member is in "plant"' in said
-    reconfigure(alone, MORE["h4"], "")
-    reconfigure(alone, 'name = "h4"', 'name = "h2"')
+    reconfigure(alone, (MORE["h4"], ""), ('name = "h4"', 'name = "h2"'))
     said = refusal(alone, "join", "--token", line)
     assert 'named "h2" is a member already' in said
     assert "Choose another node.name" in said
-    reconfigure(alone, 'name = "h2"', 'name = "h4"')
+    reconfigure(alone, ('name = "h2"', 'name = "h4"'))
     pending = asked(third, "cluster", "pending")
     said = refusal(alone, "join", "--peer", address(third))
     assert pending["fingerprint"] in said, "nobody was asked whether it is the right one"
@@ -197,6 +198,17 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
     assert "somebody stands between" in refusal(
         alone, "join", "--peer", address(third), "--fingerprint", "AAAA-BBBB-CCCC-DDDD"
     )
+    code, seen = alone.network.inside(
+        alone.name,
+        lambda: Command(alone.config).on_terminal(
+            "join", "--peer", address(third), columns=200, typed=(("They are the same", "n"),)
+        ),
+    )
+    assert code == 1
+    assert seen.index(asked(third, "cluster", "pending")["pending"][0]["fingerprint"]) < seen.index(
+        pending["fingerprint"]
+    )
+    assert "Nothing was done" in seen
     joining = start(alone, "join", "--peer", address(third), "--fingerprint", pending["fingerprint"], "--json")
     try:
         [asking] = wait_for(lambda: asked(third, "cluster", "pending")["pending"], SEEN_S)
@@ -211,22 +223,27 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
     assert {node["name"] for node in json.loads(said)["nodes"]} == {"h1", "h2", "h3", "h4"}
     assert not asked(third, "cluster", "pending")["pending"]
     wait_for(lambda: names(first) == {"h1", "h2", "h3", "h4"}, SEEN_S)
-    said = refusal(first, "join", "--token", token(first))
     in_sync(*hosts)
 
 
 def test_a_used_token_and_a_host_with_others(hosts: list[Host]) -> None:
-    first, _, _, fourth = hosts
+    first, second, _, fourth = hosts
     line = token(first)
     assert fourth.mqnode("join", "--token", line, "--json").returncode == 0, "again, as a member: nothing changes"
     assert names(first) == {"h1", "h2", "h3", "h4"}
+    assert "used by another host" in refusal(second, "join", "--token", line)
+    elsewhere = Token.parse(line)
+    elsewhere = Token(b"x" * 16, elsewhere.address, elsewhere.public_key, elsewhere.secret)
+    said = refusal(second, "join", "--token", elsewhere.text())
+    assert "in the cluster plant with 3 more" in said
+    assert "mqnode leave" in said
 
 
 def test_a_host_keeps_its_place_under_another_name_and_address(network: Network, hosts: list[Host]) -> None:
     moved = hosts[1]
     before = {node["name"]: node["node_id"] for node in asked(hosts[0], "cluster", "show")["nodes"]}
-    reconfigure(moved, 'name = "h2"', 'name = "renamed"')
-    reconfigure(moved, f"{address(moved)}:7001", f"{address(moved)}:7101")
+    at = f"{address(moved)}:7001"
+    reconfigure(moved, ('name = "h2"', 'name = "renamed"'), (at, at.replace("7001", "7101")))
 
     def seen(host: Host) -> bool:
         nodes = {node["name"]: node for node in asked(host, "cluster", "show")["nodes"]}
