@@ -90,7 +90,7 @@ class Worker:
     def run(self) -> None:
         """Serve until SIGTERM."""
         hub = gevent.get_hub()
-        self.loop.start(hub.loop.run_callback)
+        self.loop.start(hub.loop.run_callback, hub.loop._callbacks)
         watcher = hub.loop.io(self.loop.fileno(), 1)
         watcher.start(self.loop.wake)
         ticker = hub.loop.timer(TICK_S, TICK_S)
