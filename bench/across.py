@@ -1,6 +1,7 @@
 """Two hosts and more: what a peer in sync and a message to another host cost, how long a client waits when its host dies.
 
-All hosts share this machine, so a rate with two of them is what half of it gives; what each message takes of the CPU is not.
+All hosts share this machine, so a rate with two of them is what half of it gives; what a message takes of one host's CPU is what
+it would take of its own machine.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ def peer_in_sync(subject: Subject, seconds: float) -> Numbers:
     """QoS 1 for persistent sessions: acknowledged when it is on one disk, then when it is on two."""
     assert isinstance(subject, Hosts)
     alone = persistent_pairs(subject, seconds, 0)
-    subject.join()
+    peer = subject.join()
+    subject.measured.remove(peer)
     both = persistent_pairs(subject, seconds, 0)
     return {
+        "kept_first": alone["cpu"] / both["cpu"],
         "kept_rate": both["rate"] / alone["rate"],
-        "kept": alone["cpu"] / both["cpu"],
+        "cpu_first": both["cpu"],
         "rate": both["rate"],
-        "cpu": both["cpu"],
         "ack_p99": both["ack_p99"],
     }
 
@@ -190,7 +192,7 @@ def joins(subject: Subject, seconds: float) -> Numbers:
 
 MQNODE = ("mqnode",)
 SCENARIOS = (
-    Scenario("QoS 1 with a peer in sync", peer_in_sync, (Bar("kept_rate", 0.6, "limit", "more"),), MQNODE, hosts=2),
+    Scenario("QoS 1 with a peer in sync", peer_in_sync, (Bar("kept_first", 0.6, "limit", "more"),), MQNODE, hosts=2),
     Scenario("host to host, QoS 0", forwarding, (Bar("kept", 0.5, "limit", "more"),), MQNODE, hosts=2),
     Scenario("host killed", killed, (Bar("failover_max", 1000, "limit"),), MQNODE, hosts=2),
     Scenario("host silent", silent, (Bar("failover_max", (EVICTED_S + 1) * 1000, "limit"),), MQNODE, hosts=2),

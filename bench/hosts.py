@@ -38,6 +38,7 @@ class Hosts(Subject):
         ]
         self.address, self.port = self.hosts[0].address, self.hosts[0].port
         self.joined = 1
+        self.measured = self.hosts[:1]
         self._running = ExitStack()
 
     def start(self) -> None:
@@ -59,6 +60,7 @@ class Hosts(Subject):
         done = host.mqnode("join", "--token", json.loads(made.stdout)["token"])
         assert done.returncode == 0, done.stderr
         self.joined += 1
+        self.measured.append(host)
         self.in_sync()
         return host
 
@@ -72,8 +74,7 @@ class Hosts(Subject):
             time.sleep(0.05)
 
     def pids(self) -> list[int]:
-        """Of those that joined."""
-        return [pid for host in self.hosts[: self.joined] for pid in processes(host)]
+        return [pid for host in self.measured for pid in processes(host)]
 
     def crash(self) -> None:
         self.hosts[0].kill_all()
