@@ -30,7 +30,7 @@ from node.config import Config, run_dir
 from node.discovery.board import Board, BoardError, make, ttl_s
 from node.door import JOIN_PORT, Door, now_ms, port_above
 
-EAGER_S, EAGER_FOR_S = 1.0, 30.0  # while this host is alone and has just started, it looks more often
+EAGER_S, EAGER_FOR_S = 1.0, 10.0  # while this host is alone and has just started, it looks more often
 JITTER = 0.2
 MEETING_PORT = 2  # above that of the interconnect
 ASKED_AT_ONCE = 16
