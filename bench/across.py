@@ -34,7 +34,7 @@ def peer_in_sync(subject: Subject, seconds: float) -> Numbers:
     """QoS 1 for persistent sessions: acknowledged when it is on one disk, then when it is on two."""
     assert isinstance(subject, Hosts)
     alone = persistent_pairs(subject, seconds, 0)
-    peer = subject.join()
+    peer = subject.join(subject.one_more())
     subject.measured.remove(peer)
     both = persistent_pairs(subject, seconds, 0)
     return {
@@ -50,7 +50,7 @@ def forwarding(subject: Subject, seconds: float) -> Numbers:
     """Publishers at one host, subscribers at the other; the CPU of both hosts."""
     assert isinstance(subject, Hosts)
     alone = PAIRS.measure(subject, seconds)
-    other = subject.join()
+    other = subject.join(subject.one_more())
     across = PAIRS.measure(subject, seconds, (other.address, other.port))
     if across["missing"]:
         raise Failed(f"messages were lost on the way: {across}")
@@ -72,7 +72,7 @@ def silent(subject: Subject, seconds: float) -> Numbers:
 
 def failovers(subject: Subject, end: Callable[[Host], None]) -> Numbers:
     assert isinstance(subject, Hosts)
-    subject.join()
+    subject.join(subject.one_more())
     connacks, deliveries = [], []
     for number in range(RUNS):
         survivor, victim = subject.hosts[number % 2], subject.hosts[1 - number % 2]
@@ -149,7 +149,7 @@ class _Publishing(threading.Thread):
 def storm(subject: Subject, seconds: float) -> Numbers:
     """All clients of a host that was killed come to the other one at once; they have what they had."""
     assert isinstance(subject, Hosts)
-    victim = subject.join()
+    victim = subject.join(subject.one_more())
     there = Load(victim.address, victim.port)
     there.add(DEVICES, prefix="device", clean=False, subscribe="device/{i}", qos=1)
     settle(there)
@@ -179,10 +179,11 @@ def joins(subject: Subject, seconds: float) -> Numbers:
         settle(load)
         load.close()
     numbers = {}
-    for count, host in enumerate(subject.hosts[1:], 2):
+    for count in range(2, len(subject.hosts) + 1):
+        host = subject.one_more()
         keeper = [host.pid("keeper")]
         memory, received, started = memory_bytes(keeper), received_bytes(host), time.monotonic()
-        subject.join()
+        subject.join(host)
         numbers[f"join_{count}"] = time.monotonic() - started
         if count == 2:
             numbers["session_wire"] = (received_bytes(host) - received) / SESSIONS

@@ -1,6 +1,6 @@
 """mqnode on several hosts of this machine: a network namespace each where root runs it, else loopback addresses.
 
-The first host serves alone until the others are told to join; a scenario talks to it as to any broker, and to each by its number.
+The first host serves alone until another joins; a scenario talks to it as to any broker, and to each by its number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,19 +41,20 @@ class Hosts(Subject):
         self._running = ExitStack()
 
     def start(self) -> None:
-        """All of them, at the same time; each alone."""
         self._running.enter_context(self.network)
         if isinstance(self.network, Network):
             self.beside(_reuse_ports)
-        with ThreadPoolExecutor(len(self.hosts)) as pool:
-            list(pool.map(Host.start, self.hosts))
+        self.hosts[0].start()
+
+    def one_more(self) -> Host:
+        """The next host, started, alone."""
+        return self.hosts[self.joined].start()
 
     def beside(self, call: Callable[[], T]) -> T:
         return self.network.inside(CLI, call)
 
-    def join(self) -> Host:
-        """One more, with the command that an operator has; in sync with all when it returns."""
-        host = self.hosts[self.joined]
+    def join(self, host: Host) -> Host:
+        """With the command that an operator has; in sync with all when it returns."""
         made = self.hosts[0].mqnode("cluster", "token", "create", "--json")
         assert made.returncode == 0, made.stderr
         done = host.mqnode("join", "--token", json.loads(made.stdout)["token"])
