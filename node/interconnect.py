@@ -34,6 +34,7 @@ from node.reports import Reports
 KEEPER, TABLE, ADVERTISED, REPORT = 1, 2, 3, 4  # frames between interconnects
 BEAT_S = 0.2
 KEEPER_AWAY_S = 2.0
+REFUSED_S = 2.0  # less than the keeper waits for other hosts before anybody is served
 LEAVE_S = 5.0  # more than an eviction takes
 
 _encode = msgspec.msgpack.encode
@@ -63,6 +64,7 @@ class Interconnect:
         self._incarnation = 0
         self._keeper_seen_s = time.monotonic()
         self._transport: transport.Transport | None = None
+        self._transport_since_s = time.monotonic()
         self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
         self.discovery = Discovery(config, self)
         self._advertised: dict[
@@ -92,8 +94,20 @@ class Interconnect:
         self._stop_transport()
 
     def _show(self) -> None:
-        self._slot[counters.INDEX["left"]] = int(self.cluster.has_left)
+        """For the other processes: whether this host may serve, and how many others there are."""
+        refused = self._is_refused()
+        if refused and not self._slot[counters.INDEX["left"]]:
+            self._log.error(
+                "not_a_member", cause="the other hosts do not know this one any more: it was removed", effect="it serves nobody",
+                next="mqnode join: what only its disk has comes along",
+            )  # fmt: skip
+        self._slot[counters.INDEX["left"]] = int(self.cluster.has_left or refused)
         self._slot[counters.INDEX["others"]] = len(self._others())
+
+    def _is_refused(self) -> bool:
+        """Removed while it was away. One that has just joined is refused, too, by those who have not heard of it yet."""
+        is_early = time.monotonic() - self._transport_since_s < REFUSED_S
+        return not is_early and not self._keeper.up and any(each.refuses_us for each in self.links().values())
 
     # -- the keeper ---------------------------------------------------------------------------------------------------------
 
@@ -119,6 +133,7 @@ class Interconnect:
     def start_transport(self) -> None:
         if self._transport is not None:
             self._transport.stop()
+        self._transport_since_s = time.monotonic()
         self._transport = transport.Transport(
             self.cluster.identity,
             self.cluster.table,
@@ -234,7 +249,8 @@ class Interconnect:
 
     def _others(self) -> list[bytes]:
         own = self.cluster.identity.node_id
-        return [each.node_id for each in self.cluster.table.active() if each.node_id != own]
+        members = [] if self.cluster.has_left else self.cluster.table.active()
+        return [each.node_id for each in members if each.node_id != own]
 
     def _members(self) -> dict[str, list[bytes]]:
         """Whom the keeper has to reckon with, and with whom no longer."""

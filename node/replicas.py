@@ -384,6 +384,6 @@ class Replicas:
 
     def trim(self) -> None:
         """Forget what all peers have, or what one has been away for too long to get piece by piece."""
-        until = max(self.replication.oldest_wanted if self.replication.peers else 0, self._writer.seq - KEPT_COMMITS)
+        until = max(min(map(self._had, self.peers.values()), default=0), self._writer.seq - KEPT_COMMITS)
         if until > 0:
             self._writer.trim(until, TRIM)

@@ -53,6 +53,7 @@ class Broker:
         self.config.write_text(
             f'[node]\nname = "{name}"\ndata_dir = "{self.data_dir}"\nrun_dir = "{self.run_dir}"\nworkers = {workers}\n'
             f'[[listeners]]\ntype = "tcp"\nbind = "{address}:{self.port}"\n'
+            f'advertise = "{address}:{self.port}"\n'
             f'[auth]\n{auth}\n[admin]\nbind = "127.0.0.1:{self.admin_port}"\n{more}'
         )
         self.environ = dict(environ or {})  # of its processes, beside ours
@@ -61,13 +62,17 @@ class Broker:
     # -- life -----------------------------------------------------------------------------------------------------------
 
     def start(self) -> Broker:
+        self.launch()
+        self.wait_ready(START_S)
+        return self
+
+    def launch(self) -> None:
+        """Start it, whatever becomes of it."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "node.supervise", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=os.environ | self.environ,
             )  # fmt: skip
-        self.wait_ready(START_S)
-        return self
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
         def ready() -> bool:

@@ -1,7 +1,8 @@
 """The clients of this host go to the others, and on `mqnode leave` the host, too: one step after the other, in a greenlet.
 
 serving -> waiting (nobody is accepted; clients may go by themselves) -> moving (they are sent away, so many a second) -> copying
-(the others get what they lack, and the sessions) -> drained, or left. A leave that does not get through in its time, or is
+(the others get what they lack, and the sessions) -> drained, or left (and its sessions are deleted here, for it would not learn of
+what becomes of them: a host that joins again gets them anew). A leave that does not get through in its time, or is
 cancelled, ends with the host serving again. All of this is in the memory of this process: if it dies, the host serves again, and
 the command can be given again.
 """
@@ -120,10 +121,11 @@ class Drain:
                 if not self._order.leave:
                     return False
                 self._say("copying")
-            if not self._copied():
+            if not self._host.has_left and not self._copied():
                 return True
-            self._host.ask_interconnect("leave")
-            return False
+            if not self._host.has_left:
+                self._host.ask_interconnect("leave")
+            return bool(self._host.ask_keeper("forget_sessions", most=SESSIONS_A_STEP))
         except LinkError as error:  # a process that is started anew
             self._failure = str(error)
             return True

@@ -38,6 +38,7 @@ class Moves:
     def move(self, count: int, references: dict[str, list[str]], reason: int) -> int:
         """Send so many clients away, to the addresses for their type of listener in turn; how many there were."""
         worker = self._worker
+        self.look()  # who is sent away must not come back
         there = len(worker.clients)
         for connection in list(islice(worker.clients.values(), count)):
             addresses = references.get(connection.listener.type, ())

@@ -138,6 +138,9 @@ class Directory:
     def _on_take_over(self, link: Link, answer: Answer, now_ms: int, number: int, most: int) -> None:
         answer(True, self.elsewhere.handover.take(number, most))
 
+    def _on_forget_sessions(self, link: Link, answer: Answer, now_ms: int, most: int) -> None:
+        answer(True, self.elsewhere.handover.forget(most))
+
     def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
         answer(True, True)
 

@@ -169,7 +169,7 @@ class Elsewhere:
                 ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
                 theirs = None if value is None else _decode_session(value)
                 if ours is not None and (theirs is None or theirs.sid != ours.sid):
-                    self._end_here(ours)
+                    self.end_here(ours)
                     ours = None
                 if theirs is not None and value is not None:
                     self._adopt(theirs, key, value, ours)
@@ -181,7 +181,7 @@ class Elsewhere:
         ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
         if value is None:
             if ours is not None and not self.owns(ours):
-                self._end_here(ours)
+                self.end_here(ours)
             return
         theirs = _decode_session(value)
         if ours is None:
@@ -191,10 +191,10 @@ class Elsewhere:
         elif ours.sid == theirs.sid:
             self._adopt(theirs, key, value, ours)
         else:
-            self._end_here(ours)
+            self.end_here(ours)
             self._adopt(theirs, key, value)
 
-    def _end_here(self, record: SessionRecord) -> None:
+    def end_here(self, record: SessionRecord) -> None:
         """The host that owned it has ended it."""
         directory = self._directory
         owner = directory.owners.get(record.client_id)

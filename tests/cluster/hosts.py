@@ -52,9 +52,8 @@ class Host(Broker):
         inner = interconnect.replace("{address}", network.address(name, INTERCONNECT))
         super().__init__(behind + inner + more, name=name, address=address, workers=workers, **options)
 
-    def start(self) -> Host:
-        self.network.inside(self.name, super().start)
-        return self
+    def launch(self) -> None:
+        self.network.inside(self.name, super().launch)
 
     def get(self, path: str, method: str = "GET") -> tuple[int, Any]:
         return self.network.inside(self.name, partial(super().get, path, method))

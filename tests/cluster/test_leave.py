@@ -69,6 +69,17 @@ def refused(host: Host) -> bool:
         return True
 
 
+def serves_nobody(host: Host) -> None:
+    """It starts, and for one reason it is not ready."""
+    host.launch()
+    wait_for(lambda: ["no member" in each for each in reasons(host)] == [True], 20, host.log)
+    assert refused(host)
+
+
+def reasons(host: Host) -> list[str]:
+    return list((host.get("/ready")[1] or {}).get("reasons", ()))
+
+
 def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
     """Rows 87, 88, 90, 92, 93, 94."""
     host = hosts[2]
@@ -95,3 +106,55 @@ def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
             assert [client.take().payload for _ in range(3)] == [b"0", b"1", b"2"]
     for each in hosts[:2]:
         assert each.metric("mqnode_takeovers_unclean_total") == 0
+
+
+def test_a_host_that_left_serves_nobody_until_it_joins_again(hosts: list[Host]) -> None:
+    """Row 95: neither its old disk nor a restart brings it back; a token does."""
+    host = hosts[2]
+    host.stop()
+    serves_nobody(host)
+    assert nodes(hosts[0]) == {"h1", "h2"}
+    with hosts[0].client() as client:
+        client.connect("away0", **DURABLE)
+        client.publish_all("away1/x", b"new", 1)
+    admit(hosts[0], host)
+    in_sync(*hosts)
+    host.wait_ready()
+    with host.client() as client:
+        assert client.connect("away1", **DURABLE).session_present
+        assert client.take().payload == b"new"
+        client.nothing()
+    with host.client() as client:
+        assert client.connect("away2", **DURABLE).session_present
+        client.nothing()
+
+
+def test_a_dead_host_is_removed_and_its_sessions_go_on(hosts: list[Host]) -> None:
+    """Rows 91, 96, 97, 98."""
+    host, other = hosts[2], hosts[0]
+    for number in range(5):
+        queued(host, f"dead{number}", 2)
+    host.kill_all()
+    wait_for(lambda: other.metric("mqnode_degraded") == 1, 10)
+    asked = other.mqnode("leave", "--node", "h3")
+    assert asked.returncode == 2
+    for text in ("h3 was in sync when it went", "nobody here can know", "dead0: 2 messages", "--yes"):
+        assert text in asked.stderr, asked.stderr
+    assert nodes(other) == {"h1", "h2", "h3"}
+    removed = other.mqnode("cluster", "remove", "h3", "--yes")
+    assert removed.returncode == 0, removed.stderr
+    wait_for(lambda: nodes(hosts[1]) == {"h1", "h2"}, 10)
+    wait_for(lambda: [each.metric("mqnode_degraded") for each in hosts[:2]] == [0, 0], 10)
+    for number in range(5):
+        with hosts[number % 2].client() as client:
+            assert client.connect(f"dead{number}", **DURABLE).session_present
+            assert [client.take().payload for _ in range(2)] == [b"0", b"1"]
+    serves_nobody(host)
+    assert '"event":"not_a_member"' in host.log()
+    assert refused(host)
+    admit(other, host)
+    in_sync(*hosts)
+    host.wait_ready()
+    with host.client() as client:
+        assert client.connect("dead0", **DURABLE).session_present
+        client.nothing()

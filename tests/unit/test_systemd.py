@@ -6,6 +6,8 @@ import configparser
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from node import config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +54,9 @@ def test_sysctl_names_exist() -> None:
             assert path.exists() or name.startswith("-") or not Path("/proc/sys/net/core/somaxconn").exists(), name
 
 
-def test_haproxy_takes_the_example() -> None:
-    result = run("haproxy", "-c", "-f", "deploy/haproxy.cfg")
+@pytest.mark.parametrize("name", ["haproxy.cfg", "haproxy-roundrobin.cfg"])
+def test_haproxy_takes_the_example(name: str) -> None:
+    result = run("haproxy", "-c", "-f", f"deploy/{name}")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
