@@ -32,21 +32,15 @@ def struck(name: str, hosts: int, seed: int) -> Verdict:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make faults")
     parser.add_argument("names", nargs="*", metavar="FAULT", help=f"any of: {' '.join(FAULTS)}")
-    parser.add_argument("--hosts", type=int, default=0, help="2 or 3; the page holds both")
+    parser.add_argument("--hosts", type=int, nargs="+", default=[2], help="sizes of the cluster: 2, 3, or both")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=1)
     asked = parser.parse_args()
     if reason := unavailable():
         sys.exit(reason)
     verdicts = {
-        hosts: {
-            name: struck(name, hosts, asked.seed + round)
-            for round in range(asked.rounds)
-            for name in asked.names or FAULTS
-        }
-        for hosts in ([asked.hosts] if asked.hosts else (2, 3))
+        hosts: {name: struck(name, hosts, asked.seed) for name in asked.names or FAULTS} for hosts in asked.hosts
     }
-    if not asked.names and not asked.hosts:
+    if not asked.names:
         write(verdicts, asked.seed)
     sys.stdout.flush()
     os._exit(0)  # whatever a broken run left behind

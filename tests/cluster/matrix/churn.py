@@ -89,7 +89,7 @@ class Churn(Peer):
             client.connect()
             began = time.monotonic()
             client.publish_all(topic, payload.encode())
-            self.history.add(self.name, "acked", (topic, payload, self.host.name, began), host.name)
+            self.history.add(self.name, "acked", (topic, payload, host.name, began), host.name)
 
     def _until(self, client: Client, kind: int) -> None:
         """What comes before is taken, too. For an answer that does not come the session is asked over a new connection."""

@@ -79,8 +79,9 @@ def keeper_pause(cluster: Cluster, chance: Random, history: History) -> None:
 
 
 def host_pause(cluster: Cluster, chance: Random, history: History) -> None:
-    """Longer than it takes to be evicted: what it thinks to own when it wakes up is another's."""
-    _pause(chance.choice(cluster.hosts), [], EVICTED_S + 0.5)
+    """Longer than it takes to be evicted: what it thinks to own when it wakes up is another's, a publisher of QoS 2 too."""
+    [host] = [host for host in cluster.hosts if host.get("/v1/clients/flow-p2")[0] == 200]
+    _pause(host, [], EVICTED_S + 0.5)
 
 
 def all_killed(cluster: Cluster, chance: Random, history: History) -> None:

@@ -51,6 +51,8 @@ def write(verdicts: dict[int, dict[str, Verdict]], seed: int) -> None:
     text = HEAD + f"\n{day}, commit {commit}{' and changes on top' if changed else ''}, seed {seed}; {where}.\n"
     for hosts, rows in verdicts.items():
         text += f"\n## {hosts} hosts\n\n{_table(rows)}\n{_failures(rows)}"
+    if 3 not in verdicts:
+        text += '\n## 3 hosts\n\nNot run: `make faults ARGS="--hosts 2 3"`, `make soak`.\n'
     PAGE.write_text(text, encoding="utf-8")
 
 
