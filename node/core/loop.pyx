@@ -1,7 +1,8 @@
 """The data plane of a worker: one epoll set, all sockets, every message from receipt to flush in C.
 
-gevent's hub watches the epoll descriptor; `wake` drains it: receive into one shared buffer, parse in place, match, append to the
-subscribers' output, and at the end flush every touched stream once. No greenlet, Python call or Python object per message.
+gevent's hub watches the epoll descriptor; `wake` drains it, and waits for more while messages come: receive into one shared
+buffer, parse in place, match, append to the subscribers' output, and at the end flush every touched stream once. No greenlet,
+Python call or Python object per message.
 What happens once per connection or subscription goes to `handler` (node/worker.py):
 packet(connection, kind, body), failed(connection, reason, text), broken(connection), timed_out(connection),
 closed(connection), frame(link, kind, body), link_closed(link). Handlers run inside the wake-up and must not switch greenlets.
