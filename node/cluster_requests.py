@@ -120,6 +120,10 @@ class ClusterRequests:
     def on_nodes(self) -> dict[str, Any]:
         return self._interconnect.reports.nodes()
 
+    def on_interested(self, topic: str) -> list[str]:
+        """The hosts with connected subscribers, as they have told."""
+        return [node_id.hex() for node_id in self._interconnect.interested(topic.encode())]
+
     def on_links(self) -> dict[str, Any]:
         return self._interconnect.reports.links()
 

@@ -149,6 +149,11 @@ class Crossing:
         for topic in self._held_here.topics():
             host.tell(HOLDS, topic)
 
+    def interested(self, topic: bytes, own_id: bytes) -> set[bytes]:
+        """The hosts with a filter or a member of a shared group that matches."""
+        found = {host.node_id for host in self._there.all_of(topic)}
+        return found | {own_id} if self._here.all_of(topic) else found
+
     def peer_down(self, node_id: bytes) -> None:
         host = self._hosts.pop(node_id, None)
         if host is not None:

@@ -258,6 +258,9 @@ class Interconnect:
         gone = [each.node_id for each in self.cluster.table.members.values() if each.state == "left"]
         return {"members": self._others(), "left": [node_id for node_id in gone if node_id != own]}
 
+    def interested(self, topic: bytes) -> set[bytes]:
+        return self._crossing.interested(topic, self.cluster.identity.node_id)
+
     def _name(self, node_id: bytes) -> str:
         return self.cluster.table.shown_names().get(node_id, node_id.hex())
 

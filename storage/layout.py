@@ -67,6 +67,7 @@ class SessionRecord(msgspec.Struct, array_like=True):
     sent_qseq: int  # deliveries up to here may have been sent
     epoch: int  # of two records of a client id the higher one counts
     owner: int = 0  # number of the host that delivers its queue
+    worker: int = 0  # of that host, which had its client last
 
 
 class WillRecord(msgspec.Struct, array_like=True):

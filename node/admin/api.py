@@ -18,6 +18,7 @@ from node.admin import metrics, records, removal
 from node.admin.drain import Drain, DrainError, Order
 from node.admin.host import Host
 from node.admin.link import LinkError
+from node.admin.route import route
 from storage.layout import SessionRecord, StoreError, Subscription
 from storage.reader import Reader
 
@@ -58,6 +59,7 @@ ROUTES = {
     "/v1/retained": "retained",
     "/v1/retained/{name:path}": "retained_one",
     "/v1/topics/match": "match",
+    "/v1/topics/route": "route",
     "/v1/reload": "reload",
     "/v1/drain": "drain",
     "/v1/hosts/{name}": "other_host",
@@ -161,8 +163,8 @@ class _Resources:
             return [(record, *reader.queue_depth(record.sid)) for record in reader.sessions(**page)]
 
         found = self.host.read(find)
-        connected = self._connected([record.client_id for record, _, _ in found])
-        _answer(response, [self._describe(*each, connected) for each in found])
+        connected, hosts = self._connected([record.client_id for record, _, _ in found]), self.host.hosts()
+        _answer(response, [self._describe(*each, connected, hosts) for each in found])
 
     def on_get_session(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         def find(reader: Reader) -> tuple[SessionRecord, int, int, list[Subscription]] | None:
@@ -175,7 +177,7 @@ class _Resources:
         if found is None:
             raise falcon.HTTPNotFound(description=f"there is no durable session {name!r}")
         *session, subscriptions = found
-        description = self._describe(*session, self._connected([name]))
+        description = self._describe(*session, self._connected([name]), self.host.hosts())
         description["subscriptions"] = [
             {"filter": each.filter, "qos": each.options & 3, "identifier": each.identifier or None}
             for each in sorted(subscriptions, key=lambda each: each.filter)
@@ -195,15 +197,24 @@ class _Resources:
         return found
 
     def _describe(
-        self, record: SessionRecord, messages: int, size_bytes: int, connected: dict[str, int]
+        self,
+        record: SessionRecord,
+        messages: int,
+        size_bytes: int,
+        connected: dict[str, int],
+        hosts: dict[int, dict[str, Any]],
     ) -> dict[str, Any]:
+        """`node`: the host that delivers its queue, and has its client."""
         worker = connected.get(record.client_id)
+        owner = hosts.get(record.owner, {"name": None if hosts else self.host.config.node.name, "state": "up"})
+        if record.attached and owner["state"] == "up" and not owner.get("this_host", True):
+            worker = record.worker
         return {
             "client_id": record.client_id,
             "user": record.user,
             "connected": worker is not None,
             "worker": worker,
-            "node": self.host.config.node.name,
+            "node": owner["name"],
             "created_at": record.created_ms / 1000,
             "disconnected_at": None if worker is not None else record.detached_ms / 1000,
             "expiry_s": record.expiry_s,
@@ -248,6 +259,13 @@ class _Resources:
                 if is_here:
                     known |= {"connected": True, "worker": worker}
         _answer(response, sorted(found.values(), key=lambda each: each["client_id"]))
+
+    def on_get_route(self, request: falcon.Request, response: falcon.Response) -> None:
+        topic = request.get_param("topic", required=True)
+        matches = [each for answer in self.host.ask_workers("match", topic=topic) for each in answer]
+        durable = sorted({each["client_id"] for each in matches if each["durable"]})
+        records = self.host.read(lambda reader: [reader.session(name) for name in durable])
+        _answer(response, route(self.host, topic, any(each["connected_here"] for each in matches), records))
 
     def on_post_reload(self, request: falcon.Request, response: falcon.Response) -> None:
         answers, silent = self.host.ask_every_worker("reload")

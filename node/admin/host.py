@@ -134,6 +134,15 @@ class Host:
     def ask_interconnect(self, method: str, **arguments: Any) -> Any:
         return ask(self.run_dir / "interconnect.sock", method, arguments, INTERCONNECT_S)
 
+    def hosts(self) -> dict[int, dict[str, Any]]:
+        """The hosts of the cluster by the numbers that session records have: name, this_host, state …; empty: it is alone."""
+        if not self.config.interconnect.bind:
+            return {}
+        copies = self.ask_keeper("peers")
+        numbers = {each["node_id"]: each["number"] for each in copies["peers"]}
+        nodes = self.ask_interconnect("nodes")["nodes"]
+        return {copies["number"] if each["this_host"] else numbers.get(each["node_id"], 0): each for each in nodes}
+
     def ask_worker(self, index: int, method: str, **arguments: Any) -> Any:
         return ask(self.run_dir / f"worker-{index}.sock", method, arguments)
 

@@ -209,7 +209,7 @@ class Directory:
             self.writer.queue_of(record.sid)
         if record is not None:
             record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
-            record.attached = True
+            record.attached, record.worker = True, link.index
             record.expiry_s = claim["expiry_s"]
             record.epoch += 1
             self.write(record)

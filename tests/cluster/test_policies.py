@@ -60,6 +60,27 @@ def subscribed(host: Host, client_id: str, filter: str) -> None:
         client.disconnect()
 
 
+def test_each_host_tells_where_sessions_and_topics_are(pair: Pair) -> None:
+    with pair[0].client() as one, pair[1].client() as two, pair[1].client() as shared:
+        one.connect("seen-1", clean=False, session_expiry=600)
+        one.subscribe(("s/+", 1))
+        two.connect("seen-2", clean=False, session_expiry=600)
+        shared.connect("shared")
+        shared.subscribe("$share/g/s/x")
+        sessions, topics = "/v1/sessions?match=seen-*", "/v1/topics/route?topic=s/x"
+        route = [{"host": "h1", "connected": True, "sessions": 1}, {"host": "h2", "connected": True, "sessions": 0}]
+        for host in pair:
+            found = {each["client_id"]: (each["node"], each["worker"]) for each in host.get(sessions)[1]}
+            assert found == {"seen-1": ("h1", 0), "seen-2": ("h2", 0)}
+            wait_for(lambda host=host: host.get(topics)[1] == route, what=lambda host=host: str(host.get(topics)))
+        one.disconnect()
+        shared.disconnect()
+        for host in pair:
+            wait_for(lambda host=host: host.get(topics)[1] == [route[0] | {"connected": False}])
+            wait_for(lambda host=host: host.get("/v1/sessions/seen-1")[1]["worker"] is None)
+            assert host.get("/v1/sessions/seen-1")[1]["node"] == "h1"
+
+
 def test_alone_it_acknowledges_and_queues_and_is_degraded(pair: Pair) -> None:
     """C13, I13: the metric is there before the first acknowledgement that only one disk holds, and with no other one."""
     first, second = pair
