@@ -31,4 +31,5 @@ KNOWN: dict[tuple[str, str], str] = {
     ("host_pause", "W1"): _STALE,
     ("third_host", "W1"): _JOINS,
     ("third_host", "W2"): _JOINS,
+    ("third_host", "W8"): _JOINS,
 }
