@@ -86,6 +86,12 @@ class Interconnect:
         stop = Event()
         gevent.signal_handler(signal.SIGTERM, stop.set)
         slot[counters.INDEX["ready"]] = 1
+        if self.cluster.name_ignored:
+            self._log.warning(
+                "cluster_name_ignored", cause=f'the configuration says cluster.name = "{self.cluster.wanted_name}"',
+                effect=f"this host stays in its cluster, which is named {self.cluster.table.name} as when it began",
+                next=f'set cluster.name = "{self.cluster.table.name}"; for another cluster: mqnode leave, then mqnode join',
+            )  # fmt: skip
         self._log.info("ready", bind=self._config.interconnect.bind, node_id=self.cluster.identity.node_id.hex())
         while not stop.wait(BEAT_S):
             counters.beat(slot)
