@@ -37,12 +37,12 @@ from storage.store import Store, damaged, open_store
 from storage.writer import Writer
 
 HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
-BEAT_MS = 400
+BEAT_MS = 500
 TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
 SETTLE_MS = 20
 HELD_MAX = 10_000  # turns; a strict host that is alone then refuses clients with durable sessions
-DISK_CHECK_S = 0.25
+DISK_CHECK_S = 1
 DISK_CHECK_BYTES = 1 << 20
 EXIT_STORE = 78
 

@@ -1,7 +1,7 @@
 """`python -m node.watchdog`: kills processes of this host that hang, and tells systemd how the host is.
 
 Theory: supervisord starts anew what dies, but does not see what hangs; and a hung worker goes on trapping its share of
-new connections. So every 250 ms the heartbeats in the counters are read; when one is late or a process has ended, and now and
+new connections. So every 500 ms the heartbeats in the counters are read; when one is late or a process has ended, and now and
 then anyway, each child of supervisord is judged by its own. When one is missing, supervisord is spoken to: that wakes
 it at once, and shows that it lives. systemd's watchdog is fed unless something is missing *and* supervisord
 does not answer, which is all that a restart of the whole host would heal.
@@ -23,7 +23,7 @@ from node import counters, log
 from node.config import load, run_dir, worker_count
 from node.process import die_with_parent, notify
 
-INTERVAL_S = 0.25
+INTERVAL_S = 0.5
 CLOSE_NS = 2_000_000_000  # between two close looks while all is well
 LATE_NS = 1_000_000_000  # a heartbeat older than this is looked at closely
 SILENT_NS = 2_000_000_000  # older than this, and the process hangs

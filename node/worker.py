@@ -42,7 +42,7 @@ from node.requests import Requests
 from node.system import System
 from storage.reader import Reader
 
-TICK_S = 0.25
+TICK_S = 0.5
 
 
 class Worker:

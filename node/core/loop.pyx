@@ -134,7 +134,7 @@ cdef enum:
     PUMP_BYTES = 262144     # read from a queue at a time, and unsent at most before more is read
     TURN_US = 5000          # that one connection keeps the others waiting, at most and but for its last packet
     WAKE_US = 50000         # that the connections of one wake-up do so together
-    STAY_MS = 10            # that what gevent does beside messages waits for us while they come
+    STAY_MS = 25            # that what gevent does beside messages waits for us while they come
     LINGER_MS = 2000
     UNSENT_MS = 5000        # a closing connection has so long to take what is queued
     SPARE_MEMORY = 16777216 # of freed buffers that is not given back: each wake-up would fault it in again
@@ -807,7 +807,7 @@ cdef class Loop:
         return 0
 
     def tick(self):
-        """Every quarter of a second: keep-alive, stalled subscribers, gauges."""
+        """Every half second: keep-alive, stalled subscribers, gauges."""
         cdef Connection connection
         self.begin_wake()
         try:
