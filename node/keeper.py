@@ -27,7 +27,7 @@ import lmdb
 import msgspec
 
 from node import counters, log, process
-from node.config import Config, load, run_dir
+from node.config import Config, load, run_dir, worker_count
 from node.keeper_link import LOST, Link
 from node.replicas import PEER, Replicas
 from node.sessions.directory import Directory
@@ -41,6 +41,7 @@ HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
 BEAT_MS = 200
 TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
+SWEEP_MS = 600_000
 SETTLE_MS = 20
 DISK_CHECK_S = 0.25
 DISK_CHECK_BYTES = 1 << 20
@@ -62,6 +63,8 @@ class Keeper:
         self.links: dict[int, Link] = {}
         self.stopping = False
         self.last_disk_check = self.last_reader_check = 0.0
+        self.swept_ms = 0
+        self.workers = worker_count(config)
         self.unchecked_bytes = 0  # of input since the last look at the disk
         self.held: deque[tuple[int, list[tuple[Link, int, bytes]]]] = deque()  # what waits until peers have a commit
         self.more_to_send = False
@@ -157,6 +160,9 @@ class Keeper:
         for will_id in self.writer.fired_wills:
             self.directory.wills.fired(will_id)
         self.replicas.trim()
+        if now_ms - self.swept_ms > SWEEP_MS:
+            self.swept_ms = now_ms
+            self.writer.sweep()
         self._commit()
         self._report()
 
@@ -221,6 +227,8 @@ class Keeper:
             link.queue(EVENT, _encode(["welcome", about]))
         if link.role != "worker":
             return
+        if link.socket.fileno() not in self.links:
+            return  # lost while it waited
         if self.config.interconnect.bind and not self.replicas.is_settled(now_ms - self.started_ms):
             self.directory.timers.at(now_ms + SETTLE_MS, lambda later_ms: self._hello(link, hello, later_ms))
             return
@@ -235,6 +243,8 @@ class Keeper:
         }
         self.directory.outbox.event(link, "welcome", welcome)
         self.directory.worker_came(link, hello["clients"], hello["loaded"], now_ms)
+        if len(self.directory.outbox.links) >= self.workers:
+            self.directory.all_came()
 
     def _lost(self, link: Link, now_ms: int) -> None:
         descriptor = link.socket.fileno()

@@ -19,7 +19,7 @@ from mesh.replication import Replication
 from node.keeper_link import Link
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
-from storage.layout import META_EVICTED
+from storage.layout import META_EVICTED, REPLICATED
 from storage.writer import Writer
 
 PEER = 10  # kind of the frames between keeper and interconnect
@@ -28,8 +28,13 @@ PART_BYTES = 1 << 20
 KEPT_COMMITS = 200_000  # in the outbox, for a peer that is away; beyond it gets a snapshot
 TRIM = 1000  # at a time
 
+Context = dict[int, int]  # number of a host -> its last commit that a store has, see storage/writer.pyx
+
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
+_decode_context = msgspec.msgpack.Decoder(Context).decode
+_decode_changes = msgspec.msgpack.Decoder(tuple[int, Context, bytes]).decode
+_decode_part = msgspec.msgpack.Decoder(tuple[int, bytes, int, bytes, Context, bytes, list[tuple[int, bytes, int, bool]]]).decode
 _SEQ = struct.Struct("<Q")
 _HELLO = struct.Struct("<QB")
 _OPEN = struct.Struct("<QQB")
@@ -39,12 +44,14 @@ ALONE_MS = 6000  # after the keeper's start: a host whose interconnect says noth
 class Say(enum.IntEnum):
     HELLO = 0  # `<QB` number of the sender's host, wants one back
     OPEN = 1  # `<QQB` the receiver's last commit that the sender has, the sender's last, has acknowledged without the receiver
-    CHANGES = 2  # `<Q` number of the commit, changes
+    CHANGES = 2  # [number of the commit, the sender's context, changes]
     HAVE = 3  # `<Q` number
-    SNAPSHOT = 4  # changes
-    SNAPSHOT_END = 5  # `<Q` the commit at which it began
+    SNAPSHOT = 4  # [database and key from which on it is, database and key up to which, context, changes, burials]
+    SNAPSHOT_END = 5  # the sender's context when it began
     TAIL = 6  # keys of commits that nobody was told of, as in the outbox
     RESET = 7  # what they hold at the peer that went on, as changes
+    CONTEXT = 8  # the sender's
+    SYNC = 9  # wants a snapshot
     REQUEST = REQUEST + 10
     REPLY = REPLY + 10
     EVENT = EVENT + 10
@@ -53,7 +60,7 @@ class Say(enum.IntEnum):
 class Peer:
     """Another host, as the directory's outbox knows it."""
 
-    __slots__ = ("applying", "has", "last", "name", "node_id", "number", "open_said", "snapshot")
+    __slots__ = ("applying", "asked", "context", "has", "last", "name", "node_id", "number", "open_said", "snapshot")
 
     def __init__(self, node_id: bytes) -> None:
         self.node_id = node_id
@@ -62,8 +69,10 @@ class Peer:
         self.open_said = False  # since its link came up
         self.last = 0  # its last commit when its link opened
         self.has = 0  # our last commit that it had then
-        self.snapshot: tuple[int, bytes, int] | None = None  # database, key to go on behind, commit at which it began
+        self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
         self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
+        self.context: Context = {}
+        self.asked = False  # for a snapshot
 
 
 class Replicas:
@@ -110,7 +119,7 @@ class Replicas:
     def up(self, node_id: bytes) -> None:
         peer = self.peers.setdefault(node_id, Peer(node_id))
         peer.snapshot = None
-        peer.open_said = False
+        peer.open_said = peer.asked = False
         peer.applying.clear()
         self._writer.begin_recording()
         self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
@@ -125,6 +134,7 @@ class Replicas:
             was_in_sync = peer in self.replication.peers and self.replication.peers[peer].in_sync
             self.replication.evicted(peer)
             self._directory.elsewhere.gone(peer.number, now_ms)
+            self._compare()
             if was_in_sync:
                 self._log.warning(
                     "peer_evicted", peer=peer.name, effect="messages are acknowledged with one copy less until it is back",
@@ -145,17 +155,17 @@ class Replicas:
         elif say == Say.RESET:
             self._reset(peer, message, now_ms)
         elif say == Say.CHANGES:
-            (number,) = _SEQ.unpack_from(message)
-            known = self._writer.peer_seq(peer.number)
-            if number <= known:  # sent again
-                peer.applying.append([known, 0])
-                self._have.append(peer)
-            elif number == known + 1:
-                self._apply(peer, number, message[_SEQ.size :], now_ms)
+            self._changes(peer, *_decode_changes(message), now_ms=now_ms)
         elif say == Say.SNAPSHOT:
-            self._apply(peer, 0, message, now_ms)
+            self._part(peer, *_decode_part(message), now_ms=now_ms)
         elif say == Say.SNAPSHOT_END:
-            self._apply(peer, _SEQ.unpack(message)[0], b"", now_ms)
+            self._writer.learn(_decode_context(message))
+            self._known(peer, self._writer.peer_seq(peer.number), [])
+            peer.asked = False
+        elif say == Say.CONTEXT:
+            self._look_at_context(peer, _decode_context(message))
+        elif say == Say.SYNC:
+            peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
         elif say == Say.REQUEST:
@@ -196,7 +206,7 @@ class Replicas:
         self._begin(peer, has)
 
     def _reset(self, peer: Peer, changes: bytes, now_ms: int) -> None:
-        told = self._directory.elsewhere.reset(self._writer.records_of(changes), now_ms)
+        told = self._directory.elsewhere.apply(self._writer.records_in(changes), now_ms)
         self._writer.reset(peer.has, self._first, changes)
         self._directory.subscriptions.make_known(told, lambda ok, result: None)
         self._log.warning(
@@ -209,11 +219,34 @@ class Replicas:
         if has > self._writer.seq:
             self._log.warning("rolled_back", peer=peer.name, cause="it has more of our commits than this store",
                               effect="everything is sent anew", next="was an old copy of the disk brought back?")  # fmt: skip
-        if has == 0 or has > self._writer.seq or self._writer.missed(has, 1) is None:
-            peer.snapshot = (0, b"", self._writer.seq)
+        if has == 0 or has > self._writer.seq:
+            peer.snapshot = (0, b"", self._writer.context())
         self.replication.opened(peer, min(has, self._writer.seq))
         self._directory.elsewhere.up(peer)
         self._look(peer)
+        self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
+
+    # -- what a host that is gone has told one of us only --------------------------------------------------------------------
+
+    def _compare(self) -> None:
+        for peer in self._directory.elsewhere.peers.values():
+            self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
+            self._look_at_context(peer, peer.context)
+
+    def _look_at_context(self, peer: Peer, context: Context) -> None:
+        """It may have commits of a host that will not send them to us any more."""
+        peer.context = context
+        if peer.asked or self._expected:
+            return
+        there = self._directory.elsewhere.peers.keys() | {self._number}
+        missing = (number for number, seq in context.items() if seq > self._writer.peer_seq(number))
+        if any(number not in there and self._is_gone(number) for number in missing):
+            peer.asked = True
+            self._say(peer, Say.SYNC, b"")
+
+    def _is_gone(self, number: int) -> bool:
+        known = {peer.number for peer in self.peers.values()}
+        return number in self._directory.elsewhere.evicted or number not in known
 
     def _acknowledged(self, peer: Peer, number: int) -> None:
         self.replication.acknowledged(peer, number)
@@ -231,12 +264,33 @@ class Replicas:
 
     # -- what a peer has committed -------------------------------------------------------------------------------------------
 
-    def _apply(self, peer: Peer, number: int, changes: bytes, now_ms: int) -> None:
-        told = self._directory.elsewhere.apply(self._writer.records_of(changes), now_ms)
-        self._writer.apply_changes(peer.number, number, changes)
-        if not number:
-            self._directory.subscriptions.make_known(told, lambda ok, result: None)
-            return
+    def _changes(self, peer: Peer, number: int, context: Context, changes: bytes, now_ms: int) -> None:
+        known = self._writer.peer_seq(peer.number)
+        if number <= known:  # sent again
+            peer.applying.append([known, 0])
+            self._have.append(peer)
+        elif number == known + 1:
+            told = self._apply(peer, changes, context, now_ms)
+            self._writer.learn({peer.number: number})
+            self._look_at_context(peer, context)
+            self._known(peer, number, told)
+
+    def _part(
+        self, peer: Peer, database: int, after: bytes, last: int, until: bytes, context: Context, part: bytes,
+        burials: list[tuple[int, bytes, int, bool]], now_ms: int
+    ) -> None:  # fmt: skip
+        """Of the peer's snapshot: what it has there, and what it has no more."""
+        gone = self._writer.overtaken(burials) + self._writer.absent(database, after, last, until, part, context)
+        self._directory.subscriptions.make_known(self._apply(peer, gone + part, context, now_ms), lambda ok, result: None)
+
+    def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> list[Any]:
+        told = self._directory.elsewhere.apply(self._writer.records_of(peer.number, changes, context), now_ms)
+        self._writer.apply_changes(peer.number, changes, context)
+        self._directory.elsewhere.look_at_strays(now_ms)
+        return told
+
+    def _known(self, peer: Peer, number: int, told: list[Any]) -> None:
+        """We have all of its commits up to this one. It is told so when they are on disk, and when our workers know."""
         self._look(peer)
         entry = [number, 1]
         peer.applying.append(entry)
@@ -271,10 +325,11 @@ class Replicas:
             state = self.replication.peers.get(peer)
             if state is None or not state.sending or self._full():
                 continue
-            if peer.snapshot is not None:
+            missed = None if peer.snapshot is not None else self._writer.missed(state.sent, PART_BYTES)
+            if missed is None:
                 self._send_snapshot(peer)
             else:
-                for number, changes in self._writer.missed(state.sent, PART_BYTES) or ():
+                for number, changes in missed:
                     self._send_changes(peer, number, changes)
             more = True
         return more
@@ -283,18 +338,19 @@ class Replicas:
         return self.link is None or len(self.link.output) > 16 * PART_BYTES
 
     def _send_snapshot(self, peer: Peer) -> None:
-        database, key, began = peer.snapshot or (0, b"", 0)
-        part, database, key = self._writer.snapshot(database, key, PART_BYTES)
-        self._say(peer, Say.SNAPSHOT, part)
-        if part and len(part) >= PART_BYTES:
-            peer.snapshot = (database, key, began)
+        database, after, began = peer.snapshot or (0, b"", self._writer.context())
+        part, last, until = self._writer.snapshot(database, after, PART_BYTES)
+        burials = self._writer.burials() if (database, after) == (0, b"") else []
+        self._say(peer, Say.SNAPSHOT, _encode((database, after, last, until, self._writer.context(), part, burials)))
+        if last < len(REPLICATED):
+            peer.snapshot = (last, until, began)
             return
         peer.snapshot = None
-        self._say(peer, Say.SNAPSHOT_END, _SEQ.pack(began))
-        self.replication.sent(peer, began, 0)
+        self._say(peer, Say.SNAPSHOT_END, _encode(began))
+        self.replication.sent(peer, began[self._number], 0)
 
     def _send_changes(self, peer: Peer, number: int, changes: bytes) -> None:
-        self._say(peer, Say.CHANGES, _SEQ.pack(number) + changes)
+        self._say(peer, Say.CHANGES, _encode((number, self._writer.context(), changes)))
         self.replication.sent(peer, number, len(changes))
 
     def _answer(self, peer: Peer) -> None:

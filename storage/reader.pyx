@@ -10,6 +10,7 @@ import lmdb
 import msgspec
 
 from storage.layout import (
+    HEADER_BYTES,
     SessionRecord,
     Subscription,
     client_key,
@@ -23,8 +24,16 @@ from storage.writer import parse_entry
 
 CHUNK = 256     # retained messages read in one transaction
 
-_session = msgspec.msgpack.Decoder(SessionRecord).decode
-_subscription = msgspec.msgpack.Decoder(Subscription).decode
+_decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
+_decode_subscription = msgspec.msgpack.Decoder(Subscription).decode
+
+
+cdef _session(bytes value):
+    return _decode_session(value[HEADER_BYTES:])
+
+
+cdef _subscription(bytes value):
+    return _decode_subscription(value[HEADER_BYTES:])
 
 
 cdef class Reader:
@@ -251,9 +260,8 @@ cdef uint64_t qseq_of(bytes key):
 cdef bytes record_of(bytes value):
     """What storage.layout.unsealed says, in C where every retained message goes through."""
     cdef uint32_t crc
-    cdef bytes record = value[4:]
     memcpy(&crc, <const char*>value, 4)
-    return record if len(value) > 33 and <uint32_t>zlib.crc32(record) == crc else None
+    return value[12:] if len(value) > 41 and <uint32_t>zlib.crc32(memoryview(value)[4:]) == crc else None
 
 
 cdef bytes topic_of(bytes record):

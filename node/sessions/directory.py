@@ -52,6 +52,7 @@ class Directory:
         self._left: dict[
             int, int
         ] = {}  # sid -> last qseq at our start, where no worker has said yet who has the session
+        self._have_said = False  # have all workers said whom they have, since our start?
         self._expiry_ms: dict[int, int] = {}  # sid -> when its expiry is looked at
 
     # -- start ----------------------------------------------------------------------------------------------------------
@@ -74,7 +75,16 @@ class Directory:
             self.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True)
         self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
 
+    def all_came(self) -> None:
+        """Every worker has said HELLO."""
+        self._have_said = True
+
+    def is_unsure(self, sid: int) -> bool:
+        """May a worker that has not said HELLO yet have a client with this session?"""
+        return sid in self._left and not self._have_said
+
     def _after_restart(self, now_ms: int) -> None:
+        self._have_said = True
         for record in list(self.sessions.values()):
             owner = self.owners.get(record.client_id)
             if self.elsewhere.owns(record) and (owner is None or owner.session is not record):
@@ -172,6 +182,10 @@ class Directory:
         waiting = self._claims.get(cid)
         if not waiting:
             self._claims.pop(cid, None)
+            return
+        record = self.sessions.get(cid)
+        if record is not None and not self.elsewhere.owns(record):  # taken from us meanwhile
+            self.elsewhere.fetch(record, self.now_ms, lambda: self._next_claim(cid))
             return
         link, claim, answer = waiting.popleft()
         self._grant(link, claim, answer, self.now_ms)
