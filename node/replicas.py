@@ -19,7 +19,7 @@ from mesh.replication import Replication
 from node.keeper_link import Link
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
-from storage.layout import META_EVICTED, REPLICATED
+from storage.layout import META_EVICTED, META_HOST, REPLICATED, u64
 from storage.writer import Writer
 
 PEER = 10  # kind of the frames between keeper and interconnect
@@ -95,6 +95,19 @@ class Replicas:
             self._writer.begin_recording()
         if self._expected is None:
             self._expected = set(members)
+        numbers = [self._number_of(node_id) for node_id in members]
+        self._directory.elsewhere.members = {number for number in numbers if number}
+        self._directory.elsewhere.are_all_known = all(numbers)
+
+    def _number_of(self, node_id: bytes) -> int:
+        """0 if it has never said."""
+        return int.from_bytes(self._writer.get("meta", META_HOST + node_id) or b"", "big")
+
+    def _peer(self, node_id: bytes) -> Peer:
+        if node_id not in self.peers:
+            peer = self.peers[node_id] = Peer(node_id)
+            peer.number = self._number_of(node_id)
+        return self.peers[node_id]
 
     def is_settled(self, since_start_ms: int) -> bool:
         """Do we have what the others have acknowledged while we were away, or are they not there? Before that nobody is served."""
@@ -117,7 +130,7 @@ class Replicas:
                 self.down(node_id, True, now_ms)
 
     def up(self, node_id: bytes) -> None:
-        peer = self.peers.setdefault(node_id, Peer(node_id))
+        peer = self._peer(node_id)
         peer.snapshot = None
         peer.open_said = peer.asked = False
         peer.applying.clear()
@@ -125,7 +138,7 @@ class Replicas:
         self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
 
     def down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
-        peer = self.peers.setdefault(node_id, Peer(node_id))
+        peer = self._peer(node_id)
         self.replication.broken(peer)
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
@@ -185,7 +198,10 @@ class Replicas:
                 effect="nothing is replicated", next="restore the backup on one host only",
             )  # fmt: skip
             return
-        peer.number = number
+        if peer.number != number:
+            peer.number = number
+            self._writer.put("meta", META_HOST + peer.node_id, u64(number))
+        self._directory.elsewhere.members.add(number)
         if wants:
             self._say(peer, Say.HELLO, _HELLO.pack(self._number, 0))
         elif peer.open_said:
@@ -199,7 +215,7 @@ class Replicas:
 
     def _opened(self, peer: Peer, has: int, last: int, evicted: int) -> None:
         peer.has, peer.last = has, last
-        if evicted and not self._has_evicted(peer) and has < self._first:
+        if evicted and not self._has_evicted(peer) and has < self._first and self._writer.keeps(has + 1):
             # Our last commits waited for it when we died, so nobody was told of them; it has gone on without them.
             self._say(peer, Say.TAIL, self._writer.tail(has, self._first))
             return
@@ -240,13 +256,9 @@ class Replicas:
             return
         there = self._directory.elsewhere.peers.keys() | {self._number}
         missing = (number for number, seq in context.items() if seq > self._writer.peer_seq(number))
-        if any(number not in there and self._is_gone(number) for number in missing):
+        if any(number not in there and self._directory.elsewhere.is_gone(number) for number in missing):
             peer.asked = True
             self._say(peer, Say.SYNC, b"")
-
-    def _is_gone(self, number: int) -> bool:
-        known = {peer.number for peer in self.peers.values()}
-        return number in self._directory.elsewhere.evicted or number not in known
 
     def _acknowledged(self, peer: Peer, number: int) -> None:
         self.replication.acknowledged(peer, number)
@@ -370,6 +382,7 @@ class Replicas:
 
     def trim(self) -> None:
         """Forget what all peers have, or what one has been away for too long to get piece by piece."""
-        until = max(self.replication.oldest_wanted if self.replication.peers else 0, self._writer.seq - KEPT_COMMITS)
+        are_all_there = self.replication.peers and len(self.replication.peers) == len(self.peers)
+        until = max(self.replication.oldest_wanted if are_all_there else 0, self._writer.seq - KEPT_COMMITS)
         if until > 0:
             self._writer.trim(until, TRIM)

@@ -973,6 +973,10 @@ cdef class Writer:
                 break
         return found
 
+    def keeps(self, uint64_t seq):
+        """Does the outbox go back to this commit?"""
+        return self.view().get(u64(seq), db=self.databases["outbox"]) is not None
+
     def snapshot(self, int database, bytes after, uint64_t bytes_max):
         """(changes, database, key): all that is behind the position, up to the new one; its database is beyond the last at the end."""
         cdef bytearray part = bytearray()

@@ -141,6 +141,7 @@ class Connects:
             }  # fmt: skip
             connection.has_will = True
         worker.claiming += 1
+        connection.handshake.claims = True
         worker.keeper.call(
             "claim",
             {
@@ -161,6 +162,8 @@ class Connects:
     def _claimed(self, connection: Connection, ok: bool, result: Any, properties: dict[int, Any]) -> None:
         worker = self.worker
         worker.claiming -= 1
+        if not ok and connection.is_closing:
+            return
         if not ok:
             worker.log.warning(
                 "claim_refused", client_id=connection.client_id, cause=result, effect="the client is refused (0x88)",

@@ -160,9 +160,21 @@ class Directory:
             self.end(cid, owner, TAKEN_OVER, lambda: self._next_claim(cid))
         elif cid in self.sessions and not self.elsewhere.owns(self.sessions[cid]):
             self._claims[cid] = deque([(link, claim, answer)])
-            self.elsewhere.fetch(self.sessions[cid], now_ms, lambda: self._next_claim(cid))
+            self.elsewhere.fetch(cid, now_ms, lambda: self._next_claim(cid))
         else:
             self._grant(link, claim, answer, now_ms)
+
+    def _on_unclaim(self, link: Link, answer: Answer, now_ms: int, cid: str, conn: int) -> None:
+        """Its client is gone before it was granted."""
+        waiting = self._claims.get(cid, deque())
+        for each in [each for each in waiting if each[0] is link and each[1]["conn"] == conn]:
+            waiting.remove(each)
+            each[2](False, "the client is gone")
+        answer(True, True)
+
+    def is_wanted(self, cid: str) -> bool:
+        """Does a client wait for its session?"""
+        return bool(self._claims.get(cid))
 
     def is_claimed(self, cid: str) -> bool:
         return cid in self._claims
@@ -185,7 +197,7 @@ class Directory:
             return
         record = self.sessions.get(cid)
         if record is not None and not self.elsewhere.owns(record):  # taken from us meanwhile
-            self.elsewhere.fetch(record, self.now_ms, lambda: self._next_claim(cid))
+            self.elsewhere.fetch(cid, self.now_ms, lambda: self._next_claim(cid))
             return
         link, claim, answer = waiting.popleft()
         self._grant(link, claim, answer, self.now_ms)

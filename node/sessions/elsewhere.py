@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from node.sessions.directory import Directory
 
 TAKEN_OVER = 0x8E
-RELEASE_MS = 4000  # for the owner's answer: more than an eviction takes
+RELEASE_MS = 4000  # more than an eviction takes
 RETRY_MS = 50
 SEEN_MS = 5
 STRAY_MS = 20_000
@@ -39,6 +39,8 @@ class Elsewhere:
         self.number = number
         self.peers: dict[int, Link] = {}  # number -> peer that can be asked
         self.evicted: set[int] = set()
+        self.members: set[int] = set()  # numbers of the cluster's hosts
+        self.are_all_known = True  # the numbers of all of them
         self._strays_due = False
 
     def owns(self, record: SessionRecord) -> bool:
@@ -47,49 +49,54 @@ class Elsewhere:
 
     # -- a client comes here ----------------------------------------------------------------------------------------------
 
-    def fetch(self, record: SessionRecord, now_ms: int, fetched: Callable[[], None]) -> None:
-        """Make the session ours, then call `fetched()`. Only an owner that is evicted, or too slow, is not asked."""
-        directory, waiting, deadline_ms = self._directory, True, now_ms + RELEASE_MS
+    def fetch(self, cid: str, now_ms: int, fetched: Callable[[], None]) -> None:
+        """Make the client id's session ours, if there is one, then call `fetched()`; also as soon as nobody waits for it any more.
+
+        Only an owner that is gone is not asked.
+        """
+        directory, is_denied = self._directory, False
 
         def done(asked: bool) -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                current = directory.sessions.get(record.client_id)
-                if current is not None and not self.owns(current):
-                    self._own(current, asked)
-                fetched()
+            current = directory.sessions.get(cid)
+            if current is not None and not self.owns(current):
+                self._own(current, asked)
+            fetched()
 
         def answered(ok: bool, result: Any) -> None:
-            if result is None:  # its link broke: it may be back at once
-                directory.timers.at(directory.now_ms + RETRY_MS, attempt)
-            elif not ok or result is False:
-                done(False)
-            else:
+            nonlocal is_denied
+            if ok and result:
                 released(result, directory.now_ms)
+                return
+            is_denied = is_denied or result is False  # else its link broke: it may be back at once
+            directory.timers.at(directory.now_ms + RETRY_MS, attempt)
 
         def released(seen: dict[int, int], later_ms: int) -> None:
             """What it has of third hosts must be here, too: it may have delivered some of it."""
-            if not waiting or directory.writer.has_seen(seen):
+            if directory.writer.has_seen(seen) or later_ms > now_ms + RELEASE_MS:
                 done(True)
             else:
-                directory.timers.at(later_ms + SEEN_MS, lambda now_ms: released(seen, now_ms))
+                directory.timers.at(later_ms + SEEN_MS, lambda due_ms: released(seen, due_ms))
 
         def attempt(later_ms: int) -> None:
-            peer = self.peers.get(record.owner)
-            if not waiting:
-                return
-            if record.owner == self.number:  # handed over to us, and the answer was lost
+            record = directory.sessions.get(cid)
+            if record is None or not directory.is_wanted(cid):
+                fetched()
+            elif record.owner == self.number:  # handed over to us, and the answer was lost
                 done(True)
-            elif peer is not None:
-                directory.outbox.ask(peer, "release", {"cid": record.client_id, "sid": record.sid}, answered)
-            elif record.owner in self.evicted:
+            elif record.owner in self.peers and not (is_denied and later_ms > now_ms + RELEASE_MS):
+                ask = {"cid": cid, "sid": record.sid}
+                directory.outbox.ask(self.peers[record.owner], "release", ask, answered)
+            elif record.owner in self.peers or self.is_gone(record.owner):
                 done(False)
             else:
                 directory.timers.at(later_ms + RETRY_MS, attempt)
 
-        directory.timers.at(deadline_ms, lambda _: done(False))
         attempt(now_ms)
+
+    def is_gone(self, number: int) -> bool:
+        """Is this host none that will come back soon?"""
+        is_known = number in self.members or not self.are_all_known
+        return number in self.evicted or not is_known
 
     def _own(self, record: SessionRecord, asked: bool) -> None:
         directory = self._directory
@@ -122,6 +129,8 @@ class Elsewhere:
     def release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
         directory = self._directory
         record = directory.by_sid.get(sid)
+        if record is not None and record.owner == self.number and not self.owns(record) and not directory.is_claimed(cid):
+            self._own(record, True)  # it was handed over to us for a client that has gone
         if record is None or not self.owns(record):
             answer(True, False)
         elif directory.is_claimed(cid) or directory.is_unsure(sid):

@@ -308,6 +308,8 @@ class Worker:
             del self.clients[connection.client.cid]
         if connection.claimed:
             self._release(connection)
+        else:
+            self.call("unclaim", {"cid": connection.client.cid, "conn": connection.number}, lambda ok, result: None)
 
     def _release(self, connection: Connection) -> None:
         arguments = {
