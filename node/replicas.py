@@ -33,7 +33,7 @@ Context = dict[int, int]  # number of a host -> its last commit that a store has
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 _decode_context = msgspec.msgpack.Decoder(Context).decode
-_decode_changes = msgspec.msgpack.Decoder(tuple[int, Context, bytes]).decode
+_decode_changes = msgspec.msgpack.Decoder(tuple[int, Context, bytes, bool]).decode
 _decode_part = msgspec.msgpack.Decoder(tuple[int, bytes, int, bytes, Context, bytes, list[tuple[int, bytes, int, bool]]]).decode
 _SEQ = struct.Struct("<Q")
 _HELLO = struct.Struct("<QB")
@@ -44,7 +44,7 @@ ALONE_MS = 6000  # after the keeper's start: a host whose interconnect says noth
 class Say(enum.IntEnum):
     HELLO = 0  # `<QB` number of the sender's host, wants one back
     OPEN = 1  # `<QQB` the receiver's last commit that the sender has, the sender's last, has acknowledged without the receiver
-    CHANGES = 2  # [number of the commit, the sender's context, changes]
+    CHANGES = 2  # [number of the commit, the sender's context, changes, is the context that of the commit?]
     HAVE = 3  # `<Q` number
     SNAPSHOT = 4  # [database and key from which on it is, database and key up to which, context, changes, burials]
     SNAPSHOT_END = 5  # the sender's context when it began
@@ -60,7 +60,9 @@ class Say(enum.IntEnum):
 class Peer:
     """Another host, as the directory's outbox knows it."""
 
-    __slots__ = ("applying", "asked", "context", "has", "last", "name", "node_id", "number", "open_said", "snapshot")
+    __slots__ = (
+        "applying", "asked", "context", "has", "last", "name", "node_id", "number", "open_said", "snapshot", "waiting"
+    )  # fmt: skip
 
     def __init__(self, node_id: bytes) -> None:
         self.node_id = node_id
@@ -71,6 +73,7 @@ class Peer:
         self.has = 0  # our last commit that it had then
         self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
         self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
+        self.waiting: deque[tuple[int, bytes]] = deque()  # its commits, and what comes in their order
         self.context: Context = {}
         self.asked = False  # for a snapshot
 
@@ -134,6 +137,7 @@ class Replicas:
         peer.snapshot = None
         peer.open_said = peer.asked = False
         peer.applying.clear()
+        peer.waiting.clear()
         self._writer.begin_recording()
         self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
 
@@ -167,20 +171,45 @@ class Replicas:
             self._say(peer, Say.RESET, self._writer.values_of(message))
         elif say == Say.RESET:
             self._reset(peer, message, now_ms)
-        elif say == Say.CHANGES:
-            self._changes(peer, *_decode_changes(message), now_ms=now_ms)
         elif say == Say.SNAPSHOT:
             self._part(peer, *_decode_part(message), now_ms=now_ms)
         elif say == Say.SNAPSHOT_END:
             self._writer.learn(_decode_context(message))
             self._known(peer, self._writer.peer_seq(peer.number), [])
             peer.asked = False
+            self._go_on(now_ms)
         elif say == Say.CONTEXT:
             self._look_at_context(peer, _decode_context(message))
         elif say == Say.SYNC:
             peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
+        else:
+            peer.waiting.append((say, message))
+            self._go_on(now_ms)
+
+    def _go_on(self, now_ms: int) -> None:
+        """Take what came in the order of commits, but no commit before those of third hosts that its host had seen: so order
+        holds for a publisher that goes from one host to another."""
+        more = True
+        while more:
+            more = False
+            for peer in self.peers.values():
+                while peer.waiting and self._may_take(peer, *peer.waiting[0]):
+                    self._take(peer, *peer.waiting.popleft(), now_ms)
+                    more = True
+
+    def _may_take(self, peer: Peer, say: int, message: bytes) -> bool:
+        if say != Say.CHANGES or len(self.peers) < 2:
+            return True
+        _, context, _, is_new = _decode_changes(message)
+        self._look_at_context(peer, context)
+        return not is_new or bool(self._writer.has_seen(context | {peer.number: 0}))
+
+    def _take(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
+        if say == Say.CHANGES:
+            number, context, changes, _ = _decode_changes(message)
+            self._changes(peer, number, context, changes, now_ms)
         elif say == Say.REQUEST:
             number, method, arguments = _decode(message)
             if method == "release":
@@ -252,7 +281,7 @@ class Replicas:
     def _look_at_context(self, peer: Peer, context: Context) -> None:
         """It may have commits of a host that will not send them to us any more."""
         peer.context = context
-        if peer.asked or self._expected:
+        if peer.asked:
             return
         there = self._directory.elsewhere.peers.keys() | {self._number}
         missing = (number for number, seq in context.items() if seq > self._writer.peer_seq(number))
@@ -284,7 +313,6 @@ class Replicas:
         elif number == known + 1:
             told = self._apply(peer, changes, context, now_ms)
             self._writer.learn({peer.number: number})
-            self._look_at_context(peer, context)
             self._known(peer, number, told)
 
     def _part(
@@ -322,7 +350,7 @@ class Replicas:
         for peer in self.peers.values():
             state = self.replication.peers.get(peer)
             if changes and state is not None and state.sending and peer.snapshot is None and state.sent == last - 1:
-                self._send_changes(peer, last, bytes(changes))
+                self._send_changes(peer, last, bytes(changes), True)
         self.replication.committed(last)
         for peer in self._have:
             self._answer(peer)
@@ -342,7 +370,7 @@ class Replicas:
                 self._send_snapshot(peer)
             else:
                 for number, changes in missed:
-                    self._send_changes(peer, number, changes)
+                    self._send_changes(peer, number, changes, False)
             more = True
         return more
 
@@ -361,8 +389,8 @@ class Replicas:
         self._say(peer, Say.SNAPSHOT_END, _encode(began))
         self.replication.sent(peer, began[self._number], 0)
 
-    def _send_changes(self, peer: Peer, number: int, changes: bytes) -> None:
-        self._say(peer, Say.CHANGES, _encode((number, self._writer.context(), changes)))
+    def _send_changes(self, peer: Peer, number: int, changes: bytes, is_new: bool) -> None:
+        self._say(peer, Say.CHANGES, _encode((number, self._writer.context(), changes, is_new)))
         self.replication.sent(peer, number, len(changes))
 
     def _answer(self, peer: Peer) -> None:
