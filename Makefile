@@ -10,7 +10,7 @@ TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:
          systemd-analyze:systemd node:nodejs npm:npm
 ARGS ?=
 
-.PHONY: run test soak bench demo lint types imports format install wheel build tools clean
+.PHONY: run test soak faults bench demo lint types imports format install wheel build tools clean
 
 run: build
 	.venv/bin/mqnode start --config deploy/mqnode.toml
@@ -18,6 +18,10 @@ run: build
 # all tests, or those of ARGS: make test ARGS="tests/unit -k tls"
 test: build tools $(INTEROP)
 	$(PY) -m pytest $(ARGS)
+
+# the fault matrix on several hosts; writes docs/faults.md
+faults: build tools
+	$(PY) -m tests.cluster.matrix $(ARGS)
 
 soak: build tools
 	$(PY) -m pytest -m soak $(ARGS)

@@ -14,23 +14,26 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import clients, durable, messages
+from bench import across, clients, durable, messages
 from bench.brokers import ROOT, Mqnode, Subject, installed
+from bench.hosts import Hosts
 from bench.measure import Failed, fdatasync_s
 from bench.report import Outcome, document, machine, table
 from bench.scenario import Numbers, Scenario
 
-SCENARIOS: tuple[Scenario, ...] = messages.SCENARIOS + clients.SCENARIOS + durable.SCENARIOS
+SCENARIOS: tuple[Scenario, ...] = messages.SCENARIOS + clients.SCENARIOS + durable.SCENARIOS + across.SCENARIOS
 RESULTS = ROOT / "bench/results"
 DOCUMENT = ROOT / "docs/benchmarks.md"
 
 
 def measured(scenario: Scenario, kind: Callable[[Path], Subject], folder: Path, seconds: float) -> Numbers:
-    subject = Mqnode(folder, scenario.workers) if kind is Mqnode else kind(folder)
+    subject = kind(folder)
+    if kind is Mqnode:
+        subject = Mqnode(folder, scenario.workers) if scenario.hosts == 1 else Hosts(folder, scenario.hosts)
     try:
         subject.start()
         try:
-            numbers = scenario.measure(subject, seconds)
+            numbers = subject.beside(lambda: scenario.measure(subject, seconds))
         finally:
             if trouble := subject.trouble():
                 raise Failed(f"it logged {trouble[0]}")

@@ -13,8 +13,12 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+from node.core.load import Load
 from tests.broker import STOP_S, Broker, free_port, wait_for
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
 MOSQUITTO = "/usr/sbin/mosquitto"
@@ -28,10 +32,18 @@ class Subject(ABC):
     """A broker under measurement."""
 
     name: str
+    address = "127.0.0.1"
     port: int
 
     @abstractmethod
     def start(self) -> None: ...
+
+    def load(self, **options: Any) -> Load:
+        return Load(self.address, self.port, **options)
+
+    def beside(self, call: Callable[[], T]) -> T:
+        """The result of `call`, made where its clients are."""
+        return call()
 
     @abstractmethod
     def pids(self) -> list[int]: ...

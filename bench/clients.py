@@ -9,7 +9,6 @@ from bench.brokers import Subject
 from bench.measure import cpu_s, memory_bytes, publish_for, settle
 from bench.messages import FAN_OUT, P2P, published
 from bench.scenario import Bar, Numbers, Scenario
-from node.core.load import Load
 
 CONNECTIONS = 10_000
 STORM = 3000  # below the kernel's own bound, net.core.somaxconn
@@ -19,7 +18,7 @@ SUBSCRIBERS, FILTERS_EACH = 100, 10_000
 def idle_connections(subject: Subject, seconds: float) -> Numbers:
     """Opened 64 at a time, then left alone."""
     memory, cpu, start = memory_bytes(subject.pids()), cpu_s(subject.pids()), time.monotonic()
-    load = Load("127.0.0.1", subject.port)
+    load = subject.load()
     load.add(CONNECTIONS)
     settle(load)
     took, spent = time.monotonic() - start, cpu_s(subject.pids()) - cpu
@@ -35,7 +34,7 @@ def idle_connections(subject: Subject, seconds: float) -> Numbers:
 
 def storm(subject: Subject, seconds: float) -> Numbers:
     """All at once: where the backlog is too short, the kernel lets them wait for a second."""
-    load = Load("127.0.0.1", subject.port, burst=STORM)
+    load = subject.load(burst=STORM)
     load.add(STORM)
     settle(load)
     latency = load.histogram("connection")
@@ -47,7 +46,7 @@ def subscriptions(subject: Subject, seconds: float) -> Numbers:
     """A million filters; then messages that match one of a few others, as fast as before."""
     before = P2P.measure(subject, seconds)
     memory, start = memory_bytes(subject.pids()), time.monotonic()
-    load = Load("127.0.0.1", subject.port)
+    load = subject.load()
     load.add(SUBSCRIBERS, prefix="many", subscribe="many/{i}/{n}", filters=FILTERS_EACH)
     settle(load)
     took, count = time.monotonic() - start, SUBSCRIBERS * FILTERS_EACH
@@ -65,7 +64,7 @@ def subscriptions(subject: Subject, seconds: float) -> Numbers:
 
 def new_topics(subject: Subject, seconds: float) -> Numbers:
     """Every message to a topic that was never published to."""
-    load = Load("127.0.0.1", subject.port)
+    load = subject.load()
     load.add(1, prefix="s", subscribe="new/#")
     load.add(1, prefix="p", publish="new/{n}", window=100, fanout=1)
     settle(load)
@@ -76,7 +75,7 @@ def new_topics(subject: Subject, seconds: float) -> Numbers:
 
 def many_filters(subject: Subject, seconds: float) -> Numbers:
     """One client with 10,000 filters; each of ten publishers sends to every one of them once."""
-    load = Load("127.0.0.1", subject.port)
+    load = subject.load()
     load.add(1, prefix="s", subscribe="many/{n}", filters=FILTERS_EACH)
     load.add(10, prefix="p", publish="many/{n}", window=100, fanout=1, messages=FILTERS_EACH)
     settle(load)
@@ -89,7 +88,7 @@ def after_others_left(subject: Subject, seconds: float) -> Numbers:
     """A topic that 500 had subscribed to, used by one again."""
     alone = replace(P2P, topic=FAN_OUT.topic)
     before = alone.measure(subject, seconds)
-    load = Load("127.0.0.1", subject.port)
+    load = subject.load()
     subscribers = load.add(500, prefix="left", subscribe=FAN_OUT.topic)
     load.add(1, prefix="p", publish=FAN_OUT.topic, window=10, fanout=500)
     settle(load)

@@ -46,6 +46,8 @@ class Demo:
         self.dead.add(victim.name)
         if len(self.balancer.hosts) > 1:
             self.watch(live, AFTER_S)
+            gap_ms = 1000 * max(each.gap_s for each in self.ledger.subscribers)
+            self.say(f"the others have its clients; the longest that one of them got nothing was {gap_ms:.0f} ms")
         self.say(f"{victim.name} is started again")
         victim.start()
         self.dead.clear()

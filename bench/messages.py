@@ -23,9 +23,10 @@ class Work:
     fanout: int = 1
     rate: float = 0  # messages a second; 0: as fast as the windows allow
 
-    def measure(self, subject: Subject, seconds: float) -> Numbers:
-        load = Load("127.0.0.1", subject.port)
-        load.add(self.subscribers, prefix="s", subscribe=self.topic, qos=self.qos)
+    def measure(self, subject: Subject, seconds: float, to: tuple[str, int] | None = None) -> Numbers:
+        """`to`: where the subscribers are, if that is another host."""
+        load = subject.load()
+        load.add(self.subscribers, prefix="s", subscribe=self.topic, qos=self.qos, at=to)
         load.add(
             self.publishers, prefix="p", publish=self.topic, qos=self.qos, size=self.size, window=self.window,
             fanout=self.fanout, rate=self.rate,

@@ -40,6 +40,21 @@ UNITS = {
     "replay_rate": "replayed a second",
     "replayed": "messages replayed",
     "scale": "× of one worker, per CPU",
+    "kept_first": "× of the rate before, per CPU of the first host",
+    "kept_rate": "× of the rate before, on the same CPUs",
+    "cpu_first": "CPU-s of the first host per million",
+    "join_2": "second host in sync after s",
+    "join_3": "third host in sync after s",
+    "join_4": "fourth host in sync after s",
+    "join_5": "fifth host in sync after s",
+    "failover_p50": "first delivery p50 ms",
+    "failover_max": "first delivery max ms",
+    "connack_p50": "CONNACK p50 ms",
+    "connack_max": "CONNACK max ms",
+    "storm": "all CONNACKs ms after kill -9",
+    "connect_p99": "CONNACK p99 ms",
+    "session_wire": "bytes to a new host for a session",
+    "session_memory": "bytes of its keeper for a session",
 }
 OPENING = """# Benchmarks
 
@@ -47,7 +62,8 @@ Written by `make bench ARGS=--write`. Each scenario runs with mqnode (one worker
 mosquitto in turn, {rounds} rounds, the load in a process beside them on the same machine; the numbers are medians.
 Factor: how many times better than mosquitto, or than the bar where that is a number.
 CPU is that of all processes of the broker, for a million messages delivered; memory is without the pages of files, which
-the kernel can take back. On a busy machine the factors are steadier than the rates.
+the kernel can take back. On a busy machine the factors are steadier than the rates. Where there are several hosts, they share
+this machine: a rate with two of them is what half of it gives.
 
 Machine: {machine}. Date: {date}.
 """

@@ -29,6 +29,7 @@ class Scenario:
     bars: tuple[Bar, ...] = ()
     subjects: tuple[str, ...] = ("mqnode", "mosquitto")
     workers: int = 1
+    hosts: int = 1
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class Party:
     node_id: bytes
     cluster_id: bytes
     incarnation: int
+    address: str = ""  # HOST:PORT of this host
 
 
 class Channel:
@@ -70,6 +71,7 @@ class Channel:
         self.open = False
         self.version = 0  # that both speak
         self.incarnation = 0  # the peer's
+        self.address = ""  # at which the peer says that it is; it may have moved
         self.trouble = ""  # why the peer's HELLO is not answered
         self.late = 0  # batches that counted for nothing
 
@@ -106,9 +108,10 @@ class Channel:
             return None
         self._beat_due = False
         self._sent += 1
-        piece = bytes(self._queue[: frames.BATCH_BYTES])
+        with memoryview(self._queue) as queue, queue[: frames.BATCH_BYTES] as piece:
+            message = Batch(self._ours, self._sent, *self._detector.beat(now_ms), piece).encode()
         del self._queue[: frames.BATCH_BYTES]
-        return Batch(self._ours, self._sent, *self._detector.beat(now_ms), piece).encode()
+        return message
 
     def _hello(self) -> Hello:
         return Hello(
@@ -120,6 +123,7 @@ class Channel:
             self._ours,
             self._theirs,
             self.open,
+            self._party.address,
         )
 
     # -- in -----------------------------------------------------------------------------------------------------------------
@@ -139,7 +143,7 @@ class Channel:
                     events.append(Down(EVICTED))
         return events
 
-    def received(self, now_ms: float, message: bytes) -> list[Event]:
+    def received(self, now_ms: float, message: bytes | memoryview) -> list[Event]:
         try:
             heard = frames.decode(message)
             return self._hear_hello(now_ms, heard) if isinstance(heard, Hello) else self._hear_batch(now_ms, heard)
@@ -155,7 +159,7 @@ class Channel:
         if hello.channel != self._theirs:
             events = self._break(ANEW)
             self._theirs = hello.channel
-        self.incarnation = hello.incarnation
+        self.incarnation, self.address = hello.incarnation, hello.address
         self.version = min(frames.HIGHEST_VERSION, hello.highest_version)
         if hello.answers == self._ours and not self.open:
             self.open = True

@@ -48,6 +48,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     channel: int  # a random number: the sender's frames from its next batch on
     answers: int  # the receiver's channel as the sender knows it; 0: none
     open: bool  # the sender has had its channel answered
+    address: str = ""  # at which the sender is reached now, whatever the receiver's table says
 
     def encode(self) -> bytes:
         return bytes([HELLO]) + msgspec.msgpack.encode(self)
@@ -59,21 +60,21 @@ class Batch(msgspec.Struct, frozen=True):
     beat: int
     echo: int
     held_us: int
-    stream: bytes
+    stream: bytes | memoryview
 
     def encode(self) -> bytes:
         header = HEADER.pack(BATCH, self.channel, self.number, self.beat, self.echo, self.held_us)
-        return header + self.stream
+        return b"".join((header, self.stream))
 
 
-def decode(message: bytes) -> Hello | Batch:
+def decode(message: bytes | memoryview) -> Hello | Batch:
     kind = message[0] if message else 0
     try:
         if kind == HELLO:
             return msgspec.msgpack.decode(message[1:], type=Hello)
         if kind == BATCH:
             _, channel, number, beat, echo, held_us = HEADER.unpack_from(message)
-            return Batch(channel, number, beat, echo, held_us, message[HEADER.size :])
+            return Batch(channel, number, beat, echo, held_us, memoryview(message)[HEADER.size :])
     except (msgspec.DecodeError, struct.error) as error:
         raise FrameError(f"a message of {len(message)} bytes cannot be read: {error}") from error
     raise FrameError(f"a message of the unknown kind {kind}")
@@ -88,19 +89,29 @@ class Assembler:
     def clear(self) -> None:
         self._rest = bytearray()
 
-    def add(self, piece: bytes) -> list[Frame]:
+    def add(self, piece: bytes | memoryview) -> list[Frame]:
+        if not self._rest:
+            frames, used = _whole(memoryview(piece))
+            self._rest += piece[used:]
+            return frames
         self._rest += piece
-        frames: list[Frame] = []
-        at, size = 0, len(self._rest)
         with memoryview(self._rest) as view:
-            while size - at >= FRAME.size:
-                length, kind = FRAME.unpack_from(view, at)
-                if length > BODY_BYTES_MAX:
-                    raise FrameError(f"a frame of {length} bytes; {BODY_BYTES_MAX} are the most")
-                end = at + FRAME.size + length
-                if end > size:
-                    break
-                frames.append((kind, bytes(view[at + FRAME.size : end])))
-                at = end
-        del self._rest[:at]
+            frames, used = _whole(view)
+        del self._rest[:used]
         return frames
+
+
+def _whole(stream: memoryview) -> tuple[list[Frame], int]:
+    """The whole frames at its beginning, and how many bytes they are."""
+    frames: list[Frame] = []
+    at, size = 0, len(stream)
+    while size - at >= FRAME.size:
+        length, kind = FRAME.unpack_from(stream, at)
+        if length > BODY_BYTES_MAX:
+            raise FrameError(f"a frame of {length} bytes; {BODY_BYTES_MAX} are the most")
+        end = at + FRAME.size + length
+        if end > size:
+            break
+        frames.append((kind, bytes(stream[at + FRAME.size : end])))
+        at = end
+    return frames, at

@@ -6,6 +6,8 @@ its id to anybody has it for ever. The secret key never leaves it.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import secrets
 import stat
@@ -41,6 +43,12 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def create() -> Identity:
     public_key, secret_key = zmq.curve_keypair()
     return Identity(secrets.token_bytes(NODE_ID_BYTES), public_key.decode(), secret_key.decode())
+
+
+def fingerprint(public_key: str) -> str:
+    """Of a public key, for people to compare: 80 bits as XXXX-XXXX-XXXX-XXXX."""
+    shown = base64.b32encode(hashlib.sha256(b"mqnode host" + public_key.encode()).digest()[:10]).decode()
+    return "-".join(shown[at : at + 4] for at in range(0, 16, 4))
 
 
 def load_or_create(path: Path) -> Identity:

@@ -15,25 +15,22 @@ not proved a token first, and five wrong ones from an address close the door to 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable
 from typing import Protocol
 
-import gevent
 import msgspec
-import zmq
 
-from mesh import frames, zap
-from mesh.hlc import Stamp
+from mesh import frames
+from mesh.hlc import AHEAD_MS_MAX, Stamp
 from mesh.identity import Identity
 from mesh.membership import Member, Membership, MembershipError
+from mesh.questions import Answers, Questions
 from mesh.token import NONCE_BYTES, Token, TokenError, Tokens, proof
 
 ANSWER_S = 10.0
 ATTEMPTS, ATTEMPTS_MS = 5, 60_000
 ADDRESSES_MAX = 1000  # with wrong attempts in the last minute
 KNOCKING_MAX = 100  # that have a nonce
-ASKED_BYTES_MAX = 16 << 10  # by anybody
 TABLE_BYTES_MAX = 16 << 20  # from the member that the token names
 
 
@@ -62,6 +59,23 @@ class Join(Message, frozen=True):
     name: str
     address: str
 
+    cluster: str = ""  # the name in the joiner's configuration, if it has one there
+    wall_ms: int = 0  # the joiner's clock; 0: an older release, which does not say
+
+
+class Request(Message, frozen=True):
+    """Join without a token, by approval (mesh/approval.py)."""
+
+    node_id: bytes
+    name: str
+    address: str
+    cluster: str
+    wall_ms: int
+
+
+class Waiting(Message, frozen=True):
+    """Nobody has approved this host yet."""
+
 
 class Welcome(Message, frozen=True):
     membership: bytes
@@ -71,7 +85,7 @@ class Refused(Message, frozen=True):
     why: str
 
 
-Said = Ask | Challenge | Join | Welcome | Refused
+Said = Ask | Challenge | Join | Request | Waiting | Welcome | Refused
 _encode = msgspec.msgpack.encode
 
 
@@ -80,10 +94,17 @@ class Door(Protocol):
 
     tokens: Tokens
 
-    def membership(self) -> Membership: ...
+    def membership(self) -> Membership:
+        """MembershipError: nobody can be added at this moment."""
+        ...
+
     def stamp(self) -> Stamp: ...
     def admit(self, member: Member) -> Membership:
         """Add it, and store the table and the tokens durably; the new table. MembershipError: it cannot be added."""
+        ...
+
+    def is_approved(self, now_ms: int, joiner_key: str) -> bool:
+        """Has an operator let in the host of this key, which asks just now?"""
         ...
 
     def refused(self, address: str, why: str) -> None:
@@ -150,6 +171,9 @@ class Desk:
                 return Challenge(nonce)
             case Join() if connection in self._nonces:
                 return self._join(now_ms, self._nonces.pop(connection), joiner_key, said)
+            case Request() if connection in self._nonces:
+                del self._nonces[connection]
+                return self._request(now_ms, joiner_key, said)
         raise JoinError("the member did not expect this now. Run the command again")
 
     def _check_ask(self, ask: Ask) -> None:
@@ -165,111 +189,138 @@ class Desk:
     def _join(self, now_ms: int, nonce: bytes, joiner_key: str, join: Join) -> Welcome:
         door = self._door
         first = door.tokens.check(join.token, join.proof, self._identity.public_key, joiner_key, nonce, now_ms)
-        table = door.membership()
-        known = table.members.get(join.node_id)
+        member, known = self._member(now_ms, joiner_key, join)
+        if not first and (known is None or known.state != "active"):
+            raise TokenError(
+                "this token was used, and its host removed since. On a member: mqnode cluster token create"
+            )
+        door.membership().with_member(member)  # a token is used up by who is admitted only
+        door.tokens.use(join.token, joiner_key)
+        return Welcome(door.admit(member).to_json())
+
+    def _request(self, now_ms: int, joiner_key: str, request: Request) -> Welcome | Waiting:
+        known = self._door.membership().members.get(request.node_id)
+        if known is not None and known.state == "active" and known.public_key == joiner_key:
+            return Welcome(self._door.membership().to_json())  # the first answer was lost
+        if not self._door.is_approved(now_ms, joiner_key):
+            return Waiting()
+        member, _ = self._member(now_ms, joiner_key, request)
+        return Welcome(self._door.admit(member).to_json())
+
+    def _member(self, now_ms: int, joiner_key: str, who: Join | Request) -> tuple[Member, Member | None]:
+        """What it will be, and what it was. JoinError, MembershipError: it does not fit to the cluster."""
+        table = self._door.membership()
+        known = table.members.get(who.node_id)
         if known is not None and known.public_key != joiner_key:
             raise MembershipError(
                 f"the member {known.name} has the same id as this host, and another key: the data directory was copied. Remove "
                 "identity.json of the copy and join it anew."
             )
-        if not first and (known is None or known.state != "active"):
-            raise TokenError(
-                "this token was used, and its host removed since. On a member: mqnode cluster token create"
+        if who.cluster and who.cluster != table.name:
+            raise JoinError(
+                f'this host is configured for the cluster "{who.cluster}", the member is in "{table.name}": nothing was changed. '
+                f'Join a member of "{who.cluster}", or set cluster.name = "{table.name}" on this host and restart it'
             )
-        member = Member(join.node_id, join.name, join.address, joiner_key, "active", door.stamp())
-        table.with_member(member)  # a token is used up by who is admitted only
-        door.tokens.use(join.token, joiner_key)
-        return Welcome(door.admit(member).to_json())
+        apart_ms = who.wall_ms - now_ms
+        if who.wall_ms and abs(apart_ms) > AHEAD_MS_MAX:
+            raise JoinError(
+                f"the clock of this host is {abs(apart_ms) // 1000} s {'ahead of' if apart_ms > 0 else 'behind'} the member's, and "
+                f"{AHEAD_MS_MAX // 1000} s are the most: the later of two changes would be the wrong one. Set both by NTP "
+                "(timedatectl), then join again"
+            )
+        return Member(who.node_id, who.name, who.address, joiner_key, "active", self._door.stamp()), known
 
 
-class JoinServer:
-    """The member's socket: open it while tokens are outstanding."""
+class JoinServer(Answers):
+    """The member's socket: open it while somebody is expected."""
 
     def __init__(self, identity: Identity, bind: str, door: Door) -> None:
-        self._desk = Desk(identity, door, lambda: secrets.token_bytes(NONCE_BYTES))
-        self._context = zap.context()
-        self._authenticator = zap.Authenticator(self._context, "join", lambda _: True)
-        try:
-            self._router = zap.server(self._context, "join", bind, identity.secret_key, ASKED_BYTES_MAX)
-        except zap.TransportError:
-            self._authenticator.stop()
-            self._context.term()
-            raise
-        self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
-        self._greenlet = zap.spawn(self._run)
-
-    def _run(self) -> None:
-        while True:
-            if not zap.wait_readable(self._router):
-                continue
-            connection, *parts = self._router.recv_multipart(copy=False)
-            if len(parts) == 1:
-                key, address = str(parts[0].get("User-Id")), str(parts[0].get("Peer-Address"))
-                answer = self._desk.answer(time.time_ns() // 1_000_000, connection.bytes, key, address, parts[0].bytes)
-                self._router.send_multipart([connection.bytes, answer], zmq.NOBLOCK)
-
-    def stop(self) -> None:
-        gevent.kill(self._greenlet)
-        self._router.close()
-        self._authenticator.stop()
-        self._context.term()
+        desk = Desk(identity, door, lambda: secrets.token_bytes(NONCE_BYTES))
+        super().__init__("join", bind, identity.secret_key, desk.answer)
 
 
 # -- the joiner ----------------------------------------------------------------------------------------------------------------
 
 
-def check_free(membership: Membership | None, token: Token) -> None:
+def check_free(membership: Membership | None, cluster_id: bytes) -> None:
     """A host that is alone in its cluster may join another one, and takes its sessions along; a host with others may not."""
-    if membership is None or membership.cluster_id == token.cluster_id:
+    if membership is None or membership.cluster_id == cluster_id:
         return
     if len(membership.active()) > 1:
         raise JoinError(
-            f"this host is in the cluster {membership.name} with {len(membership.active()) - 1} more, and the token is of another "
+            f"this host is in the cluster {membership.name} with {len(membership.active()) - 1} more, and the member is in another "
             "one. First: mqnode leave"
         )
 
 
-def join(identity: Identity, token: Token, name: str, address: str, *, timeout_s: float = ANSWER_S) -> Membership:
+class Joiner(msgspec.Struct, frozen=True):
+    """What this host says of itself."""
+
+    identity: Identity
+    name: str
+    address: str  # of its interconnect
+    cluster: str = ""  # to which it must belong; empty: to any
+    wall_ms: int = 0
+
+
+def join(joiner: Joiner, token: Token, *, timeout_s: float = ANSWER_S) -> Membership:
     """Make this host a member; the table, to be stored before anything else. Of another cluster: `check_free` first."""
-    with zap.context() as context, context.socket(zmq.DEALER) as socket:
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.IPV6, "[" in token.address),
-            (zmq.CURVE_SERVERKEY, token.public_key.encode()),
-            (zmq.CURVE_PUBLICKEY, identity.public_key.encode()),
-            (zmq.CURVE_SECRETKEY, identity.secret_key.encode()),
-            (zmq.MAXMSGSIZE, TABLE_BYTES_MAX),
-        ):
-            socket.setsockopt(option, value)
-        socket.connect(f"tcp://{token.address}")
-        deadline = time.monotonic() + timeout_s
-        strange = f"{token.address} does not answer as a member does: are both of the same release?"
+
+    def with_token(nonce: bytes) -> Join:
+        given = proof(token.key, token.public_key, joiner.identity.public_key, nonce)
+        who = (joiner.identity.node_id, joiner.name, joiner.address, joiner.cluster, joiner.wall_ms)
+        return Join(token.number, given, *who)
+
+    said = _converse(joiner.identity, token.address, token.public_key, token.cluster_id, with_token, timeout_s)
+    if not isinstance(said, Welcome):
+        raise JoinError(_strange(token.address))
+    return Membership.from_json(said.membership)
+
+
+def request(
+    joiner: Joiner, address: str, public_key: str, cluster_id: bytes, *, timeout_s: float = ANSWER_S
+) -> Membership | None:
+    """The same by approval, at the member of that key; None: nobody has approved it yet."""
+    who = (joiner.identity.node_id, joiner.name, joiner.address, joiner.cluster, joiner.wall_ms)
+    said = _converse(joiner.identity, address, public_key, cluster_id, lambda _: Request(*who), timeout_s)
+    if isinstance(said, Waiting):
+        return None
+    if not isinstance(said, Welcome):
+        raise JoinError(_strange(address))
+    return Membership.from_json(said.membership)
+
+
+def _converse(
+    identity: Identity, address: str, public_key: str, cluster_id: bytes, ask_for: Callable[[bytes], Message], timeout_s: float
+) -> Said:  # fmt: skip
+    """The member's last word."""
+    asking = Questions(address, public_key, identity, timeout_s=timeout_s, answer_bytes_max=TABLE_BYTES_MAX)
+    with asking as ask:
 
         def exchange(message: Message) -> Said:
-            socket.send(_encode(message))
-            if not zap.wait_readable(socket, max(deadline - time.monotonic(), 0)):
-                raise JoinError(_silence(token, timeout_s))
+            answer = ask(_encode(message))
+            if answer is None:
+                raise JoinError(_silence(address, timeout_s))
             try:
-                said: Said = msgspec.msgpack.decode(socket.recv(), type=Said)
+                said: Said = msgspec.msgpack.decode(answer, type=Said)
             except msgspec.DecodeError:
-                raise JoinError(strange) from None
+                raise JoinError(_strange(address)) from None
             if isinstance(said, Refused):
                 raise JoinError(said.why)
             return said
 
-        said = exchange(Ask(frames.LOWEST_VERSION, frames.HIGHEST_VERSION, token.cluster_id))
-        if isinstance(said, Challenge):
-            given = proof(token.key, token.public_key, identity.public_key, said.nonce)
-            said = exchange(Join(token.number, given, identity.node_id, name, address))
-        if not isinstance(said, Welcome):
-            raise JoinError(strange)
-        return Membership.from_json(said.membership)
+        said = exchange(Ask(frames.LOWEST_VERSION, frames.HIGHEST_VERSION, cluster_id))
+        return exchange(ask_for(said.nonce)) if isinstance(said, Challenge) else said
 
 
-def _silence(token: Token, timeout_s: float) -> str:
-    port = token.address.rpartition(":")[2]
+def _strange(address: str) -> str:
+    return f"{address} does not answer as a member does: are both of the same release?"
+
+
+def _silence(address: str, timeout_s: float) -> str:
+    port = address.rpartition(":")[2]
     return (
-        f"no answer from {token.address} in {timeout_s:.0f} s: this host is no member. mqnode may not run there, may have a new "
-        f"identity since the token was made, or a firewall keeps TCP port {port} from this host. On the member: mqnode status, "
-        "then mqnode cluster token create"
+        f"no answer from {address} in {timeout_s:.0f} s: this host is no member. mqnode may not run there, may let nobody "
+        f"in at present, may have a new identity, or a firewall keeps TCP port {port} from this host. On the member: "
+        "mqnode status, then mqnode cluster token create"
     )

@@ -28,6 +28,12 @@ class MembershipError(ValueError):
     """A change that the table refuses; the text says why and what to do."""
 
 
+def is_address(text: str) -> bool:
+    """HOST:PORT, as far as one can tell without looking it up."""
+    found = _ADDRESS.fullmatch(text)
+    return found is not None and 0 < int(found[2]) < 65536
+
+
 class Member(msgspec.Struct, frozen=True):
     node_id: bytes
     name: str
@@ -44,8 +50,7 @@ class Member(msgspec.Struct, frozen=True):
                 f'"{self.name}" cannot name a host: 1 to 63 letters, digits, ".", "_" and "-", the first and the last a letter '
                 "or a digit. Set node.name."
             )
-        address = _ADDRESS.fullmatch(self.address)
-        if not address or not 0 < int(address[2]) < 65536:
+        if not is_address(self.address):
             raise MembershipError(
                 f'"{self.address}" is no address of an interconnect. Write HOST:PORT, for example 10.9.0.1:7001.'
             )
@@ -123,6 +128,14 @@ class Membership(msgspec.Struct, frozen=True):
         known = self.member(node_id)
         return self.with_member(
             msgspec.structs.replace(known, name=name or known.name, address=address or known.address, stamp=stamp)
+        )
+
+    def at(self, node_id: bytes, address: str) -> Membership:
+        """To be dialled there. No change of the table: the member itself says where it is."""
+        return Membership(
+            self.cluster_id,
+            self.name,
+            self.members | {node_id: msgspec.structs.replace(self.members[node_id], address=address)},
         )
 
     def without(self, node_id: bytes, stamp: Stamp) -> Membership:

@@ -1,15 +1,19 @@
 """Which of our commits the peers have, and so which may be acknowledged (guarantees.md §2). Pure.
 
 A peer is in sync once it has acknowledged our last commit; from then on every acknowledgement waits for it, until it is
-evicted. Commits are numbered 1, 2, 3 …; a peer takes them in this order and says which was the last.
+evicted. With none in sync a host acknowledges alone, or, if it is strict, nothing. Commits are numbered 1, 2, 3 …; a peer takes
+them in this order and says which was the last.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable
 from dataclasses import dataclass
+from operator import itemgetter
 
 WINDOW_BYTES = 16 << 20  # sent to a peer and not acknowledged
+TIMES_MAX, SPACING_MS = 1000, 100
 
 
 @dataclass(slots=True)
@@ -23,10 +27,41 @@ class Peer:
     unacknowledged_bytes: int = 0
 
 
+class Times:
+    """When commits were made that some peer lacks: the longer it lacks them, the coarser."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[int, int]] = []
+        self._spacing_ms = SPACING_MS
+        self._last = (0, 0)
+
+    def committed(self, number: int, now_ms: int, had: int) -> None:
+        """`had`: the last one that every peer has."""
+        del self._points[: bisect_right(self._points, had, key=itemgetter(0))]
+        if not self._points:
+            self._spacing_ms = SPACING_MS
+        if not self._points or now_ms - self._points[-1][1] >= self._spacing_ms:
+            self._points.append((number, now_ms))
+        if len(self._points) > TIMES_MAX:
+            del self._points[1::2]
+            self._spacing_ms *= 2
+        self._last = (number, now_ms)
+
+    def lag_ms(self, has: int, now_ms: int) -> int:
+        """Since when has there been a commit behind `has`?"""
+        number, at_ms = self._last
+        if has >= number:
+            return 0
+        place = bisect_right(self._points, has, key=itemgetter(0))
+        return now_ms - (self._points[place][1] if place < len(self._points) else at_ms)
+
+
 class Replication:
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, strict: bool = False) -> None:
         self.last = last  # commit
+        self.strict = strict
         self.peers: dict[Hashable, Peer] = {}
+        self._copied = 0  # up to here some peer has our commits, as far as we know; of use while none is in sync
 
     def opened(self, key: Hashable, has: int) -> Peer:
         """The peer is there and has our commits up to `has`: those behind it are to be sent."""
@@ -44,6 +79,7 @@ class Replication:
 
     def evicted(self, key: Hashable) -> None:
         """The peer is gone: nothing waits for it any more. The caller has made that durable and visible before."""
+        self._copied = self.released
         self.peers.pop(key, None)
 
     def committed(self, number: int) -> None:
@@ -75,8 +111,9 @@ class Replication:
 
     @property
     def released(self) -> int:
-        """The last commit that this host and every peer in sync has."""
-        return min((peer.has for peer in self.peers.values() if peer.in_sync), default=self.last)
+        """The last commit that this host and every peer in sync has; a strict host's that any other had."""
+        alone = self._copied if self.strict else self.last
+        return min((peer.has for peer in self.peers.values() if peer.in_sync), default=alone)
 
     @property
     def in_sync(self) -> int:

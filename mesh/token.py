@@ -18,6 +18,7 @@ from zmq.utils import z85
 PREFIX = "mqn1-"
 CLUSTER_ID_BYTES, KEY_BYTES, SECRET_BYTES, SUM_BYTES, NONCE_BYTES = 16, 32, 16, 4, 16
 ISSUED_MAX = 1000  # outstanding ones
+LATE_MS = 600_000
 KEPT_MS = 24 * 3600 * 1000  # a used or expired one is known as such for a day
 
 
@@ -103,8 +104,14 @@ class Tokens:
             )
         self._issued[token.number] = Issued(token.number, token.key, now_ms + ttl_s * 1000)
 
-    def outstanding(self, now_ms: int) -> int:
-        return sum(not each.used_by and now_ms < each.expires_ms for each in self._issued.values())
+    def withdraw(self, number: bytes) -> None:
+        """Another one takes its place. A used one stays: its host may not know yet that it was let in."""
+        if (issued := self._issued.get(number)) is not None and not issued.used_by:
+            del self._issued[number]
+
+    def expected(self, now_ms: int) -> bool:
+        """May somebody come with a token of this host? Who comes late, or with one that is used, learns why it is none."""
+        return any(now_ms < each.expires_ms + LATE_MS for each in self._issued.values())
 
     def check(self, number: bytes, given: bytes, member_key: str, joiner_key: str, nonce: bytes, now_ms: int) -> bool:
         """False: the host of `joiner_key` has used it already; True: it may now. TokenError: anybody else, or too late."""

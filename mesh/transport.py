@@ -27,7 +27,7 @@ from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, getaddrinfo
 from mesh import channel, frames, zap
 from mesh.channel import Change, Channel, Down, Party
 from mesh.identity import Identity
-from mesh.membership import Member, Membership
+from mesh.membership import Member, Membership, is_address
 
 TICK_MS = 50
 TURN_MESSAGES = 16  # received before other greenlets have their turn
@@ -68,6 +68,7 @@ class Counters:
     version: int = 0
     incarnation: int = 0
     trouble: str = ""
+    refuses_us: bool = False  # our key is no member's for it
 
 
 class Peer:
@@ -78,6 +79,7 @@ class Peer:
         self.channel = link
         self.counters = Counters()
         self.socket: zap.Socket | None = None
+        self.monitor: zap.Socket | None = None  # says that a handshake was refused
         self.watcher: gevent.hub.loop.io | None = None
         self.dialled_ms = 0.0
         self.dial_at_ms = 0.0
@@ -94,9 +96,17 @@ class Peer:
         if self.watcher is not None:
             self.watcher.stop()
             self.watcher.close()
+        if self.monitor is not None and self.socket is not None:
+            self.socket.disable_monitor()
+            self.monitor.close()
         if self.socket is not None:
             self.socket.close()
-        self.socket = self.watcher = None
+        self.socket = self.watcher = self.monitor = None
+
+    def look_for_refusal(self) -> None:
+        while self.monitor is not None and zap.events(self.monitor) & zmq.POLLIN:
+            self.monitor.recv_multipart()
+            self.counters.refuses_us = True
 
 
 def now_ms() -> float:
@@ -108,7 +118,8 @@ class Transport:
         self, identity: Identity, membership: Membership, bind: str, handler: Handler, *, incarnation: int = 0
     ) -> None:
         self._identity = identity
-        self._party = Party(identity.node_id, membership.cluster_id, incarnation)
+        own = membership.members.get(identity.node_id)
+        self._party = Party(identity.node_id, membership.cluster_id, incarnation, own.address if own else "")
         self._handler = handler
         self._source = _source(bind)
         self._peers: dict[bytes, Peer] = {}
@@ -178,6 +189,7 @@ class Transport:
                 peer.hang_up()
                 peer.member = member
                 self._tell(peer, peer.channel.lost())
+                peer.channel.address = ""
                 peer.dial_at_ms = 0.0
             peer.member = member
         self._by_key = {peer.member.public_key: peer for peer in self._peers.values()}
@@ -214,12 +226,13 @@ class Transport:
             self.strangers += 1
             return
         peer.counters.bytes_in += len(part)
-        self._tell(peer, peer.channel.received(now_ms(), part.bytes))
+        self._tell(peer, peer.channel.received(now_ms(), part.buffer))
         if not peer.channel.open and not peer.writable():
             peer.dial_at_ms = min(peer.dial_at_ms, peer.dialled_ms + DIAL_HEARD_MS)
 
     def _tick(self, now: float) -> None:
         for peer in list(self._peers.values()):
+            peer.look_for_refusal()
             self._tell(peer, peer.channel.tick(now))
             if peer.leads_nowhere() and now >= peer.dial_at_ms and not peer.dialling:
                 peer.dialling = True
@@ -236,6 +249,7 @@ class Transport:
                     self._handler.frame(node_id, kind, body)
                 case Change.UP:
                     counters.opened += 1
+                    counters.refuses_us = False
                     peer.dial_wait_ms = DIAL_MS
                     self._handler.up(node_id)
                 case Change.SUSPECT:
@@ -266,11 +280,12 @@ class Transport:
             peer.counters.bytes_out += len(message)
 
     def _dial(self, peer: Peer) -> None:
-        """A new connection in the place of the present one, which leads nowhere."""
+        """A new connection in the place of the present one, which leads nowhere. Who has moved has said so in its HELLO."""
+        wanted = peer.channel.address if is_address(peer.channel.address) else peer.member.address
         try:
-            address = _resolve(peer.member.address, self._source)
+            address = _resolve(wanted, self._source)
         except (OSError, UnicodeError) as error:
-            peer.channel.trouble = f"{peer.member.address} leads to no address: {error}"
+            peer.channel.trouble = f"{wanted} leads to no address: {error}"
             address = ""
         peer.dialling = False
         now = now_ms()
@@ -279,15 +294,17 @@ class Transport:
         peer.dial_wait_ms = min(peer.dial_wait_ms * 2, DIAL_MS_MAX)
         if address and peer.leads_nowhere() and self._peers.get(peer.member.node_id) is peer:
             peer.hang_up()
-            peer.socket = self._connect(peer.member.public_key, f"tcp://{self._source}{address}")
+            peer.socket = self._socket(peer.member.public_key, is_ipv6="[" in address)
+            peer.monitor = peer.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+            peer.socket.connect(f"tcp://{self._source}{address}")
             peer.watcher = gevent.get_hub().loop.io(peer.socket.getsockopt(zmq.FD), 1)
             peer.watcher.start(self._sendable.set)
 
-    def _connect(self, public_key: str, endpoint: str) -> zap.Socket:
+    def _socket(self, public_key: str, is_ipv6: bool) -> zap.Socket:
         socket = self._context.socket(zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 0),
-            (zmq.IPV6, "[" in endpoint),
+            (zmq.IPV6, is_ipv6),
             (zmq.IMMEDIATE, 1),  # nothing waits for a connection that is not there
             (zmq.SNDHWM, SEND_MESSAGES),
             (zmq.CURVE_SERVERKEY, public_key.encode()),
@@ -299,7 +316,6 @@ class Transport:
             (zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX),
         ):
             socket.setsockopt(option, value)
-        socket.connect(endpoint)
         return socket
 
 

@@ -5,26 +5,33 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mesh import identity
 from mesh.hlc import Clock, Stamp
-from mesh.membership import Member, Membership
+from mesh.join import JoinError, check_free
+from mesh.membership import Member, Membership, MembershipError
 from mesh.token import Tokens
+
+ANY_NAME = "mqnode"  # by default; with it a host joins a cluster of any name
 
 
 class Cluster:
-    """`name`: this host's; `address`: HOST:PORT at which others reach its interconnect."""
+    """`name`: this host's; `address`: HOST:PORT at which others reach its interconnect; `cluster_name` as configured."""
 
     def __init__(self, data_dir: Path, name: str, address: str, cluster_name: str) -> None:
         self._path = data_dir / "cluster.json"
         self._tokens_path = data_dir / "tokens"
         self.identity = identity.load_or_create(data_dir / identity.FILE_NAME)
         self.name, self.address = name, address
+        self.wanted_name = "" if cluster_name == ANY_NAME else cluster_name
         self.table = self._load(cluster_name)
         last = max((each.stamp.time for each in self.table.members.values()), default=0)
         self._clock = Clock(self.identity.node_id, last)
         self.tokens = Tokens.from_bytes(self._tokens_path.read_bytes()) if self._tokens_path.exists() else Tokens()
+        self._joining = False
         self._introduce()
 
     def _load(self, cluster_name: str) -> Membership:
@@ -35,11 +42,26 @@ class Cluster:
     def _introduce(self) -> None:
         """Be a member under our present name and address."""
         known = self.table.members.get(self.identity.node_id)
+        if self.has_left:
+            return  # until it joins again
         if known is None or (known.name, known.address, known.state) != (self.name, self.address, "active"):
             self.keep(self.table.with_member(self.member(self.stamp())))
 
     def member(self, stamp: Stamp) -> Member:
         return Member(self.identity.node_id, self.name, self.address, self.identity.public_key, "active", stamp)
+
+    @property
+    def fingerprint(self) -> str:
+        return identity.fingerprint(self.identity.public_key)
+
+    @property
+    def has_left(self) -> bool:
+        """It was a member, and is none any more."""
+        own = self.table.members.get(self.identity.node_id)
+        return own is not None and own.state == "left"
+
+    def leave(self) -> None:
+        self.keep(self.table.without(self.identity.node_id, self.stamp()))
 
     def stamp(self) -> Stamp:
         return self._clock.now(time.time_ns() // 1_000_000)
@@ -51,6 +73,25 @@ class Cluster:
 
     def keep_tokens(self) -> None:
         _write(self._tokens_path, self.tokens.to_bytes())
+
+    def settled(self) -> Membership:
+        """The table that others may be added to. MembershipError while this host is about to have another one."""
+        if self._joining:
+            raise MembershipError("the member is joining another host at this moment. Run the command again")
+        return self.table
+
+    @contextmanager
+    def joining(self, cluster_id: bytes) -> Iterator[None]:
+        """This host asks to be let into that cluster; meanwhile nobody is let in here, who would be left behind."""
+        if not self.has_left:
+            check_free(self.table, cluster_id)
+        if self._joining:
+            raise JoinError("this host is joining another one at this moment. Run the command again")
+        self._joining = True
+        try:
+            yield
+        finally:
+            self._joining = False
 
     def learn(self, content: bytes) -> bool:
         """Merge another host's table; True if that brought anything new. Raises MembershipError, StampError."""

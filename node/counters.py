@@ -1,8 +1,8 @@
 """Counters in shared memory: one file of slots, one slot a process, one writer a slot, any number of readers.
 
 A slot is 1024 unsigned 64-bit words: pid, heartbeat (CLOCK_MONOTONIC, ns), start (wall clock, s), a spare, then from
-word FIRST on one word for each name of COUNTERS, GAUGES and the buckets of ACK_LATENCY. A worker that is started anew
-continues its slot's counters and zeroes its gauges.
+word FIRST on one word for each name of COUNTERS, GAUGES and the buckets of ACK_LATENCY, and at the end one for each listener.
+A worker that is started anew continues its slot's counters and zeroes its gauges.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ COUNTERS = (
     "packets_received", "packets_sent",
     "publish_received_qos0", "publish_received_qos1", "publish_received_qos2",
     "publish_sent_qos0", "publish_sent_qos1", "publish_sent_qos2",
-    "connects_accepted", "connects_refused", "connections_opened", "connections_closed",
+    "connects_accepted", "connects_refused", "connections_closed",
     "sockets_opened",
     "subscribes", "unsubscribes",
     "auth_failures", "authz_denied",
     "takeovers", "takeovers_unclean", "sessions_expired", "wills_published",
     "dropped_queue_full", "dropped_queue_bytes", "dropped_expired", "dropped_slow_subscriber", "dropped_too_large",
     "dropped_denied", "dropped_session_ended", "dropped_interconnect",
-    "refused_disk_full", "refused_quota",
+    "dropped_owner_down",
+    "refused_disk_full", "refused_quota", "refused_split",
     "publishers_paused", "malformed_packets", "protocol_errors",
     "sibling_messages_sent", "sibling_messages_received",
     "commits", "commit_ns", "commit_ops", "fsync_errors",
+    "owner_down_queued", "solo_acks",
     "redispatched", "retained_set", "retained_deleted", "handler_errors",
 )  # fmt: skip
 GAUGES = (
@@ -45,11 +47,14 @@ GAUGES = (
     "sessions", "sessions_connected", "queued_messages", "queued_bytes", "retained_messages", "inflight",
     "output_bytes", "paused_publishers", "store_used_bytes", "store_map_bytes", "loop_lag_us", "disk_full",
     "ready", "keeper_connected", "siblings_connected", "match_cache_entries", "topic_nodes", "wills_pending",
-    "peers", "peers_in_sync", "degraded",
+    "peers", "peers_in_sync", "peers_evicted", "degraded",
+    "draining", "left", "others",
 )  # fmt: skip
 # upper bounds in microseconds of the buckets of PUBLISH-received to PUBACK/PUBREC-released, the last is open
 ACK_LATENCY_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 0)
 NAMES = COUNTERS + GAUGES + tuple(f"ack_latency_{us}" for us in ACK_LATENCY_US) + ("ack_latency_sum_us",)
+LISTENERS_MAX = 64
+LISTENER_0 = SLOT_BYTES // 8 - LISTENERS_MAX  # open connections of each listener, in the order of the configuration
 INDEX = {name: FIRST + position for position, name in enumerate(NAMES)}
 
 

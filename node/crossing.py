@@ -23,7 +23,8 @@ from pathlib import Path
 
 import gevent
 
-from node import counters, forwarded
+from node import counters
+from node.core.forwarded import count, split
 from node.holds import Holds
 from node.peers import REQUEST, Countdown, decode, reply
 from node.routes import Routes
@@ -118,7 +119,7 @@ class Crossing:
         if len(hosts) == 1:
             self._to_host(hosts[0], messages)
         elif hosts:
-            parts = forwarded.split(bytearray(messages), self._there.places_of, self._there.member_of)
+            parts = split(messages, self._there.places_of, self._there.member_of)
             for host, part in parts.items():
                 self._to_host(host, part)
 
@@ -135,7 +136,7 @@ class Crossing:
                 host.taking = False
                 break
             gevent.sleep(FULL_S)
-        self.slot[counters.INDEX["dropped_interconnect"]] += forwarded.count(messages)
+        self.slot[counters.INDEX["dropped_interconnect"]] += count(messages)
 
     # -- the other hosts ----------------------------------------------------------------------------------------------------
 
@@ -147,6 +148,11 @@ class Crossing:
             host.tell(CHANGES, routes)
         for topic in self._held_here.topics():
             host.tell(HOLDS, topic)
+
+    def interested(self, topic: bytes, own_id: bytes) -> set[bytes]:
+        """The hosts with a filter or a member of a shared group that matches."""
+        found = {host.node_id for host in self._there.all_of(topic)}
+        return found | {own_id} if self._here.all_of(topic) else found
 
     def peer_down(self, node_id: bytes) -> None:
         host = self._hosts.pop(node_id, None)
@@ -185,8 +191,8 @@ class Crossing:
 
     def _arrived(self, body: bytes) -> None:
         later_ms = self._now_ms() - _CLOCK.unpack_from(body)[0]
-        messages = bytearray(memoryview(body)[_CLOCK.size :])
-        for link, part in forwarded.split(messages, self._here.places_of, self._here.member_of, later_ms).items():
+        messages = memoryview(body)[_CLOCK.size :]
+        for link, part in split(messages, self._here.places_of, self._here.member_of, later_ms).items():
             link.send(PUBLISH, part)
 
     def sent(self) -> None:

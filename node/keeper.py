@@ -9,7 +9,6 @@ process with a commit thread is slower (guarantees.md, trap 2). After an error o
 from __future__ import annotations
 
 import argparse
-import errno
 import faulthandler
 import os
 import select
@@ -19,15 +18,15 @@ import struct
 import sys
 import time
 from collections import deque
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lmdb
 import msgspec
 
-from node import counters, log, process
+from node import counters, keeper_counts, log, process
 from node.config import Config, load, run_dir, worker_count
+from node.keeper_end import failed
 from node.keeper_link import LOST, Link
 from node.replicas import PEER, Replicas
 from node.sessions.directory import Directory
@@ -38,14 +37,15 @@ from storage.store import Store, damaged, open_store
 from storage.writer import Writer
 
 HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
-BEAT_MS = 200
+BEAT_MS = 400
 TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
 SWEEP_MS = 600_000
 SETTLE_MS = 20
+HELD_MAX = 10_000  # turns; a strict host that is alone then refuses clients with durable sessions
 DISK_CHECK_S = 0.25
 DISK_CHECK_BYTES = 1 << 20
-EXIT_IO, EXIT_AGAIN, EXIT_STORE = 74, 75, 78
+EXIT_STORE = 78
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
@@ -66,7 +66,8 @@ class Keeper:
         self.swept_ms = 0
         self.workers = worker_count(config)
         self.unchecked_bytes = 0  # of input since the last look at the disk
-        self.held: deque[tuple[int, list[tuple[Link, int, bytes]]]] = deque()  # what waits until peers have a commit
+        # What waits until peers have a commit: its number, how many operations it acknowledges, frames
+        self.held: deque[tuple[int, int, list[tuple[Link, int, bytes]]]] = deque()
         self.more_to_send = False
 
     def open(self) -> None:
@@ -77,8 +78,10 @@ class Keeper:
                 self.writer = Writer(
                     self.store.environment, self.store.databases, self.config.limits, self.store.number
                 )
+                self.writer.drops_orphans = self.config.cluster.on_owner_down == "drop"
                 self.directory = Directory(self.writer, self.store.number)
-                self.replicas = Replicas(self.writer, self.directory, self.store.number, self.log)
+                strict = self.config.cluster.ack_policy == "strict"
+                self.replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
                 self.last_seq = self.writer.seq
                 contents = self.store.contents()
                 self.clock_offset_ms = self.store.start_clock(
@@ -203,7 +206,12 @@ class Keeper:
                 link.applied = batch
         elif kind == REQUEST:
             number, method, arguments = _decode(body)
-            self.directory.request(link, number, method, arguments, now_ms)
+            if method == "peers":
+                link.queue(REPLY, _encode([number, True, self.replicas.describe(now_ms)]))
+            elif method == "claim" and arguments["durable"] and len(self.held) > HELD_MAX:
+                link.queue(REPLY, _encode([number, False, "no other host confirms what is stored here"]))
+            else:
+                self.directory.request(link, number, method, arguments, now_ms)
         elif kind == REPLY:
             self.directory.outbox.answered(*_decode(body))
         elif kind == PEER:
@@ -214,6 +222,8 @@ class Keeper:
                 self.replicas.up(arguments["node_id"])
             elif method == "peer_down":
                 self.replicas.down(arguments["node_id"], arguments["evicted"], now_ms)
+            elif method == "peer_left":
+                self.replicas.left(arguments["node_id"], now_ms)
         elif kind == HELLO:
             self._hello(link, _decode(body), now_ms)
         elif kind == LOST:
@@ -223,6 +233,8 @@ class Keeper:
         link.role = hello["role"]
         if link.role == "interconnect":
             self.replicas.connected(link, hello["members"])
+            for node_id in hello["left"]:
+                self.replicas.left(node_id, now_ms)
             about = {"incarnation": self.store.incarnation, "clock_offset_ms": self.clock_offset_ms}
             link.queue(EVENT, _encode(["welcome", about]))
         if link.role != "worker":
@@ -236,12 +248,15 @@ class Keeper:
         stored = self.writer.get("meta", META_INSTANCE + u64(link.index))
         if stored is not None and stored[:8] == u64(link.instance):
             link.applied = link.committed = int.from_bytes(stored[8:], "big")
+        stalled = self.replicas.is_stalled
+        if stalled:
+            link.committed = 0  # that its operations are committed is told when peers have them, too
         welcome = {
             "committed": link.committed,
             "clock_offset_ms": self.clock_offset_ms,
             "incarnation": self.store.incarnation,
         }
-        self.directory.outbox.event(link, "welcome", welcome)
+        self.directory.outbox.event(link, "welcome", welcome, urgent=stalled)
         self.directory.worker_came(link, hello["clients"], hello["loaded"], now_ms)
         if len(self.directory.outbox.links) >= self.workers:
             self.directory.all_came()
@@ -280,24 +295,30 @@ class Keeper:
         said += self._wakes()
         for link, kind, message in self.directory.outbox.take_urgent():
             link.queue(kind, _encode(message))
-        self.replicas.committed(self.writer.changes if self.writer.seq > self.last_seq else b"")
+        changed = self.writer.seq > self.last_seq
+        self.replicas.committed(self.writer.changes if changed else b"", self.now_ms())
         self.last_seq = self.writer.seq
         for link, kind, message in self.directory.outbox.take():
             if isinstance(link, Link):
                 said.append((link, kind, _encode(message)))
             else:
                 self.replicas.send(link, kind, message)
-        self.held.append((self.writer.seq, said))
+        if said or changed:
+            self.held.append((self.writer.seq, self.writer.operations if changed else 0, said))
         self._reach_peers()
-        self._count()
+        keeper_counts.count(self.slot, self.writer, self.directory)
 
     def _reach_peers(self) -> None:
         """Send peers what they lack, and release what they have confirmed."""
         self.more_to_send = self.replicas.catch_up()
+        keeper_counts.show_copies(self.slot, self.replicas)
         released = self.replicas.replication.released
         while self.held and self.held[0][0] <= released:
-            for link, kind, body in self.held.popleft()[1]:
+            _, acknowledged, said = self.held.popleft()
+            for link, kind, body in said:
                 link.queue(kind, body)
+            if self.replicas.degraded:
+                self.slot[counters.INDEX["solo_acks"]] += acknowledged
         for link in list(self.links.values()):
             if link.output:
                 self._flush(link)
@@ -315,22 +336,6 @@ class Keeper:
         descriptor = link.socket.fileno()
         if descriptor >= 0:
             self.poll.modify(descriptor, select.EPOLLIN if link.flush() else select.EPOLLIN | select.EPOLLOUT)
-
-    def _count(self) -> None:
-        index, slot = counters.INDEX, self.slot
-        for tally in (self.writer.tally, self.directory.tally):
-            for name, by in tally.items():
-                slot[index[name]] += by
-        self.directory.tally.clear()
-        slot[index["sessions"]] = len(self.directory.sessions)
-        slot[index["queued_messages"]] = self.writer.queued_messages
-        slot[index["queued_bytes"]] = self.writer.queued_bytes
-        slot[index["retained_messages"]] = self.writer.retained_messages
-        slot[index["wills_pending"]] = len(self.directory.wills)
-        replication = self.replicas.replication
-        slot[index["peers"]] = len(self.replicas.peers)
-        slot[index["peers_in_sync"]] = replication.in_sync
-        slot[index["degraded"]] = int(len(self.replicas.peers) > replication.in_sync)
 
     def _check_disk(self, input_bytes: int) -> None:
         now = time.monotonic()
@@ -363,29 +368,6 @@ class Keeper:
         )
 
 
-def _fail(keeper: Keeper, error: BaseException) -> int:
-    """Say what happened; the exit code. Nothing of the open transaction was acknowledged."""
-    cause = str(error)
-    if isinstance(error, lmdb.MapFullError) or "No space left" in cause or (
-        isinstance(error, OSError) and error.errno == errno.ENOSPC
-    ):  # fmt: skip
-        keeper.disk.release_ballast()
-        keeper.log.error(
-            "disk_full", cause=cause, effect="the keeper starts anew and refuses new messages until there is room",
-            next="free space on the file system of node.data_dir",
-        )  # fmt: skip
-        return EXIT_AGAIN
-    keeper.slot[counters.INDEX["fsync_errors"]] += 1
-    keeper.log.critical(
-        "store_error", cause=cause, effect="nothing is acknowledged; the store is left as it was at the last commit, "
-        "and each of its pages is checked before the keeper serves again", next="check the disk (dmesg)",
-    )  # fmt: skip
-    with suppress(OSError):
-        keeper.crash.write(cause.encode())
-        keeper.crash.flush()
-    return EXIT_IO
-
-
 def main(arguments: list[str]) -> int:
     process.die_with_parent()
     os.umask(0o077)
@@ -402,7 +384,7 @@ def main(arguments: list[str]) -> int:
         time.sleep(1)  # supervisord starts us again at once; the answer will be the same
         return EXIT_STORE
     except (lmdb.Error, OSError) as error:
-        return _fail(keeper, error)
+        return failed(keeper, error)
     return 0
 
 

@@ -21,7 +21,19 @@ def preflight(path: str | Path | None) -> tuple[Loaded, list[str]]:
     """The configuration of the file at `path`, and warnings. Raises ConfigError."""
     loaded = read(path)
     check_files(loaded.config, loaded.places)
+    _check_secret(loaded)
     return loaded, check_security(loaded.config) + _check_certificates(loaded)
+
+
+def _check_secret(loaded: Loaded) -> None:
+    if not (path := loaded.config.discovery.secret_file):
+        return
+    from mesh import secret  # not for a host that looks for nobody: it takes ZeroMQ
+
+    try:
+        secret.load(Path(path))
+    except secret.SecretError as error:
+        raise ConfigError(f"{loaded.places.nearest(('discovery', 'secret_file'))}: {error}") from error
 
 
 def _check_certificates(loaded: Loaded) -> list[str]:

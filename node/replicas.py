@@ -15,16 +15,17 @@ from typing import Any
 
 import msgspec
 
-from mesh.replication import Replication
+from mesh.replication import Replication, Times
 from node.keeper_link import Link
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
-from storage.layout import META_EVICTED, META_HOST, REPLICATED, u64
+from storage.layout import META_EVICTED, META_NODE, REPLICATED, u64
 from storage.writer import Writer
 
 PEER = 10  # kind of the frames between keeper and interconnect
 NODE_ID_BYTES = 16
 PART_BYTES = 1 << 20
+IN_SYNC = b"1"  # what is stored with the eviction of a peer that had all
 KEPT_COMMITS = 200_000  # in the outbox, for a peer that is away; beyond it gets a snapshot
 TRIM = 1000  # at a time
 
@@ -61,19 +62,22 @@ class Peer:
     """Another host, as the directory's outbox knows it."""
 
     __slots__ = (
-        "applying", "asked", "context", "has", "last", "name", "node_id", "number", "open_said", "snapshot", "waiting"
+        "applying", "asked", "context", "evictions", "has", "last", "name", "node_id", "number", "open_said", "snapshot",
+        "to_say", "waiting"
     )  # fmt: skip
 
-    def __init__(self, node_id: bytes) -> None:
+    def __init__(self, node_id: bytes, number: int) -> None:
         self.node_id = node_id
         self.name = node_id.hex()[:8]
-        self.number = 0
+        self.number = number  # 0: never heard of it
+        self.evictions = 0
         self.open_said = False  # since its link came up
         self.last = 0  # its last commit when its link opened
-        self.has = 0  # our last commit that it had then
+        self.has = 0  # our last commit that it had then, or when it was evicted
         self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
         self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
         self.waiting: deque[tuple[int, bytes]] = deque()  # its commits, and what comes in their order
+        self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
         self.context: Context = {}
         self.asked = False  # for a snapshot
 
@@ -81,11 +85,13 @@ class Peer:
 class Replicas:
     """`frames` of the turn go in after `begin` and before the commit; `committed` sends what it brought."""
 
-    def __init__(self, writer: Writer, directory: Directory, number: int, log: Any) -> None:
+    def __init__(self, writer: Writer, directory: Directory, number: int, strict: bool, log: Any) -> None:
         self._writer, self._directory, self._number, self._log = writer, directory, number, log
         self.link: Link | None = None  # to the interconnect process
         self.peers: dict[bytes, Peer] = {}
-        self.replication = Replication(writer.seq)
+        self.replication = Replication(writer.seq, strict)
+        self.evicted: set[bytes] = set()
+        self._times = Times()
         self._have: list[Peer] = []
         self._first = writer.seq  # our last commit of earlier lives
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
@@ -94,8 +100,10 @@ class Replicas:
 
     def connected(self, link: Link, members: list[bytes]) -> None:
         self.link = link
-        if members:
+        if members or self.replication.strict:
             self._writer.begin_recording()
+        if self.replication.strict and not members:
+            self._say_stalled()
         if self._expected is None:
             self._expected = set(members)
         numbers = [self._number_of(node_id) for node_id in members]
@@ -104,13 +112,7 @@ class Replicas:
 
     def _number_of(self, node_id: bytes) -> int:
         """0 if it has never said."""
-        return int.from_bytes(self._writer.get("meta", META_HOST + node_id) or b"", "big")
-
-    def _peer(self, node_id: bytes) -> Peer:
-        if node_id not in self.peers:
-            peer = self.peers[node_id] = Peer(node_id)
-            peer.number = self._number_of(node_id)
-        return self.peers[node_id]
+        return int.from_bytes(self._writer.get("meta", META_NODE + node_id) or b"", "big")
 
     def is_settled(self, since_start_ms: int) -> bool:
         """Do we have what the others have acknowledged while we were away, or are they not there? Before that nobody is served."""
@@ -132,31 +134,87 @@ class Replicas:
             for node_id in list(self.peers):
                 self.down(node_id, True, now_ms)
 
+    def _peer(self, node_id: bytes) -> Peer:
+        if node_id not in self.peers:
+            self.peers[node_id] = Peer(node_id, self._number_of(node_id))
+        return self.peers[node_id]
+
     def up(self, node_id: bytes) -> None:
         peer = self._peer(node_id)
+        self.evicted.discard(node_id)
         peer.snapshot = None
         peer.open_said = peer.asked = False
         peer.applying.clear()
         peer.waiting.clear()
+        peer.to_say.clear()
         self._writer.begin_recording()
         self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
 
     def down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
         peer = self._peer(node_id)
+        peer.waiting.clear()  # it sends that again, or those do who have it
         self.replication.broken(peer)
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
             self._expect_no_more(node_id)
-            self._writer.put("meta", META_EVICTED + node_id, b"")
-            was_in_sync = peer in self.replication.peers and self.replication.peers[peer].in_sync
+            state = self.replication.peers.get(peer)
+            was_in_sync = state is not None and state.in_sync
+            if was_in_sync or not self._has_evicted(peer):
+                self._writer.put("meta", META_EVICTED + node_id, IN_SYNC if was_in_sync else b"")
+            peer.has = self._had(peer)
+            peer.evictions += node_id not in self.evicted
+            self.evicted.add(node_id)
             self.replication.evicted(peer)
             self._directory.elsewhere.gone(peer.number, now_ms)
             self._compare()
-            if was_in_sync:
+            if self.is_stalled:
+                self._say_stalled()
+            elif was_in_sync:
                 self._log.warning(
                     "peer_evicted", peer=peer.name, effect="messages are acknowledged with one copy less until it is back",
                     next="mqnode cluster nodes",
                 )  # fmt: skip
+
+    def left(self, node_id: bytes, now_ms: int) -> None:
+        """It is no member any more: it is not asked for its sessions, and its copies are missed no longer."""
+        self.down(node_id, True, now_ms)
+        del self.peers[node_id]
+        self.evicted.discard(node_id)
+
+    def _say_stalled(self) -> None:
+        self._log.error(
+            "acknowledgements_wait", cause='cluster.ack_policy is "strict", and no other host is in sync',
+            effect="publishers of QoS 1 and 2 and durable sessions wait until one is; nothing is lost",
+            next='start or join another host, or set cluster.ack_policy = "available" and restart this one',
+        )  # fmt: skip
+
+    def _had(self, peer: Peer) -> int:
+        """The last commit of ours that it had, as far as we know."""
+        state = self.replication.peers.get(peer)
+        return peer.has if state is None else state.has
+
+    def describe(self, now_ms: int) -> dict[str, Any]:
+        """For metrics and the command line: the number of this host, and how far each other one is."""
+        found = []
+        for peer in self.peers.values():
+            state, has = self.replication.peers.get(peer), self._had(peer)
+            found.append({
+                "node_id": peer.node_id.hex(), "number": peer.number, "in_sync": state is not None and state.in_sync,
+                "evicted": peer.node_id in self.evicted,
+                "was_in_sync": self._writer.get("meta", META_EVICTED + peer.node_id) == IN_SYNC, "evictions": peer.evictions,
+                "lag_ops": max(0, self._writer.seq - has), "lag_s": self._times.lag_ms(has, now_ms) / 1000,
+            })  # fmt: skip
+        return {"number": self._number, "peers": found}
+
+    @property
+    def is_stalled(self) -> bool:
+        """A strict host that is alone acknowledges nothing."""
+        return self.replication.strict and not self.replication.in_sync
+
+    @property
+    def degraded(self) -> bool:
+        """Is a copy missing of what is stored now?"""
+        return len(self.peers) > self.replication.in_sync or self.is_stalled
 
     def frame(self, body: bytes, now_ms: int) -> None:
         peer = self.peers.get(body[:NODE_ID_BYTES])
@@ -202,9 +260,10 @@ class Replicas:
     def _may_take(self, peer: Peer, say: int, message: bytes) -> bool:
         if say != Say.CHANGES or len(self.peers) < 2:
             return True
-        _, context, _, is_new = _decode_changes(message)
+        number, context, _, is_new = _decode_changes(message)
         self._look_at_context(peer, context)
-        return not is_new or bool(self._writer.has_seen(context | {peer.number: 0}))
+        is_next = number == self._writer.peer_seq(peer.number) + 1  # else it was sent before its host knew what we have
+        return not is_next or not is_new or bool(self._writer.has_seen(context | {peer.number: 0}))
 
     def _take(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
         if say == Say.CHANGES:
@@ -229,7 +288,7 @@ class Replicas:
             return
         if peer.number != number:
             peer.number = number
-            self._writer.put("meta", META_HOST + peer.node_id, u64(number))
+            self._writer.put("meta", META_NODE + peer.node_id, u64(number))
         self._directory.elsewhere.members.add(number)
         if wants:
             self._say(peer, Say.HELLO, _HELLO.pack(self._number, 0))
@@ -290,7 +349,10 @@ class Replicas:
             self._say(peer, Say.SYNC, b"")
 
     def _acknowledged(self, peer: Peer, number: int) -> None:
+        before = self.replication.in_sync
         self.replication.acknowledged(peer, number)
+        if self.replication.in_sync > before:
+            self._log.info("peer_in_sync", peer=peer.name)
         state = self.replication.peers.get(peer)
         if state is not None and state.in_sync and self._has_evicted(peer):
             self._writer.delete("meta", META_EVICTED + peer.node_id)
@@ -344,7 +406,7 @@ class Replicas:
 
     # -- after the commit ------------------------------------------------------------------------------------------------------
 
-    def committed(self, changes: bytes) -> None:
+    def committed(self, changes: bytes, now_ms: int) -> None:
         """Our commit is on disk; `changes` is what it changed, empty if nothing of it is the peers' business."""
         last = self._writer.seq
         for peer in self.peers.values():
@@ -352,6 +414,10 @@ class Replicas:
             if changes and state is not None and state.sending and peer.snapshot is None and state.sent == last - 1:
                 self._send_changes(peer, last, bytes(changes), True)
         self.replication.committed(last)
+        if changes:
+            self._times.committed(
+                last, now_ms, min((self._had(peer) for peer in self.peers.values()), default=last - 1)
+            )
         for peer in self._have:
             self._answer(peer)
         self._have.clear()
@@ -388,10 +454,12 @@ class Replicas:
         peer.snapshot = None
         self._say(peer, Say.SNAPSHOT_END, _encode(began))
         self.replication.sent(peer, began[self._number], 0)
+        self._speak(peer)
 
     def _send_changes(self, peer: Peer, number: int, changes: bytes, is_new: bool) -> None:
         self._say(peer, Say.CHANGES, _encode((number, self._writer.context(), changes, is_new)))
         self.replication.sent(peer, number, len(changes))
+        self._speak(peer)
 
     def _answer(self, peer: Peer) -> None:
         number = 0
@@ -401,8 +469,15 @@ class Replicas:
             self._say(peer, Say.HAVE, _SEQ.pack(number))
 
     def send(self, peer: Peer, kind: int, message: Any) -> None:
-        """A frame of the directory's outbox."""
-        self._say(peer, Say(kind + 10), _encode(message))
+        """A frame of the directory's outbox; not before the commits that it follows."""
+        peer.to_say.append((self._writer.seq, Say(kind + 10), _encode(message)))
+        self._speak(peer)
+
+    def _speak(self, peer: Peer) -> None:
+        state = self.replication.peers.get(peer)
+        while peer.to_say and state is not None and state.sending and state.sent >= peer.to_say[0][0]:
+            _, say, message = peer.to_say.popleft()
+            self._say(peer, say, message)
 
     def _say(self, peer: Peer, say: Say, message: bytes) -> None:
         if self.link is not None:
@@ -410,7 +485,6 @@ class Replicas:
 
     def trim(self) -> None:
         """Forget what all peers have, or what one has been away for too long to get piece by piece."""
-        are_all_there = self.replication.peers and len(self.replication.peers) == len(self.peers)
-        until = max(self.replication.oldest_wanted if are_all_there else 0, self._writer.seq - KEPT_COMMITS)
+        until = max(min(map(self._had, self.peers.values()), default=0), self._writer.seq - KEPT_COMMITS)
         if until > 0:
             self._writer.trim(until, TRIM)

@@ -136,6 +136,9 @@ class Requests:
             return
         self.worker.ends.end_client(cid, connection.number, codes.ADMINISTRATIVE_ACTION, lambda: answer(True))
 
+    def _on_move(self, answer: Any, count: int, references: dict[str, list[str]], reason: int) -> None:
+        answer(self.worker.moves.move(count, references, reason))
+
     def _on_match(self, answer: Any, topic: str) -> None:
         loop = self.worker.loop
         if topic_reason(topic.encode(), self.worker.config.limits.max_topic_levels):

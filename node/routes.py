@@ -99,6 +99,14 @@ class Routes(Generic[Place]):
             found = self._known[topic] = tuple(place for place, _, _ in self._tree.matches(topic))
         return found
 
+    def all_of(self, topic: bytes) -> set[Place]:
+        """Those with a filter that matches, their own or that of a shared group; for people, not for messages."""
+        tree = TopicTree()
+        for name, group in self._groups.items():
+            for place in group.members:
+                tree.subscribe(place, name.partition(b"/")[2], 0)
+        return {*self.places_of(topic), *(place for place, _, _ in tree.matches(topic))}
+
     def member_of(self, name: bytes, qos: int) -> tuple[Place, ...]:
         """The place whose member of a shared group has its turn; none if nobody is there."""
         group = self._groups.get(name)

@@ -4,13 +4,18 @@ Its loop sleeps up to a second while a child has died or SIGTERM has come; so ea
 second. Here every signal also writes a byte to a pipe that the loop polls. It does not start a dead child
 sooner than it would by itself: that second is the pause of a process that dies again and again, and
 node/watchdog.py ends it early for one that had served. SIGHUP would restart the host, clients and all.
+
+On SIGTERM a host that has others sends its clients to them first (node/stop.py); a second SIGTERM stops it at once.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 from supervisor.medusa.asyncore_25 import ExitNow, socket_map
@@ -46,14 +51,24 @@ class Signals(SignalReceiver):  # type: ignore[misc]  # supervisor has no types
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__()
         self.supervisor = supervisor
+        self.draining = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             for worker in self.supervisor.process_groups["worker"].processes.values():
                 if worker.pid:
                     os.kill(worker.pid, signal.SIGHUP)
+        elif number == signal.SIGTERM and not self.draining and self._has_others():
+            self.draining = True
+            config = Path(self.supervisor.options.configfile).with_name("mqnode.toml")
+            command = [sys.executable, "-P", "-m", "node.stop", "--config", os.fspath(config)]
+            subprocess.Popen(["/bin/sh", "-c", '"$@"; kill -TERM $PPID', "sh", *command], stdin=subprocess.DEVNULL)
         elif number != signal.SIGCHLD:
             super().receive(number, frame)
+
+    def _has_others(self) -> bool:
+        interconnect = self.supervisor.process_groups["interconnect"].processes["interconnect"]
+        return bool(interconnect.pid)
 
 
 def main() -> None:

@@ -1,14 +1,16 @@
 """`python -m node.watchdog`: kills processes of this host that hang, and tells systemd how the host is.
 
 Theory: supervisord starts anew what dies, but does not see what hangs; and a hung worker goes on trapping its share of
-new connections. So every 250 ms each child of supervisord is judged by its heartbeat in the counters. When one
-is missing, supervisord is spoken to: that wakes it at once, and shows that it lives. systemd's watchdog is fed unless
-something is missing *and* supervisord does not answer, which is all that a restart of the whole host would heal.
+new connections. So every 250 ms the heartbeats in the counters are read; when one is late or a process has ended, and now and
+then anyway, each child of supervisord is judged by its own. When one is missing, supervisord is spoken to: that wakes
+it at once, and shows that it lives. systemd's watchdog is fed unless something is missing *and* supervisord
+does not answer, which is all that a restart of the whole host would heal.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,6 +24,8 @@ from node.config import load, run_dir, worker_count
 from node.process import die_with_parent, notify
 
 INTERVAL_S = 0.25
+CLOSE_NS = 2_000_000_000  # between two close looks while all is well
+LATE_NS = 1_000_000_000  # a heartbeat older than this is looked at closely
 SILENT_NS = 2_000_000_000  # older than this, and the process hangs
 FRESH_NS = 5_000_000_000  # a process so young is not judged by its heartbeats …
 FIRST_BEAT_NS = 15_000_000_000  # … and one without any may still be loading its modules on a slow machine
@@ -78,7 +82,7 @@ def children(parent: int, known: set[int]) -> list[Process]:
 
 
 class Watchdog:
-    """One `look` every INTERVAL_S; all that it remembers between two of them stands in __init__."""
+    """`look`, then `wait`, for ever; all that it remembers between two looks stands in __init__."""
 
     def __init__(self, words: counters.Counters, slots: list[Slot], supervisor: int, supervisor_socket: Path) -> None:
         self.log = log.logger("watchdog")
@@ -89,18 +93,45 @@ class Watchdog:
         self.ready = False
         self.missing: frozenset[str] = frozenset()
         self.status = ""
-        self.looked_ns = 0
+        self.looked_ns = self.looked_closely_ns = 0
+        self.ends = select.poll()
+        self.watched: dict[int, int] = {}  # pid -> descriptor that becomes readable at its end
+        self.one_has_ended = False
         self.patient_until_ns = 0
         self.disk_wait_ns: dict[int, int] = {}  # pid -> when it was last seen in a disk wait
         self.probed_ns = 0
         self.supervisor_answers = True
 
+    def wait(self) -> None:
+        """For INTERVAL_S, less when a process ends."""
+        for descriptor, _ in self.ends.poll(INTERVAL_S * 1000):
+            self.one_has_ended = True
+            self.ends.unregister(descriptor)
+            self.watched = {pid: each for pid, each in self.watched.items() if each != descriptor}
+            os.close(descriptor)
+
     def look(self, now_ns: int) -> None:
-        stamps = self._stamps()
-        living = children(self.supervisor, set(stamps))
         if now_ns - self.looked_ns > PAUSED_NS:
             self.patient_until_ns = now_ns + SILENT_NS
         self.looked_ns = now_ns
+        stamps = self._stamps()
+        if not self._all_is_well(stamps, now_ns):
+            self.looked_closely_ns = now_ns
+            self._look_closely(stamps, now_ns)
+
+    def _all_is_well(self, stamps: dict[int, int], now_ns: int) -> bool:
+        """As far as can be told without asking the kernel about each process."""
+        ended, self.one_has_ended = self.one_has_ended, False
+        return (
+            self.ready
+            and not (self.missing or ended)
+            and all(pid in self.watched and now_ns - beat_ns < LATE_NS for pid, beat_ns in stamps.items())
+            and now_ns - self.looked_closely_ns < CLOSE_NS
+        )
+
+    def _look_closely(self, stamps: dict[int, int], now_ns: int) -> None:
+        living = children(self.supervisor, set(stamps))
+        self._watch(living)
         for process in self._hung(living, stamps, now_ns):
             self.log.error(
                 "process_killed",
@@ -124,6 +155,13 @@ class Watchdog:
                 self.log.info("process_back", name=name)
         self.missing = missing
         self._tell_systemd()
+
+    def _watch(self, living: list[Process]) -> None:
+        for process in living:
+            if process.pid not in self.watched:
+                with suppress(OSError):  # gone since
+                    self.watched[process.pid] = descriptor = os.pidfd_open(process.pid)
+                    self.ends.register(descriptor, select.POLLIN)
 
     def _hung(self, living: list[Process], stamps: dict[int, int], now_ns: int) -> list[Process]:
         """A disk that stalls is not the fault of who waits for it: each such moment counts as a beat."""
@@ -197,7 +235,7 @@ def main(arguments: list[str]) -> None:
     while not stopping:
         counters.beat(own)
         watchdog.look(time.monotonic_ns())
-        time.sleep(INTERVAL_S)
+        watchdog.wait()
     notify("STOPPING=1")
 
 

@@ -35,6 +35,7 @@ from node.mqtt.auth_exchange import AuthExchange
 from node.mqtt.client import Handshake
 from node.mqtt.connect import Connects
 from node.mqtt.ends import Ends
+from node.mqtt.moves import Moves
 from node.mqtt.subscribe import Subscriptions
 from node.reload import tell_changes
 from node.requests import Requests
@@ -54,6 +55,8 @@ class Worker:
         self.run_dir = run_dir(config)
         self.counters = counters.Counters(self.run_dir / "counters")
         self.slot = self.counters.claim(counters.WORKER_0 + index)
+        self._ticked = time.monotonic()
+        self._keepers = self.counters.slot(counters.KEEPER)
         self.loop = Loop(self, self.slot, config.limits, config.shared.strategy)
         self.links = Links(self)
         self.keeper = self.links.keeper
@@ -66,6 +69,7 @@ class Worker:
         self.throttle = Throttle(config.auth.connect_rate_per_address)
         self.connects = Connects(self)
         self.ends = Ends(self)
+        self.moves = Moves(self)
         self.subscriptions = Subscriptions(self)
         self.auth_exchange = AuthExchange(self)
         self.requests = Requests(self)
@@ -86,7 +90,7 @@ class Worker:
     def run(self) -> None:
         """Serve until SIGTERM."""
         hub = gevent.get_hub()
-        self.loop.start(hub.loop.run_callback)
+        self.loop.start(hub.loop.run_callback, hub.loop._callbacks)
         watcher = hub.loop.io(self.loop.fileno(), 1)
         watcher.start(self.loop.wake)
         ticker = hub.loop.timer(TICK_S, TICK_S)
@@ -96,7 +100,8 @@ class Worker:
         gevent.signal_handler(signal.SIGHUP, lambda: gevent.spawn(self.reload))
         self._open_unix_socket()
         self.links.run()
-        self._listen()
+        self.listen()
+        self.moves.look()
         self.slot[counters.INDEX["ready"]] = 1
         self.log.info("ready", listeners=[each.bind for each in self.config.listeners])
         gevent.spawn(self.system.run)
@@ -106,10 +111,18 @@ class Worker:
     def _tick(self) -> None:
         counters.beat(self.slot)
         self.loop.tick()
+        self.loop.refuses_publish = self.refuses("publish")
         gauge = counters.INDEX
         self.slot[gauge["clients_connected"]] = len(self.clients)
         self.slot[gauge["keeper_connected"]] = int(self.keeper.link is not None)
         self.slot[gauge["siblings_connected"]] = self.links.sibling_count
+        for place, listener in enumerate(self.config.listeners[: counters.LISTENERS_MAX]):
+            self.slot[counters.LISTENER_0 + place] = self.loop.connections_at(listener)
+        now = time.monotonic()
+        self.slot[gauge["loop_lag_us"]] = max(0, int((now - self._ticked - TICK_S) * 1e6))
+        self._ticked = now
+        if self.slot[gauge["ready"]]:
+            self.moves.look()
 
     def _open_unix_socket(self) -> None:
         path = self.run_dir / f"worker-{self.index}.sock"
@@ -120,7 +133,9 @@ class Worker:
         listening.listen(128)
         self.loop.accept_links(listening)
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Accept clients."""
+        self.factories.clear()
         for listener in self.config.listeners:
             if listener.type == "unix" and self.index:
                 continue  # a path has one owner
@@ -129,6 +144,11 @@ class Worker:
             plain = listener.type in ("tcp", "unix") and listener.proxy_protocol == "off"
             for listening in open_listener(listener):
                 self.loop.listen(listening, listener, None if plain else factory)
+
+    def deafen(self) -> None:
+        """Accept no more clients, but siblings and the admin process."""
+        self.loop.unlisten()
+        self._open_unix_socket()
 
     def _shut_down(self) -> None:
         """Tell everybody, let it be flushed, and go."""
@@ -228,6 +248,11 @@ class Worker:
     def count(self, name: str, by: int = 1) -> None:
         self.slot[counters.INDEX[name]] += by
 
+    def refuses(self, operation: str) -> bool:
+        """While a member of the cluster is evicted (cluster.allow_during_split)."""
+        allowed = operation in self.config.cluster.allow_during_split
+        return not allowed and self._keepers[counters.INDEX["peers_evicted"]] > 0
+
     def now_ms(self) -> int:
         """The store clock."""
         return time.monotonic_ns() // 1_000_000 + self.loop.clock_offset_ms
@@ -267,7 +292,7 @@ class Worker:
             sent = session.sent_until if session.sid else 0
             session.detach()
             session.online = False
-        will = "drop" if connection.normal_end or not connection.has_will else "keep"
+        will = "drop" if connection.normal_end or not connection.has_will else "moved" if self.moves.closed else "keep"
         self.keeper.call(
             "detach",
             {

@@ -12,11 +12,11 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
+from node.outgoing import Outgoing
 from node.peers import CROSSING, HELLO, REPLY, Peer, encode, take_frames
 
 RETRY_S = 0.05
 RECEIVE_BYTES = 1 << 20
-SEND_BYTES = 1 << 18
 
 
 class Handler(Protocol):
@@ -34,7 +34,7 @@ class WorkerLink:
         self._path = path
         self._handler = handler
         self._socket: Any = None
-        self._out = bytearray()
+        self._out = Outgoing()
         self._to_send = Event()
         gevent.spawn(self._keep)
         gevent.spawn(self._write)
@@ -46,8 +46,7 @@ class WorkerLink:
     def send(self, kind: int, body: bytes | bytearray) -> None:
         """Lost if the link is, as all that was sent before."""
         if self._socket is not None:
-            self._out += struct.pack("<IB", len(body), kind)
-            self._out += body
+            self._out.add(struct.pack("<IB", len(body), kind), body)
             self._to_send.set()
 
     def _keep(self) -> None:
@@ -73,9 +72,9 @@ class WorkerLink:
             gevent.sleep(RETRY_S)
 
     def _read(self, link: Any) -> None:
-        buffer = bytearray()
-        while data := link.recv(RECEIVE_BYTES):
-            buffer += data
+        buffer, received = bytearray(), memoryview(bytearray(RECEIVE_BYTES))
+        while size := link.recv_into(received):
+            buffer += received[:size]
             for kind, body in take_frames(buffer):
                 if kind == REPLY:
                     self.requests.answered(body)
@@ -89,9 +88,7 @@ class WorkerLink:
             self._to_send.clear()
             while self._out and (link := self._socket) is not None:
                 try:
-                    sent = link.send(bytes(memoryview(self._out)[:SEND_BYTES]))
+                    self._out.write(link)
                 except OSError:
                     break
-                if link is self._socket:
-                    del self._out[:sent]
-                    self._handler.sent()
+                self._handler.sent()

@@ -51,8 +51,8 @@ META_NEXT = b"next"  # msgpack [next sid, next body number, next will id]
 META_NUMBER = b"number"  # u64: this host's, in the upper bits of every id that it gives
 META_SEQ = b"seq"  # u64 of the last commit that changed what is replicated
 META_PEER = b"peer/"  # + u64 number of a peer: u64 of its last commit that is in this store
-META_EVICTED = b"evicted/"  # + 16 bytes id of a peer: empty; since then we have acknowledged without it
-META_HOST = b"host/"  # + 16 bytes id of a peer: u64 its number
+META_EVICTED = b"evicted/"  # + 16 bytes id of a peer: "1" if it had all; since then we have acknowledged without it
+META_NODE = b"node/"  # + 16 bytes id of a peer: u64 its number
 META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may have been used
 META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch
 
@@ -74,6 +74,7 @@ class SessionRecord(msgspec.Struct, array_like=True):
     sent_qseq: int  # deliveries up to here may have been sent
     epoch: int  # of two records of a client id the higher one counts
     owner: int = 0  # number of the host that delivers its queue
+    worker: int = 0  # of that host, which had its client last
 
 
 class WillRecord(msgspec.Struct, array_like=True):

@@ -14,12 +14,13 @@ that the other one had seen}. Who had seen what we have wins; of two that had no
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from storage.changes cimport add_erased, add_key, add_put
 
 import zlib
 
 import msgspec
 
-from storage import changes as coding
+from storage.changes import decode, decode_keys
 from storage.layout import META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
@@ -133,13 +134,15 @@ cdef class Writer:
     cdef list handles           # of layout.REPLICATED
     cdef uint64_t number        # this host's, shifted: the lowest id that it gives
     cdef public set foreign     # sids of the sessions that another host delivers
+    cdef public object is_orphan    # sid -> has that host been evicted? None: no host has
+    cdef public bint drops_orphans  # cluster.on_owner_down
     cdef uint64_t dot           # of what is put in the open transaction
     cdef readonly dict known    # number of another host -> its last commit that is in this store
     cdef dict erased            # {(database, key, number): commit}: up to there, this host's puts are over that have not come yet
     cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
     cdef public bint recording  # are changes kept for peers?
-    cdef readonly object changes        # since `begin`, see storage/changes.py
+    cdef readonly bytearray changes     # since `begin`, see storage/changes.py
     cdef bytearray touched
     cdef bint mixed             # changes of ours came before some of another host
     cdef bint applying          # changes of another host
@@ -364,14 +367,13 @@ cdef class Writer:
         return True
 
     cdef int record(self, int database, bytes key, bytes value) except -1:
-        self.changes += coding.put(database, key, value)
-        self.touched += coding.encode_key(database, key, 0)
-        return 0
+        add_put(self.changes, database, key, value)
+        return add_key(self.touched, database, key, 0)
 
     cdef int record_erased(self, int database, bytes key, uint64_t dot) except -1:
         if self.recording:
-            self.changes += coding.erase(database, key, dot)
-            self.touched += coding.encode_key(database, key, dot)
+            add_erased(self.changes, database, key, dot)
+            add_key(self.touched, database, key, dot)
         if not self.saw(dot):
             self.bury(database, key, dot)
         return 0
@@ -380,6 +382,13 @@ cdef class Writer:
         """The record, None if there is none or if the disk has changed it."""
         value = self.transaction.get(key, db=self.databases[database])
         return unsealed(value) if value is not None and database in REPLICATED else value
+
+    def dot_at(self, str database, bytes key):
+        """Of what is there."""
+        return dot_of(self.transaction.get(key, db=self.databases[database]))
+
+    def dot_in(self, bytes value):
+        return dot_of(value)
 
     def delete_retained(self, bytes topic):
         if not self.delete("retained", topic_key(topic)):
@@ -568,6 +577,11 @@ cdef class Writer:
         if queue is None:
             self.count("dropped_session_ended")
             return False
+        if self.is_orphan is not None and sid in self.foreign and self.is_orphan(sid):
+            if self.drops_orphans:
+                self.count("dropped_owner_down")
+                return False
+            self.count("owner_down_queued")
         while queue.count and (queue.count >= self.messages_max or queue.size + charged > self.bytes_max):
             if self.policy == "refuse":
                 break       # there was room before this message, or it is one that moves: it is not lost now
@@ -749,14 +763,14 @@ cdef class Writer:
 
     def overtaken(self, list burials):
         """As changes: what we have and another host knows to be over."""
-        cdef list found = []
+        cdef bytearray found = bytearray()
         for database, key, dot, gone in burials:
             ours = self.transaction.get(key, db=self.handles[database])
             if gone and ours is not None and dot_of(ours) >> NUMBER_BITS == dot >> NUMBER_BITS and dot_of(ours) <= dot:
-                found.append(coding.erase(database, key, dot_of(ours)))
+                add_erased(found, database, key, dot_of(ours))
             if not self.is_over(database, key, dot):
                 self.bury(database, key, dot)
-        return b"".join(found)
+        return bytes(found)
 
     cdef bint is_over(self, int database, bytes key, uint64_t dot) except -1:
         return self.saw(dot) or <uint64_t>self.erased.get((database, key, dot >> NUMBER_BITS), 0) >= dot & COMMIT_MASK
@@ -836,7 +850,7 @@ cdef class Writer:
         self.mixed = self.mixed or len(self.touched) > 0
         self.applying = True
         self.look_ahead(peer, context)
-        for database, key, value, dot in coding.decode(changes):
+        for database, key, value, dot in decode(changes):
             if database == QUEUE or database == INBOX:
                 self.apply_entry(database, key, value, dot, context)
             elif database == BODIES:
@@ -863,18 +877,16 @@ cdef class Writer:
         Each is judged when the one before has been done. It says whose queues the others are.
         """
         self.look_ahead(peer, context)
-        for database, key, value, dot in coding.decode(changes):
-            if database == SESSIONS or database == SUBS or database == WILLS:
-                ours = self.transaction.get(key, db=self.handles[database])
-                verdict = self.judge(database, key, ours, value, dot, context)
-                if verdict == TAKE or verdict == BOTH and (database == SESSIONS or rank(database, value) > rank(database, ours)):
-                    yield REPLICATED[database], key, value, verdict == BOTH
+        for database, key, value, dot in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS):
+            ours = self.transaction.get(key, db=self.handles[database])
+            verdict = self.judge(database, key, ours, value, dot, context)
+            if verdict == TAKE or verdict == BOTH and (database == SESSIONS or rank(database, value) > rank(database, ours)):
+                yield REPLICATED[database], key, value, verdict == BOTH
 
     def records_in(self, bytes changes):
         """The same, whatever we have: ours is undone."""
-        for database, key, value, _ in coding.decode(changes):
-            if database == SESSIONS or database == SUBS or database == WILLS:
-                yield REPLICATED[database], key, value, False
+        for database, key, value, _ in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS):
+            yield REPLICATED[database], key, value, False
 
     cdef int apply_plain(self, int database, bytes key, bytes value, uint64_t dot, dict context) except -1:
         cdef bytes ours = self.transaction.get(key, db=self.handles[database])
@@ -939,21 +951,21 @@ cdef class Writer:
         """The open transaction, or one that reads the last commit."""
         return self.environment.begin() if self.transaction is None else self.transaction
 
-    cdef bytes encoded(self, transaction, touched):
+    cdef bytearray encoded(self, transaction, touched):
         """What these keys hold now, as changes."""
-        cdef list found = []
-        for database, key, erased in coding.decode_keys(bytes(touched)):
+        cdef bytearray found = bytearray()
+        for database, key, erased in decode_keys(bytes(touched)):
             value = transaction.get(key, db=self.handles[database])
             if value is not None:
-                found.append(coding.put(database, key, value))
+                add_put(found, database, key, value)
                 body = body_of(value) if database == QUEUE or database == INBOX else 0
                 if body:        # it may have come to us with another key that is gone
                     value = transaction.get(u64(body), db=self.handles[BODIES])
                     if value is not None:
-                        found.append(coding.put(BODIES, u64(body), value))
+                        add_put(found, BODIES, u64(body), value)
             elif erased:
-                found.append(coding.erase(database, key, erased))
-        return b"".join(found)
+                add_erased(found, database, key, erased)
+        return found
 
     def missed(self, uint64_t after, uint64_t bytes_max):
         """[(seq, changes)] of our commits after `after`, as much as fits; None if the outbox does not go back so far."""
@@ -966,7 +978,7 @@ cdef class Writer:
         if not cursor.set_range(u64(after + 1)) or cursor.key() != u64(after + 1):
             return None
         for key, touched in cursor.iternext():
-            changes = self.encoded(transaction, touched)
+            changes = bytes(self.encoded(transaction, touched))
             found.append((int.from_bytes(key, "big"), changes))
             size += len(changes)
             if size >= bytes_max:
@@ -986,7 +998,7 @@ cdef class Writer:
             more = cursor.set_range(after + b"\0") if after else cursor.first()
             while more:
                 after, value = cursor.item()
-                part += coding.put(database, after, value)
+                add_put(part, database, after, value)
                 if len(part) >= bytes_max:
                     return bytes(part), database, after
                 more = cursor.next()
@@ -995,8 +1007,8 @@ cdef class Writer:
 
     def absent(self, int database, bytes after, int last, bytes until, bytes part, dict context):
         """As changes: what we have between these positions, and the host of this part of a snapshot has seen and has no more."""
-        cdef list found = []
-        there = {(each[0], each[1]) for each in coding.decode(part)}
+        cdef bytearray found = bytearray()
+        there = {(each[0], each[1]) for each in decode(part)}
         while database <= min(last, len(REPLICATED) - 1):
             cursor = self.transaction.cursor(db=self.handles[database])
             more = database != BODIES and (cursor.set_range(after + b"\0") if after else cursor.first())
@@ -1005,10 +1017,10 @@ cdef class Writer:
                 if database == last and key > until:
                     break
                 if (database, key) not in there and covers(context, dot_of(value)):
-                    found.append(coding.erase(database, key, dot_of(value)))
+                    add_erased(found, database, key, dot_of(value))
                 more = cursor.next()
             database, after = database + 1, b""
-        return b"".join(found)
+        return bytes(found)
 
     def begin_recording(self):
         """From now on commits have numbers and are kept for peers. The first number stands for all that was here before."""
@@ -1027,8 +1039,10 @@ cdef class Writer:
 
     def values_of(self, bytes touched):
         """What these keys hold here, as changes."""
-        keys = dict.fromkeys((database, key) for database, key, _ in coding.decode_keys(touched))
-        return self.encoded(self.transaction, b"".join([coding.encode_key(database, key, 1) for database, key in keys]))
+        cdef bytearray once = bytearray()
+        for database, key in dict.fromkeys([(database, key) for database, key, _ in decode_keys(touched)]):
+            add_key(once, database, key, 1)
+        return bytes(self.encoded(self.transaction, once))
 
     def reset(self, uint64_t after, uint64_t until, bytes changes):
         """Undo our commits after `after` and up to `until`, which nobody was told of: `changes` is what their keys hold at a peer that went on.
@@ -1039,8 +1053,11 @@ cdef class Writer:
         self.applying = True
         for number in range(after + 1, until + 1):
             self.put("outbox", u64(number), b"")
-        for database, key, value, _ in coding.decode(changes):
+        for database, key, value, _ in decode(changes):
             ours = self.transaction.get(key, db=self.handles[database])
+            if value is not None and database == INBOX and self.delivers(get_big(<const char*>key)):
+                self.append(self.queue_of(get_big(<const char*>key)), bytes(bytearray(value)))
+                value = None
             if value is not None and database != BODIES:
                 value = sealed(value[HEADER:], self.dot)
             if database == QUEUE or database == INBOX:
@@ -1054,6 +1071,9 @@ cdef class Writer:
             elif database != BODIES:
                 self.record_reset(database, key, value)
         self.applying = False
+
+    cdef bint delivers(self, uint64_t sid) except -1:
+        return sid in self.queues and sid not in self.foreign
 
     cdef int record_reset(self, int database, bytes key, bytes value) except -1:
         if value is not None:

@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Broker:
 
     def __init__(
         self, more: str = "", *, name: str = "n1", address: str = "127.0.0.1", workers: int = 2,
-        auth: str = "allow_anonymous = true", data_dir: Path | None = None,
+        auth: str = "allow_anonymous = true", data_dir: Path | None = None, environ: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.folder = Path(tempfile.mkdtemp(prefix="mqnode-", dir="/tmp"))  # short: it holds unix sockets
         self.data_dir = data_dir or self.folder / "data"
@@ -53,20 +53,26 @@ class Broker:
         self.config.write_text(
             f'[node]\nname = "{name}"\ndata_dir = "{self.data_dir}"\nrun_dir = "{self.run_dir}"\nworkers = {workers}\n'
             f'[[listeners]]\ntype = "tcp"\nbind = "{address}:{self.port}"\n'
+            f'advertise = "{address}:{self.port}"\n'
             f'[auth]\n{auth}\n[admin]\nbind = "127.0.0.1:{self.admin_port}"\n{more}'
         )
+        self.environ = dict(environ or {})  # of its processes, beside ours
         self.process: subprocess.Popen[bytes] | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
     def start(self) -> Broker:
+        self.launch()
+        self.wait_ready(START_S)
+        return self
+
+    def launch(self) -> None:
+        """Start it, whatever becomes of it."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "node.supervise", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=os.environ | self.environ,
             )  # fmt: skip
-        self.wait_ready(START_S)
-        return self
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
         def ready() -> bool:

@@ -26,7 +26,7 @@ from node.auth.security import is_local  # noqa: E402
 from node.config import Listener, load  # noqa: E402
 from node.listeners.sockets import split_bind  # noqa: E402
 
-BEAT_S = 0.2
+BEAT_S = 0.5
 SILENCE_S = 5
 pywsgi.MAX_REQUEST_LINE = 3 * 65_535 + 1024  # the longest topic, percent-encoded
 

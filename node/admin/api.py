@@ -1,4 +1,4 @@
-"""The admin API: falcon resources over Host. GET /live, /ready and /metrics are open; the rest needs the bearer token.
+"""The admin API: falcon resources over Host. GET /live, /ready, /insync and /metrics are open; the rest needs the bearer token.
 
 Lists take `limit`, `after` (the last name of the page before) and `match` (a glob); clients come in the order of their ids,
 sessions and retained messages in that of the store. Names in paths are percent-encoded. Errors are JSON `{"error": …}`.
@@ -14,14 +14,16 @@ from typing import Any
 import falcon
 import msgspec
 
-from node.admin import metrics, records
+from node.admin import metrics, records, removal
+from node.admin.drain import Drain, DrainError, Order
 from node.admin.host import Host
 from node.admin.link import LinkError
+from node.admin.route import route
 from storage.layout import SessionRecord, StoreError, Subscription
 from storage.reader import Reader
 
 LIMIT_MAX = 10_000
-OPEN_PATHS = ("/live", "/ready", "/metrics")
+OPEN_PATHS = ("/live", "/ready", "/insync", "/metrics")
 
 
 def make_app(host: Host, token: str) -> falcon.App:
@@ -46,6 +48,7 @@ def _app(app: falcon.App, host: Host, paths: tuple[str, ...]) -> falcon.App:
 ROUTES = {
     "/live": "live",
     "/ready": "ready",
+    "/insync": "insync",
     "/metrics": "metrics",
     "/openapi.json": "openapi",
     "/v1/status": "status",
@@ -56,7 +59,10 @@ ROUTES = {
     "/v1/retained": "retained",
     "/v1/retained/{name:path}": "retained_one",
     "/v1/topics/match": "match",
+    "/v1/topics/route": "route",
     "/v1/reload": "reload",
+    "/v1/drain": "drain",
+    "/v1/hosts/{name}": "other_host",
 }
 
 
@@ -97,6 +103,7 @@ def _page(request: falcon.Request) -> dict[str, Any]:
 class _Resources:
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.drain = Drain(host)
 
     def on_get_live(self, request: falcon.Request, response: falcon.Response) -> None:
         _answer(response, {"live": True})
@@ -105,6 +112,11 @@ class _Resources:
         reasons = self.host.not_ready()
         response.status = falcon.HTTP_503 if reasons else falcon.HTTP_200
         _answer(response, {"ready": not reasons, "reasons": reasons})
+
+    def on_get_insync(self, request: falcon.Request, response: falcon.Response) -> None:
+        reasons = self.host.not_in_sync()
+        response.status = falcon.HTTP_503 if reasons else falcon.HTTP_200
+        _answer(response, {"insync": not reasons, "reasons": reasons})
 
     def on_get_metrics(self, request: falcon.Request, response: falcon.Response) -> None:
         response.content_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -151,8 +163,8 @@ class _Resources:
             return [(record, *reader.queue_depth(record.sid)) for record in reader.sessions(**page)]
 
         found = self.host.read(find)
-        connected = self._connected([record.client_id for record, _, _ in found])
-        _answer(response, [self._describe(*each, connected) for each in found])
+        connected, hosts = self._connected([record.client_id for record, _, _ in found]), self.host.hosts()
+        _answer(response, [self._describe(*each, connected, hosts) for each in found])
 
     def on_get_session(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         def find(reader: Reader) -> tuple[SessionRecord, int, int, list[Subscription]] | None:
@@ -165,7 +177,7 @@ class _Resources:
         if found is None:
             raise falcon.HTTPNotFound(description=f"there is no durable session {name!r}")
         *session, subscriptions = found
-        description = self._describe(*session, self._connected([name]))
+        description = self._describe(*session, self._connected([name]), self.host.hosts())
         description["subscriptions"] = [
             {"filter": each.filter, "qos": each.options & 3, "identifier": each.identifier or None}
             for each in sorted(subscriptions, key=lambda each: each.filter)
@@ -185,15 +197,24 @@ class _Resources:
         return found
 
     def _describe(
-        self, record: SessionRecord, messages: int, size_bytes: int, connected: dict[str, int]
+        self,
+        record: SessionRecord,
+        messages: int,
+        size_bytes: int,
+        connected: dict[str, int],
+        hosts: dict[int, dict[str, Any]],
     ) -> dict[str, Any]:
+        """`node`: the host that delivers its queue, and has its client."""
         worker = connected.get(record.client_id)
+        owner = hosts.get(record.owner, {"name": None if hosts else self.host.config.node.name, "state": "up"})
+        if record.attached and owner["state"] == "up" and not owner.get("this_host", True):
+            worker = record.worker
         return {
             "client_id": record.client_id,
             "user": record.user,
             "connected": worker is not None,
             "worker": worker,
-            "node": self.host.config.node.name,
+            "node": owner["name"],
             "created_at": record.created_ms / 1000,
             "disconnected_at": None if worker is not None else record.detached_ms / 1000,
             "expiry_s": record.expiry_s,
@@ -239,11 +260,49 @@ class _Resources:
                     known |= {"connected": True, "worker": worker}
         _answer(response, sorted(found.values(), key=lambda each: each["client_id"]))
 
+    def on_get_route(self, request: falcon.Request, response: falcon.Response) -> None:
+        topic = request.get_param("topic", required=True)
+        matches = [each for answer in self.host.ask_workers("match", topic=topic) for each in answer]
+        durable = sorted({each["client_id"] for each in matches if each["durable"]})
+        records = self.host.read(lambda reader: [reader.session(name) for name in durable])
+        _answer(response, route(self.host, topic, any(each["connected_here"] for each in matches), records))
+
     def on_post_reload(self, request: falcon.Request, response: falcon.Response) -> None:
         answers, silent = self.host.ask_every_worker("reload")
         errors = [*sorted({error for answer in answers for error in answer}), *silent]
         response.status = falcon.HTTP_409 if errors else falcon.HTTP_200
         _answer(response, {"errors": errors})
+
+    # -- leaving ----------------------------------------------------------------------------------------------------------
+
+    def on_get_drain(self, request: falcon.Request, response: falcon.Response) -> None:
+        _answer(response, self.drain.describe())
+
+    def on_post_drain(self, request: falcon.Request, response: falcon.Response) -> None:
+        order = Order(
+            leave=request.get_param_as_bool("leave", default=False),
+            rate=request.get_param_as_int("rate", min_value=0, default=0),
+            grace_s=request.get_param_as_float("grace_s", min_value=0, default=0),
+            timeout_s=request.get_param_as_float("timeout_s", min_value=0, default=600),
+        )
+        try:
+            self.drain.start(order)
+        except DrainError as error:
+            raise falcon.HTTPConflict(description=str(error)) from error
+        _answer(response, self.drain.describe())
+
+    def on_delete_drain(self, request: falcon.Request, response: falcon.Response) -> None:
+        if not self.drain.cancel():
+            raise falcon.HTTPConflict(
+                description="it has left already: mqnode join" if self.host.has_left else "this host is not leaving"
+            )
+        _answer(response, self.drain.describe())
+
+    def on_get_other_host(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
+        _answer(response, removal.describe(self.host, name))
+
+    def on_delete_other_host(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
+        _answer(response, removal.remove(self.host, name))
 
 
 def _now_ms() -> int:

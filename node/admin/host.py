@@ -17,6 +17,7 @@ from storage.reader import Reader
 
 Found = TypeVar("Found")
 VERSION = version("mqnode")  # that runs, whatever is installed meanwhile
+INTERCONNECT_S = 20.0  # it waits for other hosts
 STALE_S = 2.0  # a heartbeat older than this is of a dead or hung process
 
 
@@ -46,6 +47,10 @@ class Host:
     def not_ready(self) -> list[str]:
         """Why the host should get no clients now; empty: it is ready."""
         reasons = []
+        if self.draining:
+            reasons.append("its clients are moving to other hosts: mqnode leave --cancel would keep them")
+        if self.has_left:
+            reasons.append("it is no member of its cluster any more: mqnode join")
         keeper = self.counters.read(counters.KEEPER)
         if not self.alive(counters.KEEPER) or not keeper["ready"]:
             reasons.append("the keeper is not ready")
@@ -58,6 +63,33 @@ class Host:
             elif not worker["keeper_connected"]:
                 reasons.append(f"worker-{index} has no keeper")
         return reasons
+
+    def not_in_sync(self) -> list[str]:
+        """Which copies are missing of what this host acknowledges, or may be; empty: another host may be stopped now."""
+        reasons = self.not_ready()
+        keeper = self.counters.read(counters.KEEPER)
+        if self.config.interconnect.bind:
+            interconnect = self.counters.read(counters.INTERCONNECT)
+            if not self.alive(counters.INTERCONNECT) or not interconnect["ready"]:
+                reasons.append("the interconnect is not ready")
+            elif keeper["peers_in_sync"] < interconnect["others"]:
+                reasons.append(f"{keeper['peers_in_sync']} of {interconnect['others']} other hosts are in sync")
+        if keeper["degraded"]:
+            reasons.append("messages are acknowledged with a copy less")
+        return reasons
+
+    @property
+    def draining(self) -> bool:
+        return bool(self.counters.slot(counters.ADMIN)[counters.INDEX["draining"]])
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        """The workers look at it: from then on they accept nobody, until it is False again or this process starts anew."""
+        self.counters.slot(counters.ADMIN)[counters.INDEX["draining"]] = int(draining)
+
+    @property
+    def has_left(self) -> bool:
+        return bool(self.counters.slot(counters.INTERCONNECT)[counters.INDEX["left"]])
 
     def totals(self) -> dict[str, int]:
         """Every counter and gauge, summed over keeper and workers."""
@@ -98,6 +130,21 @@ class Host:
 
     def ask_keeper(self, method: str, **arguments: Any) -> Any:
         return ask(self.run_dir / "keeper.sock", method, arguments)
+
+    def ask_interconnect(self, method: str, **arguments: Any) -> Any:
+        return ask(self.run_dir / "interconnect.sock", method, arguments, INTERCONNECT_S)
+
+    def hosts(self) -> dict[int, dict[str, Any]]:
+        """The hosts of the cluster by the numbers that session records have: name, this_host, state …; empty: it is alone."""
+        if not self.config.interconnect.bind:
+            return {}
+        copies = self.ask_keeper("peers")
+        numbers = {each["node_id"]: each["number"] for each in copies["peers"]}
+        nodes = self.ask_interconnect("nodes")["nodes"]
+        return {copies["number"] if each["this_host"] else numbers.get(each["node_id"], 0): each for each in nodes}
+
+    def ask_worker(self, index: int, method: str, **arguments: Any) -> Any:
+        return ask(self.run_dir / f"worker-{index}.sock", method, arguments)
 
     def ask_workers(self, method: str, **arguments: Any) -> list[Any]:
         """The answers of those that answer; LinkError if none does."""

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from node import counters
+from node.admin import link_metrics
 from node.admin.host import VERSION, Host
 
 # series -> (help, label name, {label value: counter})
@@ -21,7 +22,8 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_messages_dropped": ("Messages that a client was not given, by reason", "reason", {
         name[8:]: name for name in counters.COUNTERS if name.startswith("dropped_")}),
     "mqnode_messages_refused": ("Publishes that were not acknowledged, by reason", "reason", {
-        "disk_full": "refused_disk_full", "quota": "refused_quota"}),
+        "disk_full": "refused_disk_full", "quota": "refused_quota",
+        "split": "refused_split"}),
     "mqnode_packets": ("Packets of clients", "dir", {"in": "packets_received", "out": "packets_sent"}),
     "mqnode_bytes": ("Bytes of clients and siblings", "dir", {"in": "bytes_received", "out": "bytes_sent"}),
     "mqnode_connect": ("CONNECTs by result", "result", {
@@ -44,6 +46,8 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
         "in": "sibling_messages_received", "out": "sibling_messages_sent"}),
     "mqnode_store_commits": ("Commits of the store", "", {"": "commits"}),
     "mqnode_store_operations": ("Operations committed", "", {"": "commit_ops"}),
+    "mqnode_solo_acks": ("Operations acknowledged while another host had no copy of them", "", {"": "solo_acks"}),
+    "mqnode_owner_down_queued": ("Messages queued for sessions whose host was evicted", "", {"": "owner_down_queued"}),
     "mqnode_store_errors": ("Errors of the disk", "", {"": "fsync_errors"}),
 }  # fmt: skip
 GAUGES = {
@@ -58,12 +62,17 @@ GAUGES = {
     "mqnode_store_used_bytes": ("Used part of the store's map", "store_used_bytes"),
     "mqnode_store_map_bytes": ("Size of the store's map", "store_map_bytes"),
     "mqnode_disk_full": ("1 while new messages for queues are refused", "disk_full"),
-    "mqnode_degraded": ("1 while a peer is away and messages are acknowledged with a copy less", "degraded"),
+    "mqnode_degraded": ("1 while another host lacks a copy of what is stored here", "degraded"),
     "mqnode_peers": ("Other hosts that this one has met since it started", "peers"),
+    "mqnode_peers_evicted": ("Of these, those that are cut off or dead", "peers_evicted"),
     "mqnode_peers_in_sync": ("Of these, those that have all that is acknowledged", "peers_in_sync"),
+    "mqnode_loop_lag_seconds": ("By how much the worker's last tick was late", "loop_lag_us"),
     "mqnode_wills_pending": ("Wills of connected or delayed clients", "wills_pending"),
 }
-PER_WORKER = ("mqnode_connections", "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers")
+PER_WORKER = (
+    "mqnode_connections", "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers",
+    "mqnode_loop_lag_seconds",
+)  # fmt: skip
 
 
 def text(host: Host) -> bytes:
@@ -88,10 +97,12 @@ class _Collector:
                 family.add_metric([value] if label else [], totals[counter])
             yield family
         yield from self._gauges(totals)
+        yield from self._listeners()
         yield _histogram(totals)
         seconds = CounterMetricFamily("mqnode_store_commit_seconds", "Time spent in commits, fsync included")
         seconds.add_metric([], totals["commit_ns"] / 1e9)
         yield seconds
+        yield from link_metrics.collect(self._host)
         yield from self._processes()
 
     def _gauges(self, totals: dict[str, int]) -> Iterator[Metric]:
@@ -101,8 +112,18 @@ class _Collector:
                 continue
             family = GaugeMetricFamily(name, help_text, labels=["worker"])
             for index in range(self._host.workers):
-                family.add_metric([str(index)], self._host.counters.read(counters.WORKER_0 + index)[gauge])
+                value = self._host.counters.read(counters.WORKER_0 + index)[gauge]
+                family.add_metric([str(index)], value / 1e6 if gauge.endswith("_us") else value)
             yield family
+
+    def _listeners(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("mqnode_listener_connections", "Open sockets, by listener", labels=["listener"])
+        slots = [self._host.counters.slot(counters.WORKER_0 + index) for index in range(self._host.workers)]
+        for place, listener in enumerate(self._host.config.listeners[: counters.LISTENERS_MAX]):
+            family.add_metric(
+                [listener.name or listener.bind], sum(slot[counters.LISTENER_0 + place] for slot in slots)
+            )
+        yield family
 
     def _processes(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("mqnode_process_up", "1 while its heartbeat is fresh", labels=["process"])

@@ -47,8 +47,8 @@ class Api:
     def delete(self, *path: str) -> Any:
         return self._ask("DELETE", path, {})
 
-    def post(self, *path: str) -> Any:
-        return self._ask("POST", path, {})
+    def post(self, *path: str, **query: object) -> Any:
+        return self._ask("POST", path, query)
 
     def pages(self, *path: str, key: str, limit: int | None, **query: object) -> list[Any]:
         """The whole list, or its first `limit`; `key` names what the API continues behind."""

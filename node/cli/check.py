@@ -46,6 +46,19 @@ def ready(config_path: str, as_json: bool) -> None:
     _check(config_path, as_json, "ready")
 
 
+@command.command("insync")
+@config_option
+@json_option
+def insync(config_path: str, as_json: bool) -> None:
+    """Have all hosts of the cluster what this one has acknowledged: may the next one be stopped?
+
+    \b
+    Example:
+      until mqnode check insync; do sleep 1; done
+    """
+    _check(config_path, as_json, "insync")
+
+
 def _check(config_path: str, as_json: bool, question: str) -> None:
     from node.cli.api import Api
     from node.cli.output import printable, show_json

@@ -1,4 +1,4 @@
-"""`mqnode cluster`: who belongs to it, who may join, who is removed; and `mqnode join`."""
+"""`mqnode cluster`: who belongs to it, who may join, who is removed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import Any
 
 import click
 
-from node.cli.options import config_option, confirm, json_option, load_config, yes_option
+from node.cli import secret
+from node.cli.approval import approve, pending
+from node.cli.cluster_state import links, status
+from node.cli.interconnect import ask
+from node.cli.leave import drain, remove
+from node.cli.options import config_option, json_option
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -21,27 +26,12 @@ class _Duration(click.ParamType):
         return self.fail(f"{text} is no duration: write a number and s, m, h or d, for example 1h.", param, ctx)
 
 
-def ask(config_path: str, method: str, timeout_s: float = 20.0, **arguments: Any) -> Any:
-    """The answer of this host's interconnect process."""
-    from node.admin.link import LinkError
-    from node.admin.link import ask as ask_link
-    from node.config import run_dir
-
-    config = load_config(config_path)
-    if not config.interconnect.bind:
-        raise click.ClickException(
-            "this host is alone: it has no interconnect, so there is no cluster to ask. In its configuration, write\n"
-            '  [interconnect]\n  bind = "ADDRESS:7001"\nand restart it.'
-        )
-    try:
-        return ask_link(run_dir(config) / "interconnect.sock", method, arguments, timeout_s)
-    except LinkError as error:
-        raise click.ClickException(str(error).removeprefix("interconnect: ")) from error
-
-
 @click.group("cluster")
 def command() -> None:
     """The hosts of this cluster."""
+
+
+command.add_command(secret.command)
 
 
 @command.command("nodes")
@@ -51,8 +41,9 @@ def nodes(config_path: str, as_json: bool) -> None:
     """List the hosts of the cluster, as this one sees them.
 
     \b
-    Example:
+    Examples:
       mqnode cluster nodes
+      mqnode cluster show
     """
     show(ask(config_path, "nodes"), as_json)
 
@@ -99,44 +90,6 @@ def create(config_path: str, as_json: bool, ttl: int) -> None:
         click.echo(f"  mqnode join --peer {answer['address']} --token {answer['token']}")
 
 
-@command.command("remove")
-@click.argument("name")
-@config_option
-@json_option
-@yes_option
-def remove(name: str, config_path: str, as_json: bool, yes: bool) -> None:
-    """Remove a host that is gone for good; its key is accepted nowhere any more.
-
-    \b
-    Example:
-      mqnode cluster remove n2
-    """
-    confirm(
-        f"What only {name} has, acknowledged while it was alone, comes back only if it joins again with its disk.",
-        f"Remove {name}?",
-        yes,
-    )
-    show(ask(config_path, "remove", name=name), as_json)
-
-
-@click.command("join")
-@config_option
-@json_option
-@click.option("--token", "text", required=True, help="As `mqnode cluster token create` printed it on a member.")
-@click.option("--peer", metavar="HOST[:PORT]", help="The member; it must be the one in the token.")
-def join(config_path: str, as_json: bool, text: str, peer: str | None) -> None:
-    """Make this host a member of a cluster; its sessions come along.
-
-    \b
-    Example:
-      mqnode join --peer 10.9.0.1 --token mqn1-...
-    """
-    from mesh.token import Token, TokenError
-
-    try:
-        parsed = Token.parse(text)
-    except TokenError as error:
-        raise click.ClickException(str(error)) from error
-    if peer and parsed.address.rpartition(":")[0] != (peer.rpartition(":")[0] or peer) and parsed.address != peer:
-        raise click.ClickException(f"the token is of {parsed.address}, not of {peer}. Nothing was done.")
-    show(ask(config_path, "join", token=text), as_json)
+for each in (drain, remove, links, status, pending, approve):
+    command.add_command(each)
+command.add_command(nodes, "show")

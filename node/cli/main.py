@@ -10,6 +10,7 @@ import click
 
 # name -> module of node.cli that defines it, as `command` or the name behind the colon; in the order of --help
 _COMMANDS = {
+    "init": "init",
     "start": "start",
     "check": "check",
     "status": "status",
@@ -18,7 +19,8 @@ _COMMANDS = {
     "retained": "retained",
     "topics": "topics",
     "cluster": "cluster",
-    "join": "cluster:join",
+    "join": "join",
+    "leave": "leave",
     "users": "users",
     "acl": "acl",
     "config": "config",

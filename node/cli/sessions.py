@@ -16,7 +16,7 @@ def command() -> None:
 @click.option("--match", default="*", metavar="GLOB", help="Only client ids like this, with * ? and [abc].")
 @list_options
 def list_sessions(match: str, limit: int | None, config_path: str, as_json: bool) -> None:
-    """List durable sessions with the length of their queues.
+    """List durable sessions with the length of their queues: the same on every host. Who is connected has a worker.
 
     \b
     Examples:
@@ -34,12 +34,14 @@ def list_sessions(match: str, limit: int | None, config_path: str, as_json: bool
         return
     rows = [
         (
-            each["client_id"], each["user"], each["connected"], each["queued_messages"], size(each["queued_bytes"]),
-            expiry(each["expiry_s"]),
+            each["client_id"], each["user"], each["node"], each["worker"], each["queued_messages"],
+            size(each["queued_bytes"]), expiry(each["expiry_s"]),
         )
         for each in found
     ]  # fmt: skip
-    show_table(("CLIENT ID", "USER", "CONNECTED", "QUEUED", "BYTES", "EXPIRY"), rows, "There is no durable session.")
+    show_table(
+        ("CLIENT ID", "USER", "HOST", "WORKER", "QUEUED", "BYTES", "EXPIRY"), rows, "There is no durable session."
+    )
 
 
 @command.command("show")
@@ -71,6 +73,7 @@ def show_session(client_id: str, config_path: str, as_json: bool) -> None:
     show_fields([
         ("client id", found["client_id"]),
         ("user", found["user"]),
+        ("host", found["node"]),
         ("connected", connected),
         ("age", duration(now - found["created_at"])),
         ("expiry", expiry(found["expiry_s"])),

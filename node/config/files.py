@@ -32,6 +32,8 @@ def _named(config: Config) -> Iterator[tuple[Key, str, str]]:
     for name, remedy in (("password_file", _USERS), ("acl_file", _RIGHTS)):
         if path := getattr(config.auth, name):
             yield ("auth", name), path, remedy
+    if path := config.discovery.s3_credentials_file:
+        yield ("discovery", "s3_credentials_file"), path, _RIGHTS
     for index, listener in enumerate(config.listeners):
         key: Key = ("listeners", index)
         for name in ("certificate", "key", "client_ca", "client_crl"):

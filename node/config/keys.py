@@ -16,6 +16,8 @@ Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 PacketBytes = Annotated[int, Meta(ge=256, le=268_435_455)]  # what MQTT's remaining length can say
 MapBytes = Annotated[int, Meta(ge=1_048_576, le=1 << 46)]  # half of a process's address space
 
+Operation = Literal["connect", "publish", "subscribe", "unsubscribe"]
+
 
 class _Section(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     pass
@@ -26,12 +28,14 @@ class Node(_Section, frozen=True):
     data_dir: str = "/var/lib/mqnode"
     run_dir: str = ""  # unix sockets and counters; default: data_dir + "/run"
     workers: Annotated[int, Meta(ge=0, le=48)] = 0  # 0: the number of cores
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 15  # of a stop: clients go first
 
 
 class Listener(_Section, frozen=True):
     type: Literal["tcp", "tls", "ws", "wss", "unix"]
     bind: str  # "ADDRESS:PORT", "[IPV6]:PORT", or a path for unix
     name: str = ""  # default: the bind address
+    advertise: str = ""  # "HOST:PORT" for MQTT 5 clients that another host sends here; empty: they are not told where
     allow_anonymous: bool | None = None  # default: auth.allow_anonymous
     max_connections: Count = 0  # of this listener, in each worker; 0: no limit
     protocol_versions: tuple[Literal[3, 4, 5], ...] = (3, 4, 5)  # 3 = MQTT 3.1, 4 = 3.1.1, 5 = 5.0
@@ -112,6 +116,9 @@ class Sys(_Section, frozen=True):
 
 class Cluster(_Section, frozen=True):
     name: str = "mqnode"  # of a cluster that begins on this host
+    ack_policy: Literal["available", "strict"] = "available"  # strict: never acknowledge with this host's copy alone
+    on_owner_down: Literal["queue", "drop"] = "queue"  # messages for a session whose host is evicted
+    allow_during_split: tuple[Operation, ...] = ("connect", "publish", "subscribe", "unsubscribe")
 
 
 class Interconnect(_Section, frozen=True):
@@ -119,6 +126,22 @@ class Interconnect(_Section, frozen=True):
         ""  # "ADDRESS:PORT" for other hosts of the cluster; joining takes the port above it; empty: this host is alone
     )
     advertise: str = ""  # "HOST:PORT" at which the others reach `bind`; default: `bind`
+
+
+class Discovery(_Section, frozen=True):
+    method: Literal["none", "static", "beacon", "dns", "etcd", "folder", "s3"] = "none"
+    secret_file: str = ""  # of all hosts of the cluster; empty: what is found does not join by itself
+    interval_s: Annotated[float, Meta(ge=1, le=3600)] = 5  # between two looks and announcements
+    hosts: tuple[str, ...] = ()  # static: interconnect addresses
+    multicast: str = "239.192.77.81:7000"  # beacon: the group
+    dns_name: str = ""
+    dns_servers: tuple[str, ...] = ()  # empty: those of the system
+    etcd: tuple[str, ...] = ()  # URLs of the endpoints
+    etcd_prefix: str = "/mqnode"
+    folder: str = ""
+    s3_url: str = ""  # https://ENDPOINT/BUCKET/PREFIX
+    s3_region: str = "us-east-1"
+    s3_credentials_file: str = ""
 
 
 class Admin(_Section, frozen=True):
@@ -148,5 +171,6 @@ class Config(_Section, frozen=True):
     sys: Sys = field(default_factory=Sys)
     cluster: Cluster = field(default_factory=Cluster)
     interconnect: Interconnect = field(default_factory=Interconnect)
+    discovery: Discovery = field(default_factory=Discovery)
     admin: Admin = field(default_factory=Admin)
     log: Log = field(default_factory=Log)

@@ -328,8 +328,7 @@ cdef int use_alias(Connection connection, Publication* pub, uint16_t number) exc
 
 cdef int accept_publish(Connection connection, Session session, Publication* pub, uint16_t packet_id) except -1:
     cdef Loop loop = connection.loop
-    cdef uint64_t hash = topic_hash(pub.topic, pub.topic_length)
-    cdef Match* match = loop.tree.lookup(pub.topic, pub.topic_length, hash)
+    cdef Match* match = loop.tree.recall(pub.topic, pub.topic_length)
     cdef int problem, result
     cdef PacketIds* ids = session.flows.packet_ids if session.flows != NULL else NULL
     cdef uint32_t opened = connection.waiting_pubacks
@@ -341,11 +340,18 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
     if pub.qos == 2 and ids != NULL and ids_has(ids, packet_id):            # [MQTT-4.3.3-10]
         acknowledge(connection, 5, packet_id, 0, False)
         return 0
+    if loop.refuses_publish:
+        loop.stats[S_REFUSED_SPLIT] += 1
+        if pub.qos and connection.version == 5:
+            acknowledge(connection, 4 if pub.qos == 1 else 5, packet_id, 0x83, False)
+        elif pub.qos:       # MQTT 3 has no negative acknowledgement
+            loop.end(connection, 0x83)
+        return 0
     if ids != NULL and ids.count > session.flows.inherited_ids:
         opened += ids.count - session.flows.inherited_ids
     if pub.qos and connection.version == 5 and opened >= loop.receive_max:  # [MQTT-3.3.4-7]
         return 0x93
-    if (not loop.allows_all or pub.topic[0] == c"$") and not permitted(connection, pub, hash):
+    if (not loop.allows_all or pub.topic[0] == c"$") and not permitted(connection, pub):
         loop.stats[S_AUTHZ_DENIED] += 1
         if pub.qos:
             acknowledge(connection, 4 if pub.qos == 1 else 5, packet_id, 0x87, False)
@@ -355,7 +361,8 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
         if pub.qos:
             acknowledge(connection, 4 if pub.qos == 1 else 5, packet_id, 0, False)
         return 0
-    match = loop.tree.match(pub.topic, pub.topic_length, hash)
+    if match == NULL or match.version != loop.tree.version:
+        match = loop.tree.match(pub.topic, pub.topic_length)
     if pub.qos == 2:
         open_packet_id(session, packet_id)
     result = publish(loop, pub, match, connection, session, session.user,
@@ -366,9 +373,10 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
     return 0
 
 
-cdef bint permitted(Connection connection, Publication* pub, uint64_t hash) except -1:
+cdef bint permitted(Connection connection, Publication* pub) except -1:
     """May this client publish this? Decisions are kept per connection until the rules change."""
     cdef Loop loop = connection.loop
+    cdef uint64_t hash = topic_hash(pub.topic, pub.topic_length)
     cdef uint64_t key = hash ^ (<uint64_t>(pub.qos << 1 | pub.retain) << 60)
     cdef uint64_t* slot
     if connection.permits == NULL:

@@ -18,6 +18,7 @@ cdef enum:
     HELD_TOPICS_MAX = 64    # with more, all publishers for that sibling wait
 
     LINK_HIGH_WATER = 16777216
+    FRAME_ENOUGH = 32768    # bytes of messages in a frame: the sibling handles it when it is whole
     FRAME_MAX = 1073741824
 
 
@@ -33,11 +34,13 @@ cdef int forward(Link link, Publication* pub, bint normal, Group* group) except 
     cdef char* p
     if group != NULL:
         size += 2 + group.name_length + 1 + filter_length(group.node)
-    if link.publishes.length == 0:
-        buffer_reserve(&link.publishes, 5 + size)
-        link.publishes.length = 5
+    if link.publishes > FRAME_ENOUGH:
+        close_publishes(link)
+    p = reserve(link, 5 + size)
+    if link.publishes == 0:
+        wrote(link, 5)          # close_publishes fills it in
         touch(link)
-    p = buffer_reserve(&link.publishes, size)
+        p += 5
     p[0] = <char>(pub.qos | (4 if pub.retain else 0) | (0 if normal else 8))
     p = put_u16(p + 1, <uint16_t>pub.topic_length)
     p = put_u32(p, pub.properties_length)
@@ -50,33 +53,29 @@ cdef int forward(Link link, Publication* pub, bint normal, Group* group) except 
     memcpy(p, pub.properties, pub.properties_length)
     p += pub.properties_length
     memcpy(p, pub.payload, pub.payload_length)
-    link.publishes.length += size
+    wrote(link, size)
+    link.publishes += size
     link.loop.stats[S_SIBLING_SENT] += 1
-    if link.publishes.length + output_size(link) > LINK_HIGH_WATER:
+    if output_size(link) > LINK_HIGH_WATER:
         link.congested = True
     return 0
 
 
-cdef int close_publishes(Link link) except -1:
-    if link.publishes.length:
-        write_link_header(link.publishes.data, FRAME_PUBLISH, <uint32_t>(link.publishes.length - 5))
-        append(link, link.publishes.data, link.publishes.length)
-        link.publishes.length = 0
-        if link.publishes.capacity > 1048576:
-            PyMem_RawFree(link.publishes.data)
-            link.publishes.data = NULL
-            link.publishes.capacity = 0
-    return 0
+cdef void close_publishes(Link link) noexcept:
+    """Nothing else may be written to the link, or sent on it, before."""
+    if link.publishes:
+        write_link_header(link.output.data + link.output.end - link.publishes - 5, FRAME_PUBLISH, link.publishes)
+        link.publishes = 0
 
 
 cdef int send_route(Link link, uint8_t kind, bytes filter, uint32_t live, uint32_t durable) except -1:
     cdef bytes body = struct.pack("<BHHH", kind, len(filter), min(live, 65535), min(durable, 65535)) + filter
-    close_publishes(link)
     return send_frame(link, FRAME_ROUTES, body)
 
 
 cdef int send_frame(Link link, uint8_t kind, bytes body) except -1:
     cdef char header[5]
+    close_publishes(link)
     write_link_header(header, kind, <uint32_t>len(body))
     append(link, header, 5)
     return append(link, body, len(body))
@@ -205,7 +204,7 @@ cdef int read_publishes(Link link, const char* p, uint32_t length) except -1:
         if name != NULL:
             take_shared(loop, &pub, name[:share])
         else:
-            match = loop.tree.match(pub.topic, topic, topic_hash(pub.topic, topic))
+            match = loop.tree.match(pub.topic, topic)
             route_here(loop, &pub, match)
         if loop.overfull:
             hold(link, pub.topic[:topic])

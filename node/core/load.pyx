@@ -151,6 +151,7 @@ cdef struct Group:
     uint64_t started_ns
     uint64_t issued
     uint32_t turn               # who publishes next under a rate
+    char* address               # NULL: that of the Load
 
 
 cdef struct Connection:
@@ -256,7 +257,7 @@ cdef void lost(Load load, Connection* c) noexcept nogil:
 cdef void open_connection(Load load, Connection* c) noexcept nogil:
     cdef size_t source = c.index % load.source_count if load.source_count else 0
     c.opened_ns = load.now_ns
-    c.fd = connect_to(load.address, load.address_size, load.sources + source * load.address_size,
+    c.fd = connect_to(c.group.address or load.address, load.address_size, load.sources + source * load.address_size,
                       load.address_size if load.source_count else 0)
     c.state = CONNECTING
     load.pending += 1
@@ -432,6 +433,7 @@ cdef class Load:
     cdef Connection* touched
     cdef uint64_t[COUNTS] counts
     cdef Histogram[HISTOGRAMS] histograms
+    cdef object family
     cdef list texts             # keeps what the char pointers point to
 
     def __cinit__(self, host: str, port: int, *, run: int = 0, user: str = "", password: str = "", burst: int = 64,
@@ -439,15 +441,15 @@ cdef class Load:
         cdef size_t i
         if max(len(user.encode()), len(password.encode())) > 32768:
             raise ValueError("user name and password have at most 32,768 bytes")
-        family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        raw = _sockaddr(family, target)
+        self.family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        raw = _sockaddr(self.family, target)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             raise OSError(errno, os.strerror(errno))
         self.texts = []
         self.address_size = len(raw)
         memcpy(self.address, <const char*>raw, len(raw))
-        self.sources = self.text(b"".join(_sockaddr(family, (source, 0)) for source in sources))
+        self.sources = self.text(b"".join(_sockaddr(self.family, (source, 0)) for source in sources))
         self.source_count = len(sources)
         self.user = self.text(user.encode()) if user else NULL
         self.password = self.text(password.encode()) if password else NULL
@@ -466,9 +468,10 @@ cdef class Load:
 
     def add(self, count: int, *, prefix: str = "bench", version: int = 4, clean: bool = True, subscribe: str = "",
             filters: int = 1, publish: str = "", qos: int = 0, size: int = 64, window: int = 100, fanout: int = 0,
-            messages: int = 0, rate: float = 0.0, retain: bool = False) -> int:
+            messages: int = 0, rate: float = 0.0, retain: bool = False, at: tuple | None = None) -> int:
         """`count` more connections; the number of their group. In templates, {i} is the connection's index and {n} the
-        number of the filter or of the message. `qos` is that of the subscriptions and of the messages. The client id is prefix-{i}."""
+        number of the filter or of the message. `qos` is that of the subscriptions and of the messages. The client id is prefix-{i}.
+        `at`: address and port of another server than the Load's, of the same family."""
         if size < <int>sizeof(Header):
             raise ValueError(f"payloads need at least {sizeof(Header)} bytes")
         if not 1 <= window <= 65535:
@@ -478,6 +481,7 @@ cdef class Load:
         g.subscribe = self.template(subscribe) if subscribe else NULL
         g.publish = self.template(publish) if publish else NULL
         g.topic_varies = "{n}" in publish
+        g.address = self.text(_sockaddr(self.family, at)) if at else NULL
         g.version, g.clean, g.retain, g.qos, g.size, g.window = version, clean, retain, qos, size, window
         g.filters = filters if subscribe else 0
         g.fanout, g.messages, g.rate = fanout, messages, rate

@@ -164,7 +164,7 @@ cdef class Link(Stream):
     cdef readonly str role          # "keeper", "worker" or "admin"
     cdef readonly int index         # of the sibling worker
     cdef public object context
-    cdef Buffer publishes           # the PUBLISH frame of this wake-up
+    cdef uint32_t publishes         # bytes of the open PUBLISH frame at the end of the output, 0: none is open
     cdef set held                   # topics whose publishers the sibling wants to wait
     cdef set holding                # those that we told it
 
@@ -206,6 +206,8 @@ cdef class Loop:
     cdef bint inside                # a wake-up is running: who asks for a flush need not
     cdef bint scheduled
     cdef object schedule_callback
+    cdef object callbacks
+    cdef int stay_timer             # in the epoll set; set by `wake`, edge-triggered and never read
     cdef int turn_event             # an eventfd that is always readable: in the epoll set while somebody has yielded
     cdef bint turn_wanted
     cdef uint64_t wake_until_us     # from then on, each connection has one packet handled and yields
@@ -223,6 +225,7 @@ cdef class Loop:
     cdef uint64_t ack_mask
     # limits and policies
     cdef public bint allows_all
+    cdef public bint refuses_publish        # cluster.allow_during_split
     cdef public uint64_t permit_version
     cdef public object authorize    # callable(connection, topic, qos, retain) -> bool
     cdef public object reader       # storage reader

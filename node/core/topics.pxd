@@ -69,6 +69,7 @@ cdef class TopicTree:
     cdef readonly uint64_t nodes
     cdef readonly uint64_t version
     cdef Match** cache
+    cdef Match* last        # that was asked for, if it is still cached
     cdef uint64_t cached_targets
     cdef readonly uint64_t cached
     cdef NodeList frontier
@@ -86,8 +87,9 @@ cdef class TopicTree:
     cdef int collect(self, Collector* out, Node* node) except -1
     cdef int settle(self, Collector* out) except -1
     cdef int grow(self) except -1
-    cdef Match* match(self, const char* topic, size_t length, uint64_t hash) except NULL
-    cdef Match* lookup(self, const char* topic, size_t length, uint64_t hash) noexcept
+    cdef Match* match(self, const char* topic, size_t length) except NULL
+    cdef Match* recall(self, const char* topic, size_t length) noexcept
+    cdef void free_match(self, Match* match) noexcept
     cdef int fill(self, Match* match) except -1
     cdef int permit(self, Match* match) except -1
     cdef void touch(self) noexcept

@@ -300,11 +300,16 @@ cdef class TopicTree:
 
     # -- matching -------------------------------------------------------------------------------------------------
 
-    cdef Match* lookup(self, const char* topic, size_t length, uint64_t hash) noexcept:
-        """A cached match of this very topic, of any version, or NULL."""
-        cdef Match** way = self.cache + (hash & (CACHE_SETS - 1)) * 2
-        cdef Match* match
+    cdef Match* recall(self, const char* topic, size_t length) noexcept:
+        """A cached match of this very topic, of any version, or NULL. One that comes again at once is not hashed."""
+        cdef Match* match = self.last
+        cdef Match** way
+        cdef uint64_t hash
         cdef int i
+        if match != NULL and match.topic_length == length and memcmp(match.topic, topic, length) == 0:
+            return match
+        hash = topic_hash(topic, length)
+        way = self.cache + (hash & (CACHE_SETS - 1)) * 2
         for i in range(2):
             match = way[i]
             if (match != NULL and match.hash == hash and match.topic_length == length
@@ -312,12 +317,13 @@ cdef class TopicTree:
                 if i == 1:
                     way[1] = way[0]
                     way[0] = match
+                self.last = match
                 return match
         return NULL
 
-    cdef Match* match(self, const char* topic, size_t length, uint64_t hash) except NULL:
+    cdef Match* match(self, const char* topic, size_t length) except NULL:
         """What `topic` reaches now. Valid until the tree changes; the caller has validated the topic."""
-        cdef Match* match = self.lookup(topic, length, hash)
+        cdef Match* match = self.recall(topic, length)
         cdef Match** way
         if match != NULL and match.version == self.version:
             return match
@@ -330,12 +336,12 @@ cdef class TopicTree:
             match.topic = <char*>allocate(length + 1)
             memcpy(match.topic, topic, length)
             match.topic_length = <uint32_t>length
-            match.hash = hash
-            way = self.cache + (hash & (CACHE_SETS - 1)) * 2
+            match.hash = topic_hash(topic, length)
+            way = self.cache + (match.hash & (CACHE_SETS - 1)) * 2
             if way[1] != NULL:
                 self.cached_targets -= way[1].target_count
                 self.cached -= 1
-                free_match(way[1])
+                self.free_match(way[1])
             way[1] = way[0]
             way[0] = match
             self.cached += 1
@@ -471,13 +477,20 @@ cdef class TopicTree:
         match.target_count = kept
         return 0
 
+    cdef void free_match(self, Match* match) noexcept:
+        if self.last == match:
+            self.last = NULL
+        reset_match(match)
+        PyMem_RawFree(match.topic)
+        PyMem_RawFree(match)
+
     cdef void clear_cache(self) noexcept:
         cdef int i
         if self.cache == NULL:
             return
         for i in range(CACHE_SETS * 2):
             if self.cache[i] != NULL:
-                free_match(self.cache[i])
+                self.free_match(self.cache[i])
                 self.cache[i] = NULL
         self.cached_targets = 0
         self.cached = 0
@@ -506,7 +519,7 @@ cdef class TopicTree:
 
     def matches(self, bytes topic):
         """[(session, options, identifiers)], for people and tests; does not cover shared groups."""
-        cdef Match* match = self.match(topic, len(topic), topic_hash(topic, len(topic)))
+        cdef Match* match = self.match(topic, len(topic))
         cdef Target* target
         cdef uint32_t i, j
         out = []
@@ -518,13 +531,7 @@ cdef class TopicTree:
 
     def workers_of(self, bytes topic):
         """Bit set of the siblings that `topic` reaches."""
-        return self.match(topic, len(topic), topic_hash(topic, len(topic))).workers
-
-
-cdef void free_match(Match* match) noexcept:
-    reset_match(match)
-    PyMem_RawFree(match.topic)
-    PyMem_RawFree(match)
+        return self.match(topic, len(topic)).workers
 
 
 cdef void reset_match(Match* match) noexcept:

@@ -34,8 +34,11 @@ TOPIC_INVALID = 0x90
 PACKET_TOO_LARGE = 0x95
 QUOTA_EXCEEDED = 0x97
 ADMINISTRATIVE_ACTION = 0x98
+USE_ANOTHER_SERVER = 0x9C
+SERVER_MOVED = 0x9D
 
 NEVER = 0xFFFFFFFF  # session expiry
+SPLIT = "not while a host of the cluster is away"
 
 
 class Handshake:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from node.core.loop import Connection, Session
 from node.core.wire import Connect, connect_version, encode_connack, parse_connect
 from node.mqtt import client as codes
-from node.mqtt.client import NEVER, Handshake
+from node.mqtt.client import NEVER, SPLIT, Handshake
 
 if TYPE_CHECKING:
     from node.worker import Worker
@@ -63,6 +63,10 @@ class Connects:
             return codes.TOPIC_INVALID, "the will's topic is too long"
         if self.worker.stopping:
             return codes.SERVER_SHUTTING_DOWN, "the server is shutting down"
+        if self.worker.moves.closed:
+            return codes.USE_ANOTHER_SERVER, "this host is about to go"
+        if self.worker.refuses("connect"):
+            return codes.SERVER_UNAVAILABLE, SPLIT
         if self.worker.throttled(connection.address):
             return codes.SERVER_BUSY, "too many failed attempts from this address"
         if listener.max_connections and self.worker.loop.connections_at(listener) > listener.max_connections:

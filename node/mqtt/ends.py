@@ -56,14 +56,17 @@ class Ends:
             connection.send(encode_connack(False, 1))
         connection.close()
 
-    def drop(self, connection: Connection, reason: int, text: str) -> None:
-        """End a connection from our side; MQTT 5 clients are told why [MQTT-4.13.1-1]."""
+    def drop(self, connection: Connection, reason: int, text: str, reference: str = "") -> None:
+        """End a connection from our side; MQTT 5 clients are told why [MQTT-4.13.1-1], and the server to go to, if any."""
         if connection.is_closing:
             return
         connection.end_reason = text
+        where = {0x1C: reference} if reference else {}
         told = connection.version != 5 or not connection.is_connected
         if not told and connection.problem_information:
-            told = connection.send(encode_disconnect(reason, {0x1F: text}))
+            told = connection.send(encode_disconnect(reason, where | {0x1F: text}))
+        if not told and reference:
+            told = connection.send(encode_disconnect(reason, where))
         if not told:  # the reason string did not fit [MQTT-3.14.2-3]
             connection.send(encode_disconnect(reason))
         connection.close()

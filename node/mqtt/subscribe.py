@@ -74,6 +74,8 @@ class Subscriptions:
     ) -> tuple[int, bool, bool]:
         """(reason code, is new, siblings were told)"""
         worker = self.worker
+        if worker.refuses("subscribe"):
+            return codes.IMPLEMENTATION_ERROR, False, False
         try:
             share = split_share(filter)
         except ProtocolError:
@@ -128,6 +130,9 @@ class Subscriptions:
         session = connection.session
         packet_id, filters = parse_unsubscribe(body, version, self.worker.config.limits.max_user_properties)
         _check_count(filters)
+        if self.worker.refuses("unsubscribe"):
+            self._refuse_unsubscribe(connection, packet_id, len(filters))
+            return
         reasons = bytearray()
         gone: list[str] = []
         announced = False
@@ -144,6 +149,12 @@ class Subscriptions:
             session, "unsubscribe", {"sid": session.sid, "filters": gone}, bool(gone), announced,
             lambda: connection.send(unsuback),
         )  # fmt: skip
+
+    def _refuse_unsubscribe(self, connection: Connection, packet_id: int, count: int) -> None:
+        if connection.version == 5:
+            connection.send(encode_unsuback(packet_id, bytes([codes.IMPLEMENTATION_ERROR]) * count, {}))
+        else:  # its UNSUBACK cannot say no
+            self.worker.ends.drop(connection, codes.IMPLEMENTATION_ERROR, codes.SPLIT)
 
     def _unsubscribe(self, session: Session, filter: bytes) -> tuple[bool, bool]:
         try:

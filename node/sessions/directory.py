@@ -26,6 +26,7 @@ from storage.layout import SessionRecord, client_key
 
 NEVER = 0xFFFFFFFF
 WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewhere before their wills fire
+MOVED_GRACE_MS = 10_000  # a client that was sent to another host, before its will fires
 RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom they have
 
 TAKEN_OVER, KICKED = 0x8E, 0x98
@@ -91,7 +92,7 @@ class Directory:
                 if record.attached:
                     self._detached(record, record.expiry_s, None, now_ms)
                 else:
-                    self._expire_later(record)
+                    self.expire_later(record)
         self.wills.orphaned(self.elsewhere.number, {owner.will_id for owner in self.owners.values()}, now_ms)
 
     # -- links ----------------------------------------------------------------------------------------------------------
@@ -140,6 +141,15 @@ class Directory:
 
     def _on_release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
         self.elsewhere.release(peer, answer, now_ms, cid, sid)
+
+    def _on_hand_over(self, link: Link, answer: Answer, now_ms: int, to: list[int], most: int) -> None:
+        answer(True, self.elsewhere.handover.give(to, most))
+
+    def _on_take_over(self, link: Link, answer: Answer, now_ms: int, number: int, most: int) -> None:
+        answer(True, self.elsewhere.handover.take(number, most))
+
+    def _on_forget_sessions(self, link: Link, answer: Answer, now_ms: int, most: int) -> None:
+        answer(True, self.elsewhere.handover.forget(most))
 
     def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
         answer(True, True)
@@ -209,7 +219,8 @@ class Directory:
     def _grant(self, link: Link, claim: dict[str, Any], answer: Answer, now_ms: int) -> None:
         cid = claim["cid"]
         record = self.sessions.get(cid)
-        epoch = 0 if record is None else record.epoch
+        present_before = record is not None
+        epoch = now_ms if record is None else record.epoch  # so of two that are born one after the other the later one is higher
         if record is not None and (claim["clean"] or record.user != claim["user"] or self._expired(record, now_ms)):
             self._end(record, now_ms)
             record = None
@@ -225,17 +236,20 @@ class Directory:
             self.writer.queue_of(record.sid)
         if record is not None:
             record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
-            record.attached = True
+            record.attached, record.worker = True, link.index
             record.expiry_s = claim["expiry_s"]
             record.epoch += 1
             self.write(record)
         will_id = 0
+        plain = record is None and not present_before and claim["will"] is None  # nothing is written
         if claim["will"] is not None:
             will_id = self.wills.new(cid, claim["will"]["delay_s"], claim["will"]["record"])
         owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, now_ms if self.elsewhere.peers else 0)
         self._presence(record, True)
         self.elsewhere.announce(cid, now_ms)
         answer(True, self._granted(owner, present))
+        if plain:
+            self.outbox.hurry()
 
     def _granted(self, owner: Owner, present: bool) -> dict[str, Any]:
         record = owner.session
@@ -254,7 +268,7 @@ class Directory:
     ) -> None:
         owner = self.owners.get(cid)
         if owner is not None and owner.link is link and owner.connection == conn:
-            self._gone(cid, owner, will, expiry_s, sent, now_ms, 0)
+            self._gone(cid, owner, will, expiry_s, sent, now_ms, MOVED_GRACE_MS if will == "moved" else 0)
         answer(True, True)
 
     def _gone(self, cid: str, owner: Owner, will: str, expiry_s: int | None, sent: int | None, now_ms: int,
@@ -282,13 +296,13 @@ class Directory:
             self._end(record, now_ms)
             return
         self.write(record)
-        self._expire_later(record)
+        self.expire_later(record)
 
     def _last_qseq(self, record: SessionRecord) -> int:
         last: int = self.writer.queue_of(record.sid).next_qseq - 1
         return last
 
-    def _expire_later(self, record: SessionRecord) -> None:
+    def expire_later(self, record: SessionRecord) -> None:
         """One timer a session: whoever comes and goes all day long must not leave one each time."""
         if record.expiry_s == NEVER:
             return
@@ -307,7 +321,7 @@ class Directory:
             self.count("sessions_expired")
             self._end(record, now_ms)
         else:
-            self._expire_later(record)
+            self.expire_later(record)
 
     def _expired(self, record: SessionRecord, now_ms: int) -> bool:
         if record.attached or record.expiry_s == NEVER:

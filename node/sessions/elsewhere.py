@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
-from storage.layout import HEADER_BYTES, SessionRecord, WillRecord, client_key
+from storage.layout import HEADER_BYTES, NUMBER_BITS, SessionRecord, WillRecord, client_key
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
@@ -33,6 +34,11 @@ _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 _decode_will = msgspec.msgpack.Decoder(WillRecord).decode
 
 
+def _rank(record: SessionRecord, dot: int) -> tuple[int, int, bool, int]:
+    """The later epoch; of one epoch what its owner says."""
+    return record.epoch, record.owner, dot >> NUMBER_BITS == record.owner, dot
+
+
 class Elsewhere:
     def __init__(self, directory: Directory, number: int) -> None:
         self._directory = directory
@@ -42,6 +48,7 @@ class Elsewhere:
         self.members: set[int] = set()  # numbers of the cluster's hosts
         self.are_all_known = True  # the numbers of all of them
         self._strays_due = False
+        self.handover = Handover(directory)
 
     def owns(self, record: SessionRecord) -> bool:
         """Ours, and its queue has been taken over."""
@@ -59,7 +66,7 @@ class Elsewhere:
         def done(asked: bool) -> None:
             current = directory.sessions.get(cid)
             if current is not None and not self.owns(current):
-                self._own(current, asked)
+                self.own(current, asked)
             fetched()
 
         def answered(ok: bool, result: Any) -> None:
@@ -79,7 +86,7 @@ class Elsewhere:
 
         def attempt(later_ms: int) -> None:
             record = directory.sessions.get(cid)
-            if record is None or not directory.is_wanted(cid):
+            if record is None or self.owns(record) or not directory.is_wanted(cid):  # it may have been given to us meanwhile
                 fetched()
             elif record.owner == self.number:  # handed over to us, and the answer was lost
                 done(True)
@@ -98,7 +105,8 @@ class Elsewhere:
         is_known = number in self.members or not self.are_all_known
         return number in self.evicted or not is_known
 
-    def _own(self, record: SessionRecord, asked: bool) -> None:
+    def own(self, record: SessionRecord, asked: bool) -> None:
+        """From now on it is ours. `asked`: the host that had it knows, and its queue is here."""
         directory = self._directory
         if not asked:
             record.sent_qseq = max(record.sent_qseq, directory.writer.queue_of(record.sid).next_qseq - 1)
@@ -121,7 +129,9 @@ class Elsewhere:
         """At another host, at `at_ms` of the clock that the hosts share."""
         directory = self._directory
         owner = directory.owners.get(cid)
-        if owner is not None and owner.session is None and (owner.at_ms, self.number) < (at_ms, number):
+        if owner is None:
+            directory.wills.returned(cid, directory.now_ms)
+        elif owner.session is None and (owner.at_ms, self.number) < (at_ms, number):
             directory.end(cid, owner, TAKEN_OVER)
 
     # -- another host asks for a session ------------------------------------------------------------------------------------
@@ -130,7 +140,7 @@ class Elsewhere:
         directory = self._directory
         record = directory.by_sid.get(sid)
         if record is not None and record.owner == self.number and not self.owns(record) and not directory.is_claimed(cid):
-            self._own(record, True)  # it was handed over to us for a client that has gone
+            self.own(record, True)  # it was handed over to us for a client that has gone
         if record is None or not self.owns(record):
             answer(True, False)
         elif directory.is_claimed(cid) or directory.is_unsure(sid):
@@ -145,11 +155,23 @@ class Elsewhere:
         if directory.by_sid.get(record.sid) is not record or not self.owns(record):  # it ended, or another host has it
             answer(True, False)
             return
-        record.owner = peer.number
-        record.epoch += 1
-        directory.writer.foreign.add(record.sid)
-        directory.write(record)
+        self.give(record, peer.number)
         answer(True, directory.writer.context())
+
+    def give(self, record: SessionRecord, number: int) -> None:
+        """From now on it is that host's, which takes it when it is told that it has this commit."""
+        record.owner = number
+        record.epoch += 1
+        self._directory.writer.foreign.add(record.sid)
+        self._directory.write(record)
+
+    def given(self, sessions: list[tuple[int, int]]) -> None:
+        """(sid, epoch): what their last owner did with them is all here."""
+        for sid, epoch in sessions:
+            record = self._directory.by_sid.get(sid)
+            if record is not None and (record.owner, record.epoch) == (self.number, epoch):
+                self.own(record, asked=True)
+                self._directory.expire_later(record)
 
     # -- what other hosts have committed ------------------------------------------------------------------------------------
 
@@ -180,26 +202,21 @@ class Elsewhere:
         directory.writer.strays.clear()
 
     def _apply_session(self, key: bytes, value: bytes | None, both: bool) -> None:
-        """`both`: they did not know of ours, nor we of theirs. Then the higher epoch counts."""
+        """`both`: they did not know of ours, nor we of theirs. Then every host has to choose the same one."""
         directory = self._directory
         stored = directory.writer.get("sessions", key)
         ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
         theirs = None if value is None else _decode_session(value[HEADER_BYTES:])
-        if ours is not None and theirs is not None and both and self._is_ahead(ours, theirs):
-            directory.write(ours)  # so that they learn of it
-            return
+        if both and ours is not None and theirs is not None and value is not None:
+            if _rank(theirs, directory.writer.dot_in(value)) < _rank(ours, directory.writer.dot_at("sessions", key)):
+                return
         if ours is not None and (theirs is None or theirs.sid != ours.sid):
-            self._end_here(ours)
+            self.end_here(ours)
             ours = None
         if theirs is not None and value is not None:
             self._adopt(theirs, key, value, ours)
 
-    def _is_ahead(self, ours: SessionRecord, theirs: SessionRecord) -> bool:
-        if (theirs.epoch, theirs.owner) == (ours.epoch, ours.owner):
-            return self.owns(ours)
-        return (theirs.epoch, theirs.owner) < (ours.epoch, ours.owner)
-
-    def _end_here(self, record: SessionRecord) -> None:
+    def end_here(self, record: SessionRecord) -> None:
         """The host that owned it has ended it."""
         directory = self._directory
         owner = directory.owners.get(record.client_id)
@@ -221,7 +238,7 @@ class Elsewhere:
             for name in SessionRecord.__struct_fields__:
                 setattr(ours, name, getattr(theirs, name))
         if ours.owner == self.number:
-            return  # handed over to us: `fetch` goes on when the answer is here
+            return  # handed over to us: `fetch` or `given` goes on when the queue is here, too
         directory.writer.foreign.add(ours.sid)
         owner = directory.owners.get(ours.client_id)
         if owner is not None and owner.session is ours:
@@ -250,6 +267,7 @@ class Elsewhere:
     def up(self, peer: Link) -> None:
         self.peers[peer.number] = peer
         self.evicted.discard(peer.number)
+        self._look_for_orphans()
 
     def down(self, peer: Link, now_ms: int) -> None:
         """It cannot be asked any more; gone for good, as far as we know."""
@@ -259,4 +277,13 @@ class Elsewhere:
     def gone(self, number: int, now_ms: int) -> None:
         """Evicted: the wills of its clients are ours to fire, when nobody has come back in time."""
         self.evicted.add(number)
+        self._look_for_orphans()
         self._directory.wills.host_gone(number, now_ms + WILL_GRACE_MS, lambda: number not in self.peers)
+
+    def _look_for_orphans(self) -> None:
+        """The writer asks of each message only while a host is evicted."""
+        self._directory.writer.is_orphan = self._is_orphan if self.evicted else None
+
+    def _is_orphan(self, sid: int) -> bool:
+        record = self._directory.by_sid.get(sid)
+        return record is not None and record.owner in self.evicted

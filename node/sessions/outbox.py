@@ -30,8 +30,8 @@ class Outbox:
         taken, self.urgent = self.urgent, []
         return taken
 
-    def event(self, link: Link, method: str, arguments: dict[str, Any]) -> None:
-        self.frames.append((link, EVENT, [method, arguments]))
+    def event(self, link: Link, method: str, arguments: dict[str, Any], urgent: bool = False) -> None:
+        (self.urgent if urgent else self.frames).append((link, EVENT, [method, arguments]))
 
     def broadcast(self, method: str, arguments: dict[str, Any]) -> None:
         for link in self.links:
@@ -39,6 +39,10 @@ class Outbox:
 
     def reply(self, link: Link, number: int, ok: bool, result: Any) -> None:
         self.frames.append((link, REPLY, [number, ok, result]))
+
+    def hurry(self) -> None:
+        """The frame that was added last says nothing that peers would have to know."""
+        self.urgent.append(self.frames.pop())
 
     def ask(self, link: Link, method: str, arguments: dict[str, Any], answer: Answer | None = None) -> None:
         self.frames.append((link, REQUEST, [self._expect(link, answer), method, arguments]))

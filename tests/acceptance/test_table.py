@@ -47,5 +47,9 @@ def test_what_one_host_can_show_is_shown() -> None:
 
 def test_each_test_of_this_folder_is_named() -> None:
     shown = " ".join(shown for _, shown in table().values())
-    for path in ("tests/acceptance/test_rows.py", "tests/acceptance/test_balancer.py"):
+    for path in (
+        "tests/acceptance/test_rows.py",
+        "tests/acceptance/test_hosts_rows.py",
+        "tests/acceptance/test_balancer.py",
+    ):
         assert {name for name in names_in(path) if f"`{path}::{name}`" not in shown} == set()

@@ -23,7 +23,7 @@ class Command:
         self.config = config
 
     def _environ(self, more: dict[str, str]) -> dict[str, str]:
-        environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        environ = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
         return environ | {"MQNODE_CONFIG": str(self.config), "LC_ALL": "C.UTF-8"} | more
 
     def __call__(self, *arguments: str | bytes, typed: str = "", **environ: str) -> subprocess.CompletedProcess[str]:

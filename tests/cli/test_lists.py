@@ -35,10 +35,10 @@ def test_keys_are_stable(mqnode: Command, arguments: tuple[str, ...]) -> None:
 
 def test_table_of_sessions(mqnode: Command) -> None:
     header, *rows = mqnode("sessions", "list").stdout.splitlines()
-    assert re.split(r"  +", header) == ["CLIENT ID", "USER", "CONNECTED", "QUEUED", "BYTES", "EXPIRY"]
+    assert re.split(r"  +", header) == ["CLIENT ID", "USER", "HOST", "WORKER", "QUEUED", "BYTES", "EXPIRY"]
     assert len(rows) == len(HOSTILE)
     row = next(row for row in rows if row.startswith("plain "))
-    assert re.split(r"  +", row)[:4] == ["plain", "-", "no", str(QUEUED)]
+    assert re.split(r"  +", row)[:5] == ["plain", "-", "n1", "-", str(QUEUED)]
     assert row.endswith("1 h")
 
 

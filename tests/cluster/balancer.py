@@ -1,4 +1,4 @@
-"""HAProxy with deploy/haproxy.cfg in front of the hosts of a Network: the file that people copy is the one that is tested."""
+"""HAProxy with deploy/haproxy*.cfg in front of the hosts of a Network: the file that people copy is the one that is tested."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from tests.cluster.hosts import PROXIED_PORT, TIMEOUT_S, Host
 from tests.cluster.network import CLI
 from tests.mqtt import Client
 
-SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "haproxy.cfg"
+SHIPPED = Path(__file__).resolve().parents[2] / "deploy"
 CONNECTIONS = 5000
 
 
 def configuration(hosts: Sequence[Host], control: Path, front: str, by_client_id: bool) -> str:
-    """deploy/haproxy.cfg for these addresses, with a control socket and fewer descriptors."""
+    """The shipped configuration for these addresses, with a control socket and fewer descriptors."""
     servers = "".join(f"  server {host.name} {host.address}:{PROXIED_PORT}\n" for host in hosts)
     changes = [
         (r"^global\n  maxconn .*$", f"global\n  maxconn {CONNECTIONS}\n  stats socket {control} level admin"),
         (r"^  bind :1883$", f"  bind {front}"),
         (r"(^  server .*\n)+", servers),
     ]
-    if not by_client_id:
-        changes.append((r"^  balance hash .*\n  hash-type consistent$", "  balance roundrobin"))
-    text = SHIPPED.read_text()
+    name = "haproxy.cfg" if by_client_id else "haproxy-roundrobin.cfg"
+    text = (SHIPPED / name).read_text()
     for old, new in changes:
         text, replaced = re.subn(old, new, text, flags=re.MULTILINE)
-        assert replaced == 1, f"deploy/haproxy.cfg: {replaced} × {old}"
+        assert replaced == 1, f"deploy/{name}: {replaced} × {old}"
     return text
 
 

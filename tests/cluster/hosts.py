@@ -52,9 +52,8 @@ class Host(Broker):
         inner = interconnect.replace("{address}", network.address(name, INTERCONNECT))
         super().__init__(behind + inner + more, name=name, address=address, workers=workers, **options)
 
-    def start(self) -> Host:
-        self.network.inside(self.name, super().start)
-        return self
+    def launch(self) -> None:
+        self.network.inside(self.name, super().launch)
 
     def get(self, path: str, method: str = "GET") -> tuple[int, Any]:
         return self.network.inside(self.name, partial(super().get, path, method))
@@ -80,15 +79,20 @@ def running_hosts(network: Network | Loopback, **options: Any) -> Iterator[list[
         yield hosts
 
 
-def join(first: Host, *others: Host) -> None:
-    """Make them one cluster, with the commands that an operator has."""
-    for host in (first, *others):
+def admit(member: Host, newcomer: Host) -> None:
+    """With the commands that an operator has."""
+    for host in (member, newcomer):
         wait_for((host.run_dir / "interconnect.sock").exists, 15, host.log)
+    made = member.mqnode("cluster", "token", "create", "--json")
+    assert made.returncode == 0, made.stderr
+    joined = newcomer.mqnode("join", "--token", json.loads(made.stdout)["token"])
+    assert joined.returncode == 0, joined.stderr
+
+
+def join(first: Host, *others: Host) -> None:
+    """Make them one cluster."""
     for other in others:
-        made = first.mqnode("cluster", "token", "create", "--json")
-        assert made.returncode == 0, made.stderr
-        joined = other.mqnode("join", "--token", json.loads(made.stdout)["token"])
-        assert joined.returncode == 0, joined.stderr
+        admit(first, other)
     in_sync(first, *others)
 
 

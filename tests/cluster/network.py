@@ -149,6 +149,10 @@ class Network:
         """The host from all clients and the balancer: half-open connections, for nobody is told."""
         self._drop(f"iifname {name}-{CLIENTS}", f"oifname {name}-{CLIENTS}")
 
+    def no_multicast(self) -> None:
+        """Between all hosts, as in many clouds."""
+        self._drop("ip daddr 224.0.0.0/4")
+
     def lose(self, name: str, percent: int) -> None:
         """That share of what the host sends and gets on the interconnect is lost by chance."""
         chance = f"numgen random mod 100 < {percent}"

@@ -20,9 +20,10 @@ WINDOW = 20
 TOPIC = "ledger"
 Connect = Callable[[int], Client]  # a connection for MQTT of that version
 _POLL_S = 0.01
+_GO = {0x8B, 0x9C, 0x9D}  # reasons of a host that stops, or sends its clients to another one
 
 
-class _Peer(threading.Thread):
+class Peer(threading.Thread):
     """Connects, runs `session` until the connection breaks, connects again; until `stop`."""
 
     def __init__(self, connect: Connect, name: str, version: int, random_: random.Random) -> None:
@@ -45,7 +46,7 @@ class _Peer(threading.Thread):
                     self._connect(self.client)
                     self.session(self.client)
             except (Closed, OSError, AssertionError) as error:
-                if isinstance(error, AssertionError) and not _refused(error):
+                if isinstance(error, AssertionError) and not _come_again(error):
                     self.errors.append(f"{self.name}: {error}")
                 time.sleep(0.02)
 
@@ -60,19 +61,20 @@ class _Peer(threading.Thread):
         raise NotImplementedError
 
 
-def _refused(error: AssertionError) -> bool:
-    """A CONNACK that refuses while the host is not complete; the client tries again."""
-    return "kind=2" in str(error)
+def _come_again(error: AssertionError) -> bool:
+    """A CONNACK that refuses while the host is not complete, a DISCONNECT of one that stops or leaves: the client tries again."""
+    text = str(error)
+    return "kind=2" in text or ("kind=14" in text and any(f"reason={reason}," in text for reason in _GO))
 
 
-class Publisher(_Peer):
+class Publisher(Peer):
     """Publishes 0, 1, 2, … with one QoS. `acked`: those that the broker took over (PUBACK, PUBREC)."""
 
     def __init__(
         self, connect: Connect, name: str, version: int, qos: int, rate: float, random_: random.Random
     ) -> None:
         super().__init__(connect, name, version, random_)
-        self.qos, self.rate = qos, rate
+        self.qos, self.rate, self.topic = qos, rate, TOPIC
         self.sequence = 0
         self.acked: set[int] = set()
         self.refused = 0
@@ -104,7 +106,13 @@ class Publisher(_Peer):
         self._publish(client, self._id, self.sequence - 1)
 
     def _publish(self, client: Client, id: int, sequence: int, dup: bool = False) -> None:
-        client.publish(f"{TOPIC}/{self.name}", f"{self.name}:{sequence}".encode(), self.qos, id=id, dup=dup)
+        client.publish(f"{self.topic}/{self.name}", self.payload(sequence), self.qos, id=id, dup=dup)
+
+    def payload(self, sequence: int) -> bytes:
+        return f"{self.name}:{sequence}".encode()
+
+    def acknowledged(self, sequence: int) -> None:
+        self.acked.add(sequence)
 
     def _take(self, client: Client, packet: Packet) -> None:
         if packet.kind == mqtt.PUBCOMP:
@@ -118,7 +126,7 @@ class Publisher(_Peer):
             self.refused += 1
             del self.open[packet.id]
             return
-        self.acked.add(sequence)
+        self.acknowledged(sequence)
         if self.qos == 1:
             del self.open[packet.id]
         else:
@@ -126,14 +134,14 @@ class Publisher(_Peer):
             client.ack(mqtt.PUBREL, packet.id)
 
 
-class Subscriber(_Peer):
+class Subscriber(Peer):
     """Takes everything; now and then it loses its connection, or goes away for a while."""
 
     def __init__(
         self, connect: Connect, name: str, version: int, qos: int, fickle: float, random_: random.Random
     ) -> None:
         super().__init__(connect, name, version, random_)
-        self.qos, self.fickle = qos, fickle
+        self.qos, self.fickle, self.filter = qos, fickle, f"{TOPIC}/#"
         self.seen: dict[str, list[int]] = {}  # publisher -> sequences in the order of arrival
         self.last, self.gap_s = (
             time.monotonic(),
@@ -145,7 +153,7 @@ class Subscriber(_Peer):
 
     def session(self, client: Client) -> None:
         if not self.subscribed.is_set():
-            assert client.subscribe((f"{TOPIC}/#", self.qos)).reasons == [self.qos]
+            assert client.subscribe((self.filter, self.qos)).reasons == [self.qos]
             self.subscribed.set()
         until = time.monotonic() + self.random.expovariate(self.fickle) if self.fickle else float("inf")
         while not self.stopping.is_set() and time.monotonic() < until:
@@ -166,13 +174,13 @@ class Subscriber(_Peer):
         if packet.qos == 2:
             if packet.id not in self._held:
                 self._held.add(packet.id)
-                self._record(packet)
+                self.arrived(packet)
             client.ack(mqtt.PUBREC, packet.id)
         else:
-            self._record(packet)
+            self.arrived(packet)
             client.ack(mqtt.PUBACK, packet.id)
 
-    def _record(self, packet: Packet) -> None:
+    def arrived(self, packet: Packet) -> None:
         name, _, sequence = packet.payload.decode().partition(":")
         self.seen.setdefault(name, []).append(int(sequence))
         self.journal.append(

@@ -47,6 +47,7 @@ class Member1:
         self.clock = Clock(identity.node_id)
         self.log: list[str] = []
         self.disk = (b"", b"")
+        self.approved: set[str] = set()
         self.told: Callable[[Membership], None] = lambda _: None
         self.admit(Member(identity.node_id, "n1", address, identity.public_key, "active", self.stamp()))
 
@@ -62,6 +63,9 @@ class Member1:
         self.told(self.table)
         return self.table
 
+    def is_approved(self, now_ms: int, joiner_key: str) -> bool:
+        return joiner_key in self.approved
+
     def refused(self, address: str, why: str) -> None:
         self.log.append(f"{address} {why}")
 
@@ -69,6 +73,10 @@ class Member1:
         token = Token(CLUSTER, address, self.identity.public_key, secret or create().node_id)
         self.tokens.issue(token, ttl_s, time.time_ns() // 1_000_000)
         return token
+
+
+def joined(identity: Identity, token: Token, name: str, address: str, timeout_s: float = 10) -> Membership:
+    return join.join(join.Joiner(identity, name, address), token, timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -86,32 +94,34 @@ def server(door: Member1) -> Iterator[JoinServer]:
 def test_a_host_joins_and_both_have_the_same_table_on_disk_before_it_hears_of_it(
     door: Member1, server: JoinServer
 ) -> None:
-    joiner = create()
-    table = join.join(joiner, Token.parse(door.token(server.address).text()), "n2", "127.0.0.2:7001")
+    joiner, token = create(), door.token(server.address)
+    table = joined(joiner, Token.parse(token.text()), "n2", "127.0.0.2:7001")
     assert table == door.table == Membership.from_json(door.disk[0])
     assert (table.find("n2").node_id, table.find("n2").public_key) == (joiner.node_id, joiner.public_key)
-    assert Tokens.from_bytes(door.disk[1]).outstanding(time.time_ns() // 1_000_000) == 0
     assert not door.log
+    door.tokens = Tokens.from_bytes(door.disk[1])
+    with pytest.raises(JoinError, match="used by another host"):
+        joined(create(), token, "n3", "127.0.0.3:7001")
 
 
 def test_a_lost_answer_is_asked_for_again(door: Member1, server: JoinServer) -> None:
     joiner, token = create(), door.token(server.address)
-    join.join(joiner, token, "n2", "127.0.0.2:7001")
-    assert join.join(joiner, token, "n2", "127.0.0.2:7001").find("n2").node_id == joiner.node_id
+    joined(joiner, token, "n2", "127.0.0.2:7001")
+    assert joined(joiner, token, "n2", "127.0.0.2:7001").find("n2").node_id == joiner.node_id
 
 
 def test_a_removed_host_does_not_come_back_by_its_old_token(door: Member1, server: JoinServer) -> None:
     joiner, token = create(), door.token(server.address)
-    join.join(joiner, token, "n2", "127.0.0.2:7001")
+    joined(joiner, token, "n2", "127.0.0.2:7001")
     door.table = door.table.without(joiner.node_id, door.stamp())
     with pytest.raises(JoinError, match="removed since"):
-        join.join(joiner, token, "n2", "127.0.0.2:7001")
-    assert join.join(joiner, door.token(server.address), "n2", "127.0.0.2:7001").find("n2")
+        joined(joiner, token, "n2", "127.0.0.2:7001")
+    assert joined(joiner, door.token(server.address), "n2", "127.0.0.2:7001").find("n2")
 
 
 def used(door: Member1, address: str) -> Token:
     token = door.token(address)
-    join.join(create(), token, "other", "127.0.0.8:7001")
+    joined(create(), token, "other", "127.0.0.8:7001")
     return token
 
 
@@ -128,7 +138,7 @@ def test_a_token_that_is_no_good(
     door: Member1, server: JoinServer, token: Callable[[Member1, str], Token], text: str
 ) -> None:
     with pytest.raises(JoinError, match=f"{text}.*mqnode cluster token create"):
-        join.join(create(), token(door, server.address), "n2", "127.0.0.2:7001")
+        joined(create(), token(door, server.address), "n2", "127.0.0.2:7001")
     assert "n2" not in door.table.shown_names().values()
     assert any(text in line and line.startswith("127.0.0.1 ") for line in door.log)
 
@@ -146,21 +156,21 @@ def test_a_host_that_does_not_fit_does_not_use_the_token_up(
 ) -> None:
     token = door.token(server.address)
     with pytest.raises(JoinError, match=text):
-        join.join(create(), token, name, address)
-    assert join.join(create(), token, "n2", "127.0.0.2:7001").find("n2")
+        joined(create(), token, name, address)
+    assert joined(create(), token, "n2", "127.0.0.2:7001").find("n2")
 
 
 def test_a_copied_identity_is_refused(door: Member1, server: JoinServer) -> None:
     thief = msgspec.structs.replace(create(), node_id=door.identity.node_id)
     with pytest.raises(JoinError, match="copied"):
-        join.join(thief, door.token(server.address), "n2", "127.0.0.2:7001")
+        joined(thief, door.token(server.address), "n2", "127.0.0.2:7001")
     assert door.table.find("n1").public_key == door.identity.public_key
 
 
 def test_nobody_answers(door: Member1) -> None:
     token = door.token(f"127.0.0.1:{free_port()}")
     with pytest.raises(JoinError, match=r"no answer from 127\.0\.0\.1.*firewall.*mqnode status"):
-        join.join(create(), token, "n2", "127.0.0.2:7001", timeout_s=0.3)
+        joined(create(), token, "n2", "127.0.0.2:7001", timeout_s=0.3)
 
 
 def test_somebody_between_is_not_the_member(door: Member1, server: JoinServer) -> None:
@@ -168,7 +178,7 @@ def test_somebody_between_is_not_the_member(door: Member1, server: JoinServer) -
     other = JoinServer(create(), f"127.0.0.1:{free_port()}", door)
     try:
         with pytest.raises(JoinError, match="no answer"):
-            join.join(create(), msgspec.structs.replace(token, address=other.address), "n2", "h:1", timeout_s=0.5)
+            joined(create(), msgspec.structs.replace(token, address=other.address), "n2", "h:1", timeout_s=0.5)
     finally:
         other.stop()
 
@@ -176,7 +186,7 @@ def test_somebody_between_is_not_the_member(door: Member1, server: JoinServer) -
 def test_two_hosts_with_one_token_and_two_with_one_name(door: Member1, server: JoinServer) -> None:
     def attempt(token: Token, name: str) -> str:
         try:
-            join.join(create(), token, name, "127.0.0.2:7001")
+            joined(create(), token, name, "127.0.0.2:7001")
         except JoinError as error:
             return str(error)
         return ""
@@ -199,7 +209,7 @@ from mesh.token import Token
 from tests.mesh.host import Host
 identity = load_or_create(Path(sys.argv[1]))
 token, name, address = Token.parse(sys.argv[2]), sys.argv[3], sys.argv[4]
-table = join.join(identity, token, name, address)
+table = join.join(join.Joiner(identity, name, address), token)
 host = Host(identity, table, address, echo=True)
 gevent.sleep(30)
 """
@@ -252,6 +262,27 @@ def test_releases_that_do_not_fit(door: Member1) -> None:
     assert isinstance(answer, Refused)
     assert "upgrade the older one" in answer.why
     assert isinstance(ask(desk, asking((1, newer))), Challenge)
+
+
+def joining_as(door: Member1, token: Token, **fields: object) -> Said:
+    desk = Desk(door.identity, door, lambda: b"n" * 16)
+    ask(desk, asking())
+    given = proof(token.key, door.identity.public_key, "j" * 40, b"n" * 16)
+    said = join.Join(token.number, given, b"n" * 16, "n2", "10.0.0.9:7001")
+    return ask(desk, msgspec.msgpack.encode(msgspec.structs.replace(said, **fields)))
+
+
+def test_a_host_of_another_clusters_name_and_one_with_another_clock(door: Member1) -> None:
+    token = door.token("h:1")
+    for fields, text in (
+        ({"cluster": "away"}, 'configured for the cluster "away", the member is in "home"'),
+        ({"wall_ms": 61_000}, "61 s ahead of the member's"),
+        ({"wall_ms": -61_000}, "61 s behind the member's"),
+    ):
+        answer = joining_as(door, token, **fields)
+        assert isinstance(answer, Refused)
+        assert text in answer.why
+    assert isinstance(joining_as(door, token, cluster="home", wall_ms=59_000), Welcome)
 
 
 def test_a_nonce_is_for_one_connection_and_one_attempt(door: Member1) -> None:
@@ -310,15 +341,14 @@ def test_bytes_that_are_no_message(door: Member1, message: bytes) -> None:
 
 
 def test_a_host_with_others_leaves_first() -> None:
-    token = Token(CLUSTER, "h:1", "k" * 40, b"s" * 16)
-    join.check_free(None, token)
+    join.check_free(None, CLUSTER)
     alone = Member1(create()).table
-    join.check_free(Membership(b"d" * 16, "mine", alone.members), token)
+    join.check_free(Membership(b"d" * 16, "mine", alone.members), CLUSTER)
     other = create()
     member = Member(other.node_id, "n9", "h:1", other.public_key, "active", Stamp(1, other.node_id))
-    join.check_free(alone.with_member(member), token)
+    join.check_free(alone.with_member(member), CLUSTER)
     with pytest.raises(JoinError, match=r"with 1 more.*mqnode leave"):
-        join.check_free(Membership(b"d" * 16, "mine", alone.with_member(member).members), token)
+        join.check_free(Membership(b"d" * 16, "mine", alone.with_member(member).members), CLUSTER)
 
 
 def test_a_change_between_is_the_doors_to_refuse(door: Member1) -> None:

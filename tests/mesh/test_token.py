@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.token import Token, TokenError, Tokens, proof
+from mesh.token import LATE_MS, Token, TokenError, Tokens, proof
 
 MEMBER, JOINER, OTHER = "m" * 40, "j" * 40, "o" * 40
 TOKEN = Token(b"c" * 16, "10.9.0.1:7002", MEMBER, b"s" * 16)
@@ -75,8 +75,9 @@ def test_one_use() -> None:
 
 def test_it_expires() -> None:
     tokens = issued()
-    assert tokens.outstanding(0) == 1
-    assert tokens.outstanding(HOUR_S * 1000) == 0
+    assert tokens.expected(0)
+    assert tokens.expected(HOUR_S * 1000), "who comes late learns why"
+    assert not tokens.expected(HOUR_S * 1000 + LATE_MS)
     with pytest.raises(TokenError, match="expired"):
         redeem(tokens, now_ms=HOUR_S * 1000)
 

@@ -136,7 +136,7 @@ class Interconnect:
         self._pipe = pipe = Pipe(host.world, self._from_keeper)
         keeper.attach(pipe)
         self._to_keeper = Wire(host.world, lambda frame: host.take(pipe, *frame), 0.5)
-        self._to_keeper.send((HELLO, encode({"role": "interconnect", "members": list(host.pairs)})))
+        self._to_keeper.send((HELLO, encode({"role": "interconnect", "members": list(host.pairs), "left": []})))
         for node_id, pair in host.pairs.items():
             side = pair.sides[host.index]
             if side.is_up:

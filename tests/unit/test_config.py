@@ -126,6 +126,7 @@ BROKEN: dict[str, tuple[str, int | None, str]] = {
     "network of no kind": (PROXY + 'proxy_networks = ["balancer"]\n', 5, "10.0.0.0/8"),
     "network with host bits": (PROXY + 'proxy_networks = ["10.0.0.1/8"]\n', 5, "has host bits set"),
     # between limits
+    "strict and alone": ('[cluster]\nack_policy = "strict"\n', 2, "Set interconnect.bind"),
     "map that cannot grow": ("[store]\nmap_bytes = 2097152\nmax_map_bytes = 1048576\n", 3, "less than map_bytes"),
     "retained beyond packets": ("[limits]\nmax_retained_bytes = 9000000\n", 2, "would never be reached"),
     "CONNECT beyond packets": ("[limits]\nmax_packet_bytes = 300\nmax_connect_bytes = 301\n", 3, "never be reached"),

@@ -25,7 +25,7 @@ from node.preflight import preflight
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "deploy/mqnode.reference.toml"
 DOCUMENT = ROOT / "docs/configuration.md"
-_KEY = re.compile(r"#?([a-z_]+) = (.+)")
+_KEY = re.compile(r"#?([a-z0-9_]+) = (.+)")
 
 
 def declared() -> dict[tuple[str, str], object]:

@@ -6,6 +6,8 @@ import configparser
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from node import config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +30,7 @@ def test_the_unit_gives_the_stop_as_long_as_supervisord_takes() -> None:
     programs.read_string((ROOT / "deploy/supervisord.conf").read_text().replace("$user", ""))
     waits_s = [programs.getint(name, "stopwaitsecs") for name in programs.sections() if name.startswith("program:")]
     assert len(waits_s) == 5
-    assert sum(waits_s) < unit.getint("Service", "TimeoutStopSec")
+    assert sum(waits_s) + config.Config().node.drain_s < unit.getint("Service", "TimeoutStopSec")
     assert unit.get("Service", "Type") == "notify"
     assert unit.get("Service", "NotifyAccess") == "all"  # the watchdog speaks, not the main process
 
@@ -52,8 +54,9 @@ def test_sysctl_names_exist() -> None:
             assert path.exists() or name.startswith("-") or not Path("/proc/sys/net/core/somaxconn").exists(), name
 
 
-def test_haproxy_takes_the_example() -> None:
-    result = run("haproxy", "-c", "-f", "deploy/haproxy.cfg")
+@pytest.mark.parametrize("name", ["haproxy.cfg", "haproxy-roundrobin.cfg"])
+def test_haproxy_takes_the_example(name: str) -> None:
+    result = run("haproxy", "-c", "-f", f"deploy/{name}")
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -1,0 +1,38 @@
+"""Series of the links to the other hosts of the cluster, one sample for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from node.admin.host import Host
+from node.admin.link import LinkError
+
+STATES = {"up": 2, "suspect": 1}  # all others: 0
+# series -> (help, field of node/reports.py LinkReport)
+GAUGES = {
+    "mqnode_link_state": ("Link to another host, by peer: 2 up, 1 without an answer for a second, 0 down", "state"),
+    "mqnode_outbox_bytes": ("Bytes that wait to be sent to another host, by peer", "queue_bytes"),
+    "mqnode_replication_lag_ops": ("Commits that another host does not have yet, by peer", "lag_commits"),
+    "mqnode_replication_lag_seconds": ("Age of the oldest commit that it does not have, by peer", "lag_s"),
+}
+
+
+def collect(host: Host) -> Iterator[Metric]:
+    links = []
+    if host.config.interconnect.bind:
+        with suppress(LinkError):  # mqnode_process_up says so
+            links = host.ask_interconnect("links")["links"]
+    for name, (help_text, field) in GAUGES.items():
+        gauge = GaugeMetricFamily(name, help_text, labels=["peer"])
+        for link in links:
+            gauge.add_metric([link["to"]], STATES.get(link["state"], 0) if field == "state" else link[field])
+        yield gauge
+    evictions = CounterMetricFamily(
+        "mqnode_evictions", "Times that another host was given up after 3 s, by peer", labels=["peer"]
+    )
+    for link in links:
+        evictions.add_metric([link["to"]], link["evictions"])
+    yield evictions

@@ -1,0 +1,194 @@
+"""`mqnode leave`: this host gives clients and sessions to the others, and is no member then. `cluster drain`, `cluster remove`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from node.cli.options import config_option, confirm, json_option, yes_option
+
+ASK_S = 0.2
+_ENDS = ("drained", "left", "serving")
+
+
+def pace_options(command: Any) -> Any:
+    for option in (
+        click.option("--grace", type=click.FloatRange(0), default=5, show_default=True, metavar="SECONDS",
+                     help="For clients that go by themselves, and for load balancers to notice."),
+        click.option("--rate", type=click.IntRange(1), default=500, show_default=True, metavar="N",
+                     help="Clients to send away in a second."),
+        click.option("-t", "--timeout", type=click.FloatRange(0, min_open=True), default=600, show_default=True,
+                     metavar="SECONDS", help="Give up then."),
+        click.option("-i", "--interval", type=click.FloatRange(0, min_open=True), default=5, show_default=True,
+                     metavar="SECONDS", help="Between two lines of progress."),
+        click.option("--cancel", is_flag=True, help="Stop it, from another shell: the host serves again."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("leave")
+@config_option
+@json_option
+@yes_option
+@click.option(
+    "--node", metavar="NAME", help="Of another host, which is dead for good: as `mqnode cluster remove NAME`."
+)
+@pace_options
+def command(config_path: str, as_json: bool, yes: bool, node: str | None, cancel: bool, **pace: Any) -> None:
+    """Leave the cluster, and lose nothing.
+
+    The host accepts no more clients, waits for the grace time, sends its clients to the other hosts, gives its sessions to
+    them, and is a member until all that it has is on all of them. If that does not come about in time, or is cancelled, it serves
+    again. A command that is interrupted changes nothing of that: run it again to watch.
+
+    \b
+    Examples:
+      mqnode leave -i 2 -t 300 --rate 1000
+      mqnode leave --cancel
+      mqnode leave --node n3
+    """
+    if node is not None:
+        _remove(config_path, node, as_json, yes)
+    elif cancel:
+        _cancel(config_path, as_json)
+    else:
+        _drain(config_path, as_json, True, **pace)
+
+
+@click.command("drain")
+@config_option
+@json_option
+@pace_options
+def drain(config_path: str, as_json: bool, cancel: bool, **pace: Any) -> None:
+    """Send the clients of this host to the others; it stays a member.
+
+    \b
+    Examples:
+      mqnode cluster drain --rate 1000 && systemctl restart mqnode
+      mqnode cluster drain --cancel
+    """
+    if cancel:
+        _cancel(config_path, as_json)
+    else:
+        _drain(config_path, as_json, False, **pace)
+
+
+@click.command("remove")
+@click.argument("name")
+@config_option
+@json_option
+@yes_option
+def remove(name: str, config_path: str, as_json: bool, yes: bool) -> None:
+    """Remove a host that is dead for good: its sessions go on here, its key is accepted nowhere any more.
+
+    \b
+    Example:
+      mqnode cluster remove n2
+    """
+    _remove(config_path, name, as_json, yes)
+
+
+def _drain(
+    config_path: str, as_json: bool, leave: bool, grace: float, rate: int, timeout: float, interval: float
+) -> None:
+    from node.cli.api import Api
+    from node.cli.output import show_json
+
+    with Api(config_path) as api:
+        state = api.post("v1", "drain", leave=leave, rate=rate, grace_s=grace, timeout_s=timeout)
+        if "error" in state:
+            raise click.ClickException(state["error"])
+        told_s = 0.0
+        while state["phase"] not in _ENDS:
+            if not as_json and time.monotonic() - told_s >= interval:
+                told_s = time.monotonic()
+                click.echo(_line(state))
+            time.sleep(ASK_S)
+            state = api.get("v1", "drain")
+    if as_json:
+        show_json(state)
+    elif state["phase"] == "left":
+        click.echo(
+            "left: this host is no member any more; all that it had is on the others. It may be stopped for good."
+        )
+        click.echo("If it is to be a member again: mqnode join")
+    elif state["phase"] == "drained":
+        click.echo(
+            f"drained: {state['clients']} clients are left. It may be stopped, or: mqnode cluster drain --cancel"
+        )
+    done = state["phase"] == "left" or (not leave and state["phase"] == "drained" and not state["clients"])
+    if not done and not as_json:
+        click.echo(f"It has not {'left' if leave else 'been drained'}: {_why(state)}.", err=True)
+    sys.exit(0 if done else 1)
+
+
+def _line(state: dict[str, Any]) -> str:
+    """One line of progress."""
+    sessions = "" if state["sessions"] is None else f", {state['sessions']} sessions to hand over"
+    behind = f", waiting for {', '.join(state['behind'])}" if state["behind"] else ""
+    return f"{state['phase']}: {state['clients']} clients{sessions}{behind}"
+
+
+def _why(state: dict[str, Any]) -> str:
+    parts = [state["failure"] or "the admin process was started anew", f"{state['clients']} clients are here"]
+    if state["sessions"]:
+        parts.append(f"{state['sessions']} sessions are not handed over")
+    if state["behind"]:
+        parts.append(f"{', '.join(state['behind'])} lack something")
+    stays = "; the host serves" if state["phase"] == "serving" else ""
+    return ", ".join(parts) + stays + ". Again, with more time: mqnode leave -t SECONDS"
+
+
+def _cancel(config_path: str, as_json: bool) -> None:
+    from node.cli.api import Api
+    from node.cli.output import show_json
+
+    with Api(config_path) as api:
+        state = api.delete("v1", "drain")
+    if "error" in state:
+        raise click.ClickException(f"{state['error']}. Nothing was done.")
+    if as_json:
+        show_json(state)
+    else:
+        click.echo("cancelled: this host serves again")
+
+
+def _remove(config_path: str, name: str, as_json: bool, yes: bool) -> None:
+    from node.cli.api import Api
+    from node.cli.output import show_json
+
+    with Api(config_path) as api:
+        found = api.get("v1", "hosts", name)
+        confirm(_loss(found), f"Remove {name}?", yes)
+        done = api.delete("v1", "hosts", name)
+    if as_json:
+        show_json(done)
+    else:
+        click.echo(f"{name} is no member any more; {done['sessions']} sessions that it had go on at this host")
+
+
+def _loss(found: dict[str, Any]) -> str:
+    """What may be lost, as far as this host can know."""
+    from node.cli.output import printable
+
+    name = printable(found["name"])
+    lines = []
+    if found["state"] == "up":
+        lines.append(f"{name} is up: `mqnode leave` on it would lose nothing.")
+    if not found["is_known"]:
+        lines.append(f"This host has never been in sync with {name}: none of what only {name} has is here.")
+    elif found["was_in_sync"]:
+        lines.append(f"{name} was in sync when it went: all that it had acknowledged until then is here.")
+    else:
+        lines.append(f"{name} was not in sync when it went: what it acknowledged alone may be on its disk only.")
+    lines.append(f"What it acknowledged after that, alone, nobody here can know. Any of its {found['sessions']} sessions may lack "
+                 f"messages ({found['queued_messages']} are here):")  # fmt: skip
+    lines += [f"  {printable(each['client_id'])}: {each['queued_messages']} messages here" for each in found["some"]]
+    if found["sessions"] > len(found["some"]):
+        lines.append(f"  … and {found['sessions'] - len(found['some'])} more: mqnode sessions list")
+    lines.append(f"What only {name} has comes back if it joins again with its disk.")
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""Who may become a member, at this host: the door of mesh/join.py and mesh/approval.py, and the sockets for both.
+
+Nothing listens but while somebody is expected: there are tokens, or an operator waits for hosts that ask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from mesh.approval import Approvals, Here, KnockServer
+from mesh.hlc import Stamp
+from mesh.join import JoinServer
+from mesh.membership import Member, Membership
+from node import log
+from node.cluster import Cluster
+from node.listeners.sockets import split_bind
+
+JOIN_PORT, KNOCK_PORT = 1, 3  # above that of the interconnect; mesh/meeting.py is between them
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def port_above(bind: str, count: int) -> str:
+    host, port = split_bind(bind)
+    return f"[{host}]:{port + count}" if ":" in host else f"{host}:{port + count}"
+
+
+class Door:
+    """`changed`: the table has one more member."""
+
+    def __init__(self, cluster: Cluster, bind: str, changed: Callable[[], None]) -> None:
+        self._cluster, self._bind, self._changed = cluster, bind, changed
+        self._log = log.logger("interconnect")
+        self.tokens = cluster.tokens
+        self.approvals = Approvals()
+        self._join_server: JoinServer | None = None
+        self._knock_server: KnockServer | None = None
+
+    def look(self) -> None:
+        """Open or close it, as is wanted now."""
+        identity = self._cluster.identity
+        invited = self.approvals.is_open(now_ms())
+        expected = invited or self.tokens.expected(now_ms())
+        if expected and self._join_server is None:
+            self._join_server = JoinServer(identity, port_above(self._bind, JOIN_PORT), self)
+        elif not expected and self._join_server is not None:
+            self._join_server.stop()
+            self._join_server = None
+        if invited and self._knock_server is None:
+            here = Here(identity.public_key, self._cluster.table.cluster_id)
+            self._knock_server = KnockServer(port_above(self._bind, KNOCK_PORT), self.approvals, here)
+        elif not invited and self._knock_server is not None:
+            self._knock_server.stop()
+            self._knock_server = None
+
+    # -- for mesh/join.py -----------------------------------------------------------------------------------------------------
+
+    def membership(self) -> Membership:
+        return self._cluster.settled()
+
+    def stamp(self) -> Stamp:
+        return self._cluster.stamp()
+
+    def is_approved(self, now_ms: int, joiner_key: str) -> bool:
+        self.approvals.seen(now_ms, joiner_key)
+        return self.approvals.is_approved(now_ms, joiner_key)
+
+    def admit(self, member: Member) -> Membership:
+        table = self._cluster.table.with_member(member)
+        self._cluster.keep_tokens()
+        self._cluster.keep(table)
+        self.approvals.used(member.public_key)
+        gevent.spawn(self._changed)
+        self._log.info("host_joined", name=member.name, address=member.address)
+        return table
+
+    def refused(self, address: str, why: str) -> None:
+        self._log.warning(
+            "join_refused", address=address, cause=why, effect="that host is no member",
+            next="mqnode cluster token create, if it should be one",
+        )  # fmt: skip
+
+    # -- for the operator -----------------------------------------------------------------------------------------------------
+
+    def pending(self) -> dict[str, Any]:
+        """Who waits to be approved; from now on hosts may ask for ten minutes."""
+        self.approvals.invite(now_ms())
+        self.look()
+        return self._describe()
+
+    def approve(self, shown: str) -> dict[str, Any]:
+        self.approvals.approve(now_ms(), shown)
+        self.look()
+        return self._describe()
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self._cluster.fingerprint,
+            "pending": [
+                {"fingerprint": shown, "name": each.name, "address": each.address, "from": each.source}
+                for shown, each in self.approvals.waiting(now_ms()).items()
+            ],
+        }

@@ -1,0 +1,39 @@
+"""What a keeper says and leaves when an error of the disk ends it, and with which exit code."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import lmdb
+
+from node import counters
+
+if TYPE_CHECKING:
+    from node.keeper import Keeper
+
+EXIT_IO, EXIT_AGAIN = 74, 75
+
+
+def failed(keeper: Keeper, error: BaseException) -> int:
+    """Say what happened; the exit code. Nothing of the open transaction was acknowledged."""
+    cause = str(error)
+    if isinstance(error, lmdb.MapFullError) or "No space left" in cause or (
+        isinstance(error, OSError) and error.errno == errno.ENOSPC
+    ):  # fmt: skip
+        keeper.disk.release_ballast()
+        keeper.log.error(
+            "disk_full", cause=cause, effect="the keeper starts anew and refuses new messages until there is room",
+            next="free space on the file system of node.data_dir",
+        )  # fmt: skip
+        return EXIT_AGAIN
+    keeper.slot[counters.INDEX["fsync_errors"]] += 1
+    keeper.log.critical(
+        "store_error", cause=cause, effect="nothing is acknowledged; the store is left as it was at the last commit, "
+        "and each of its pages is checked before the keeper serves again", next="check the disk (dmesg)",
+    )  # fmt: skip
+    with suppress(OSError):
+        keeper.crash.write(cause.encode())
+        keeper.crash.flush()
+    return EXIT_IO

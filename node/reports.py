@@ -1,0 +1,173 @@
+"""What each host says of itself to the others, five times a second, so that each can show the whole cluster.
+
+A report is of its host alone: how it is, and its links as it sees them. Of a host that is not up its last one is shown.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from mesh.transport import Counters
+from node.admin.host import VERSION, Host
+from node.cluster import Cluster
+from node.config import Config
+
+
+class LinkReport(msgspec.Struct):
+    state: str  # up, suspect, evicted, down
+    since_ms: int  # of the wall clock of the host that reports
+    rtt_ms: float | None
+    frames_in: int
+    frames_out: int
+    bytes_in: int
+    bytes_out: int
+    queue_bytes: int
+    trouble: str
+    in_sync: bool  # the peer has all that this host has acknowledged
+    lag_commits: int
+    lag_s: float
+    evictions: int = 0
+
+
+class Report(msgspec.Struct):
+    version: str
+    ready: bool
+    reasons: list[str]
+    clients: int
+    sessions: int
+    queued_messages: int
+    links: dict[str, LinkReport]  # by node id, in hex
+    degraded_since_ms: int | None = None
+
+
+class Reports:
+    def __init__(self, config: Config, cluster: Cluster) -> None:
+        self._host, self._cluster = Host(config), cluster
+        self._own = cluster.identity.node_id
+        self._links: dict[str, LinkReport] = {}
+        self._heard: dict[bytes, Report] = {}
+        self._degraded_since_ms: int | None = None
+
+    # -- this host ------------------------------------------------------------------------------------------------------------
+
+    def make(self, links: dict[bytes, Counters], copies: dict[bytes, dict[str, Any]]) -> bytes:
+        now_ms = time.time_ns() // 1_000_000
+        others = [each.node_id for each in self._cluster.table.active() if each.node_id != self._own]
+        self._links = {
+            node_id.hex(): self._link(node_id, links.get(node_id, Counters()), copies.get(node_id, {}), now_ms)
+            for node_id in others
+        }
+        if all(each.in_sync for each in self._links.values()):
+            self._degraded_since_ms = None
+        elif self._degraded_since_ms is None:
+            self._degraded_since_ms = now_ms
+        totals, reasons = self._host.totals(), self._host.not_ready()
+        self._heard[self._own] = Report(
+            VERSION, not reasons, reasons, totals["clients_connected"], totals["sessions"], totals["queued_messages"],
+            self._links, self._degraded_since_ms,
+        )  # fmt: skip
+        return msgspec.msgpack.encode(self._heard[self._own])
+
+    def _link(self, node_id: bytes, counters: Counters, copy: dict[str, Any], now_ms: int) -> LinkReport:
+        before = self._links.get(node_id.hex())
+        return LinkReport(
+            state=counters.state,
+            since_ms=before.since_ms if before is not None and before.state == counters.state else now_ms,
+            rtt_ms=counters.rtt_ms if counters.state == "up" else None,
+            frames_in=counters.frames_in,
+            frames_out=counters.frames_out,
+            bytes_in=counters.bytes_in,
+            bytes_out=counters.bytes_out,
+            queue_bytes=counters.queue_bytes,
+            trouble=counters.trouble,
+            in_sync=copy.get("in_sync", False),
+            lag_commits=copy.get("lag_ops", 0),
+            lag_s=copy.get("lag_s", 0.0),
+            evictions=copy.get("evictions", 0),
+        )
+
+    # -- the others -----------------------------------------------------------------------------------------------------------
+
+    def heard(self, node_id: bytes, body: bytes) -> None:
+        with suppress(msgspec.DecodeError):  # of a release that says it otherwise: nothing is shown of that host
+            self._heard[node_id] = msgspec.msgpack.decode(body, type=Report)
+
+    # -- for the command line -------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> dict[str, Any]:
+        table = self._cluster.table
+        nodes = []
+        for node_id, name in sorted(table.shown_names().items(), key=lambda each: each[1]):
+            link = self._links.get(node_id.hex())
+            here = node_id == self._own
+            nodes.append(
+                {
+                    "name": name,
+                    "node_id": node_id.hex(),
+                    "address": table.members[node_id].address,
+                    "this_host": here,
+                    "state": "up" if here else ("down" if link is None else link.state),
+                    "rtt_ms": None if link is None else link.rtt_ms,
+                }
+            )
+        return {"cluster": table.name, "nodes": nodes}
+
+    def links(self) -> dict[str, Any]:
+        return {"host": self._cluster.name, "links": [each for each in self._all_links() if each["from_this_host"]]}
+
+    def _all_links(self) -> list[dict[str, Any]]:
+        names = {node_id.hex(): name for node_id, name in self._cluster.table.shown_names().items()}
+        found = [
+            {
+                "from": names[node_id.hex()], "to": names[peer], "from_this_host": node_id == self._own,
+                **msgspec.to_builtins(link),
+            }
+            for node_id, report in self._heard.items() if node_id.hex() in names
+            for peer, link in report.links.items() if peer in names
+        ]  # fmt: skip
+        return sorted(found, key=lambda each: (each["from"], each["to"]))
+
+    def status(self) -> dict[str, Any]:
+        links, nodes = self._all_links(), self.nodes()["nodes"]
+        for node in nodes:
+            report = self._heard.get(bytes.fromhex(node["node_id"]))
+            node |= {
+                "ready": report is not None and report.ready and node["state"] == "up",
+                "version": None if report is None else report.version,
+                "clients": None if report is None else report.clients,
+                "sessions": None if report is None else report.sessions,
+                "queued_messages": None if report is None else report.queued_messages,
+                "in_sync_with": [each["to"] for each in links if each["from"] == node["name"] and each["in_sync"]],
+            }
+        warnings = [text for node in nodes for text in self._warnings(node, links)]
+        versions = sorted({node["version"] for node in nodes if node["version"]})
+        if len(versions) > 1:
+            warnings.append(f"the hosts run different releases: {', '.join(versions)}. Upgrade the older ones")
+        return {
+            "cluster": self._cluster.table.name,
+            "host": self._cluster.table.shown_names()[self._own],
+            "in_sync": all(len(node["in_sync_with"]) == len(nodes) - 1 for node in nodes),
+            "degraded_since_ms": self._degraded_since_ms,
+            "nodes": nodes,
+            "links": links,
+            "warnings": warnings,
+        }
+
+    def _warnings(self, node: dict[str, Any], links: list[dict[str, Any]]) -> list[str]:
+        name = node["name"]
+        if node["state"] != "up":
+            [trouble] = [each["trouble"] for each in links if each["from_this_host"] and each["to"] == name] or [""]
+            cause = f" ({trouble})" if trouble else ""
+            return [
+                f"{name} is {node['state']}{cause}: what is acknowledged has one copy less. On {name}: mqnode status"
+            ]
+        report = self._heard.get(bytes.fromhex(node["node_id"]))
+        found = [] if report is None else [f"{name}: {reason}" for reason in report.reasons]
+        lagging = [
+            each["to"] for each in links if each["from"] == name and each["state"] == "up" and not each["in_sync"]
+        ]
+        return found + [f"{other} does not have all of {name} yet" for other in lagging]

@@ -1,0 +1,59 @@
+"""Many sessions change their host at once: one that leaves gives its own away, those of one that is removed are taken.
+
+A session is given in two steps: its record names the new owner, and when that commit is on the disks of all hosts in sync, whose
+answer the caller has waited for, the owner is told that it may go on. It has when the record comes back with a higher epoch.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from storage.layout import SessionRecord
+
+if TYPE_CHECKING:
+    from node.sessions.directory import Directory
+
+
+class Handover:
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._given: list[tuple[SessionRecord, int]] = []  # with its epoch then; not yet taken
+
+    def give(self, numbers: list[int], most: int) -> int:
+        """Give sessions whose clients are not here to these hosts, evenly; how many they have not taken yet. To be called until 0,
+        each time when the answer to the last call is there."""
+        directory, elsewhere = self._directory, self._directory.elsewhere
+        self._given = [each for each in self._given if each[0].epoch == each[1] and self._is_known(each[0])]
+        for number, peer in elsewhere.peers.items():
+            told = [(record.sid, epoch) for record, epoch in self._given if record.owner == number]
+            if told:
+                directory.outbox.event(peer, "given", {"sessions": told})
+        own = [record for record in directory.sessions.values() if elsewhere.owns(record)]
+        for record in islice((each for each in own if not self._is_in_use(each)), max(0, most - len(self._given))):
+            elsewhere.give(record, numbers[record.sid % len(numbers)])
+            self._given.append((record, record.epoch))
+        return sum(elsewhere.owns(record) for record in own) + len(self._given)
+
+    def take(self, number: int, most: int) -> int:
+        """Take sessions of a host that is no member any more; how many it still has."""
+        directory = self._directory
+        theirs = [record for record in directory.sessions.values() if record.owner == number]
+        taken = list(islice((each for each in theirs if not self._is_in_use(each)), most))
+        for record in taken:
+            directory.elsewhere.own(record, asked=False)
+            directory.expire_later(record)
+        return len(theirs) - len(taken)
+
+    def forget(self, most: int) -> int:
+        """This host has left: what others do with the sessions it would not learn. How many are still here."""
+        directory = self._directory
+        for record in list(islice(directory.sessions.values(), most)):
+            directory.elsewhere.end_here(record)
+        return len(directory.sessions)
+
+    def _is_known(self, record: SessionRecord) -> bool:
+        return self._directory.by_sid.get(record.sid) is record
+
+    def _is_in_use(self, record: SessionRecord) -> bool:
+        return record.client_id in self._directory.owners or self._directory.is_claimed(record.client_id)

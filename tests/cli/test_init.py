@@ -1,0 +1,90 @@
+"""`mqnode init`: from nothing to a host that runs, and the lines for its first messages and for the next host."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mesh.token import Token
+from tests.broker import free_port, wait_for
+from tests.cli.command import MQNODE, TIMEOUT_S, Command
+from tests.cluster.loopback import Loopback
+from tests.cluster.network import INTERCONNECT
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="mqnode-", dir="/tmp"))  # short: it holds unix sockets
+    yield made
+    shutil.rmtree(made)
+
+
+def test_from_nothing_to_the_line_for_the_next_host(folder: Path) -> None:
+    config = folder / "etc" / "mqnode.toml"
+    mqnode = Command(config)
+    address = Loopback("n1").address("n1", INTERCONNECT)
+    first = mqnode.json("init", "--name", "n1", "--data-dir", str(folder / "data"), "--interconnect", f"{address}:7001")
+    assert first["config_made"]
+    assert not first["running"]
+    assert first["join"] is None
+    assert "mqnode start" in first["next"]
+    assert mqnode("config", "check").returncode == 0
+    text = config.read_text()
+    assert all(line.startswith("#") or "=" in line or not line or line.startswith("[") for line in text.splitlines())
+    port = free_port()
+    config.write_text(text.replace(":1883", f":{port}").replace(":8081", f":{free_port()}"))
+    with (folder / "log").open("wb") as log:
+        host = subprocess.Popen([MQNODE, "start", "--config", config], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: mqnode("check", "ready").returncode == 0, 3 * TIMEOUT_S, (folder / "log").read_text)
+        wait_for((folder / "data" / "run" / "interconnect.sock").exists, TIMEOUT_S, (folder / "log").read_text)
+        again = mqnode.json("init", "--name", "other")
+        assert not again["config_made"]
+        assert (again["node"], again["running"]) == ("n1", True)
+        assert (again["node_id"], again["fingerprint"]) == (first["node_id"], first["fingerprint"])
+        assert again["listeners"] == [f"tcp 127.0.0.1:{port}"]
+        peer, line = shlex.split(again["join"])[3::2]
+        assert (peer, Token.parse(line).address) == (f"{address}:7002", f"{address}:7002")
+        _say_hello(again["try"])
+        shown = mqnode("init").stdout
+        assert "mosquitto_sub" in shown
+        assert f"mqnode join --peer {address}:7002 --token mqn1-" in shown
+    finally:
+        host.send_signal(signal.SIGTERM)
+        assert host.wait(TIMEOUT_S) == 0
+
+
+def _say_hello(lines: list[str]) -> None:
+    """The two lines, as people would run them."""
+    if shutil.which("mosquitto_sub") is None:
+        pytest.skip("mosquitto-clients are not installed")
+    subscribe, publish = map(shlex.split, lines)
+    with subprocess.Popen([*subscribe, "-C", "1", "-W", "20"], stdout=subprocess.PIPE, text=True) as subscriber:
+        done = subprocess.run([*publish, "-r"], timeout=TIMEOUT_S)  # retained: whoever is first
+        assert done.returncode == 0
+        said, _ = subscriber.communicate(timeout=2 * TIMEOUT_S)
+    assert said == "greetings/world hello\n"
+
+
+def test_a_host_alone_is_told_how_not_to_be(folder: Path) -> None:
+    config = folder / "mqnode.toml"
+    said = Command(config)("init", "--data-dir", str(folder / "data")).stdout
+    assert f"{config} (made)" in said
+    assert "systemctl start mqnode" in said
+    assert "# bind = " in config.read_text()
+    assert json.loads((folder / "data" / "identity.json").read_text())["node_id"]
+
+
+def test_where_nothing_may_be_written(folder: Path) -> None:
+    (folder / "file").write_text("")
+    said = Command(folder / "file" / "mqnode.toml").fails("init", code=1)
+    assert "cannot be written" in said
+    assert "--config" in said

@@ -1,0 +1,73 @@
+"""Two hosts that are one cluster, behind HAProxy, each with a shim, and a third one that may join."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.broker import wait_for
+from tests.cluster.balancer import Balancer
+from tests.cluster.hosts import MESH, Host, join
+from tests.cluster.matrix.shim import Shim, build
+from tests.cluster.network import Network
+from tests.mqtt import Client
+
+IN_SYNC_S = 30.0
+
+
+class Cluster:
+    """`hosts`: the members. `spare`: not one yet."""
+
+    def __init__(self, network: Network, hosts: list[Host], spare: Host, shims: dict[str, Shim]) -> None:
+        self.network, self.hosts, self.spare, self.shims = network, hosts, spare, shims
+        self.balancer = Balancer(hosts)
+
+    def client(self, version: int = 5) -> Client:
+        return self.balancer.client(version)
+
+    def heal(self) -> None:
+        """All faults that are none of a process end."""
+        self.network.heal()
+        for shim in self.shims.values():
+            shim.heal()
+
+    def in_sync(self) -> bool:
+        try:
+            return all(host.metric("mqnode_peers_in_sync") == len(self.hosts) - 1 for host in self.hosts)
+        except AssertionError:  # a host that does not answer yet
+            return False
+
+    def wait_in_sync(self) -> None:
+        wait_for(
+            self.in_sync, IN_SYNC_S, lambda: "not in sync\n" + "\n".join(host.log()[-2000:] for host in self.hosts)
+        )
+
+    def forget(self) -> None:
+        """All durable sessions, so that nothing of one run is left for the next; each at the host that owns it."""
+        for host in self.hosts:
+            for session in host.get("/v1/sessions?limit=1000")[1]:
+                host.get(f"/v1/sessions/{quote(session['client_id'])}", method="DELETE")
+
+
+@contextmanager
+def running_cluster(size: int = 2) -> Iterator[Cluster]:
+    names = [f"h{number + 1}" for number in range(size + 1)]
+    with ExitStack() as stack:
+        network = stack.enter_context(Network(*names))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mqnode-")))
+        library = build(folder)
+        shims = {name: Shim(library, folder / name) for name in names}
+        hosts = []
+        for name in names:
+            host = Host(network, name, interconnect=MESH, workers=2, environ=shims[name].environ)
+            stack.callback(host.close)
+            hosts.append(host)
+        for host in hosts[:size]:
+            host.start()
+        join(*hosts[:size])
+        cluster = Cluster(network, hosts[:size], hosts[size], shims)
+        stack.enter_context(cluster.balancer)
+        yield cluster

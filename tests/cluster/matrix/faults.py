@@ -1,0 +1,225 @@
+"""F1 to F15 of the fault matrix: each strikes a cluster under load and returns when what it did is undone."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from random import Random
+
+from tests.broker import wait_for
+from tests.cluster.hosts import Host, admit, in_sync
+from tests.cluster.matrix.cluster import Cluster
+from tests.cluster.matrix.history import History
+
+EVICTED_S = 4.5  # a cut that lasts so long is seen by everybody
+GAP_S = 6.0  # without an acknowledgement: eviction, half a second, and a client that has to connect again
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`split`: hosts may not see each other while it holds."""
+
+    id: str
+    name: str
+    strike: Callable[[Cluster, Random, History], None]
+    split: bool = False
+    gap_s: float = GAP_S
+
+
+def _kill(host: Host, name: str) -> None:
+    pid = host.signal(name, signal.SIGKILL)
+    wait_for(lambda: host.pid(name) not in (0, pid), 20, host.log)
+    host.wait_ready()
+
+
+def _last(cluster: Cluster, history: History) -> None:
+    """Until everybody knows; of two hosts each is alone then."""
+    with history.nobody_else() if len(cluster.hosts) == 2 else nullcontext():
+        time.sleep(EVICTED_S)
+
+
+def worker_kill(cluster: Cluster, chance: Random, history: History) -> None:
+    for host in chance.sample(cluster.hosts, len(cluster.hosts)):
+        _kill(host, f"worker-{chance.randrange(host.workers)}")
+
+
+def keeper_kill(cluster: Cluster, chance: Random, history: History) -> None:
+    for host in chance.sample(cluster.hosts, len(cluster.hosts)):
+        _kill(host, "keeper")
+
+
+def host_kill(cluster: Cluster, chance: Random, history: History) -> None:
+    host = chance.choice(cluster.hosts)
+    host.kill_all()
+    _last(cluster, history)
+    host.start()
+
+
+def _pause(host: Host, names: list[str], seconds: float) -> None:
+    pids = [pid for name in names if (pid := host.pid(name))]
+    if not names:
+        assert host.process is not None
+        pids = [host.process.pid, *host.children()]
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            time.sleep(seconds)
+    host.wait_ready()
+
+
+def keeper_pause(cluster: Cluster, chance: Random, history: History) -> None:
+    _pause(chance.choice(cluster.hosts), ["keeper"], 1.0)
+
+
+def host_pause(cluster: Cluster, chance: Random, history: History) -> None:
+    """Longer than it takes to be evicted: what it thinks to own when it wakes up is another's, a publisher of QoS 2 too."""
+    [host] = [host for host in cluster.hosts if host.get("/v1/clients/flow-p2")[0] == 200]
+    _pause(host, [], EVICTED_S + 0.5)
+
+
+def all_killed(cluster: Cluster, chance: Random, history: History) -> None:
+    for host in cluster.hosts:
+        host.kill_all()
+    for host in chance.sample(cluster.hosts, len(cluster.hosts)):
+        host.start()
+
+
+def cut(cluster: Cluster, chance: Random, history: History) -> None:
+    cluster.network.cut_interconnect(chance.choice(cluster.hosts).name)
+    _last(cluster, history)
+    cluster.network.heal()
+
+
+def cut_one_way(cluster: Cluster, chance: Random, history: History) -> None:
+    one, other = chance.sample(cluster.hosts, 2)
+    cluster.network.cut(one.name, other.name, both=False)
+    _last(cluster, history)
+    cluster.network.heal()
+
+
+def flapping(cluster: Cluster, chance: Random, history: History) -> None:
+    for _ in range(4):
+        cluster.network.cut_interconnect(cluster.hosts[0].name)
+        time.sleep(1.0)
+        cluster.network.heal()
+        time.sleep(1.0)
+
+
+def clients_cut(cluster: Cluster, chance: Random, history: History) -> None:
+    """Half-open connections: nobody is told, and the balancer has to find out."""
+    cluster.network.cut_clients(chance.choice(cluster.hosts).name)
+    time.sleep(EVICTED_S)
+    cluster.network.heal()
+    wait_for(lambda: len(cluster.balancer.up()) == len(cluster.hosts), 15, "the balancer does not see all hosts")
+
+
+def bad_line(cluster: Cluster, chance: Random, history: History) -> None:
+    """50 to 80 ms each way, which reorders, some frames twice, one in fifty lost."""
+    name = chance.choice(cluster.hosts).name
+    cluster.network.slow(name, 50, jitter_ms=30, duplicate_percent=1)
+    cluster.network.lose(name, 2)
+    time.sleep(EVICTED_S)
+    cluster.network.heal()
+
+
+def narrow_line(cluster: Cluster, chance: Random, history: History) -> None:
+    """64 kbit/s for more than that."""
+    cluster.network.narrow(chance.choice(cluster.hosts).name, 64)
+    time.sleep(EVICTED_S)
+    cluster.network.heal()
+
+
+def clock_steps(cluster: Cluster, chance: Random, history: History) -> None:
+    """The wall clock of one host is an hour ahead, then an hour behind."""
+    shim = cluster.shims[chance.choice(cluster.hosts).name]
+    for ahead_s in (3600, -3600):
+        shim.clock(ahead_s)
+        time.sleep(1.5)
+    shim.clock()
+
+
+def disk_slow(cluster: Cluster, chance: Random, history: History) -> None:
+    shim = cluster.shims[chance.choice(cluster.hosts).name]
+    shim.disk(slower_ms=300)
+    time.sleep(3.0)
+    shim.disk()
+
+
+def disk_fails(cluster: Cluster, chance: Random, history: History) -> None:
+    host = chance.choice(cluster.hosts)
+    cluster.shims[host.name].disk(fails=True)
+    wait_for(lambda: host.get("/ready")[0] != 200, 15, host.log)
+    time.sleep(1.0)
+    cluster.shims[host.name].disk()
+    host.wait_ready()
+
+
+def no_descriptors(cluster: Cluster, chance: Random, history: History) -> None:
+    """A worker that can open nothing more refuses newcomers, and nobody else is the worse for it."""
+    host = chance.choice(cluster.hosts)
+    pid = host.pid("worker-0")
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), before[1]))
+    time.sleep(2.0)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def rolling_restart(cluster: Cluster, chance: Random, history: History) -> None:
+    for host in cluster.hosts:
+        host.stop()
+        host.start()
+        cluster.wait_in_sync()
+
+
+def third_host(cluster: Cluster, chance: Random, history: History) -> None:
+    """It joins, dies, and is removed."""
+    spare = cluster.spare
+    spare.start()
+    admit(cluster.hosts[0], spare)
+    in_sync(*cluster.hosts, spare)
+    spare.kill_all()
+    time.sleep(EVICTED_S)
+    removed = cluster.hosts[0].mqnode("cluster", "remove", spare.name, "--yes")
+    assert removed.returncode == 0, removed.stderr
+
+
+def reconnect_storm(cluster: Cluster, chance: Random, history: History) -> None:
+    """The balancer dies, and all clients come back at once."""
+    assert cluster.balancer.process is not None
+    cluster.balancer.process.kill()
+    cluster.balancer.process.wait(10)
+    cluster.balancer.start()
+    time.sleep(0.5)
+
+
+FAULTS = {
+    fault.strike.__name__: fault
+    for fault in (
+        Fault("F1", "kill -9 of workers", worker_kill),
+        Fault("F2", "kill -9 of keepers", keeper_kill, gap_s=8.0),
+        Fault("F3", "kill -9 of a host", host_kill),
+        Fault("F4", "a keeper stops for 1 s", keeper_pause),
+        Fault("F4", "a host stops for 5 s", host_pause, split=True),
+        Fault("F5", "kill -9 of all hosts", all_killed, gap_s=15.0),
+        Fault("F6", "the interconnect is cut", cut, split=True),
+        Fault("F6", "the interconnect is cut in one direction", cut_one_way, split=True),
+        Fault("F6", "the interconnect is cut every other second", flapping, split=True, gap_s=15.0),
+        Fault("F7", "a host is cut off from its clients", clients_cut),
+        Fault("F8", "a slow interconnect that loses, doubles and reorders", bad_line),
+        Fault("F9", "a wall clock is set by an hour, both ways", clock_steps),
+        Fault("F10", "fsync takes 300 ms longer", disk_slow),
+        Fault("F10", "fsync fails", disk_fails, gap_s=10.0),
+        Fault("F11", "an interconnect of 64 kbit/s", narrow_line, split=True, gap_s=15.0),
+        Fault("F12", "no descriptor left", no_descriptors),
+        Fault("F13", "hosts are restarted in turn", rolling_restart, gap_s=8.0),
+        Fault("F14", "a third host joins, dies and is removed", third_host),
+        Fault("F15", "the balancer is restarted", reconnect_storm, gap_s=8.0),
+    )
+}

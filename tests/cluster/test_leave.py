@@ -1,0 +1,160 @@
+"""A host leaves: its listeners first, then its clients, then its sessions, and only then itself; nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker import wait_for
+from tests.cluster.hosts import MESH, Host, admit, in_sync, running_hosts
+from tests.cluster.network import Network
+from tests.mqtt import DISCONNECT
+
+DURABLE = {"clean": False, "session_expiry": 600}
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[list[Host]]:
+    with Network("h1", "h2", "h3") as network, running_hosts(network, interconnect=MESH, workers=1) as hosts:
+        for other in hosts[1:]:
+            admit(hosts[0], other)
+        in_sync(*hosts)
+        yield hosts
+
+
+def nodes(host: Host) -> set[str]:
+    return {each["name"] for each in json.loads(host.mqnode("cluster", "nodes", "--json").stdout)["nodes"]}
+
+
+def queued(host: Host, name: str, count: int) -> None:
+    """A durable session of that host, whose client is away, with messages."""
+    with host.client() as client:
+        client.connect(name, **DURABLE)
+        client.subscribe((f"{name}/#", 1))
+    with host.client() as publisher:
+        publisher.connect()
+        for number in range(count):
+            publisher.publish_all(f"{name}/x", b"%d" % number, 1)
+
+
+def test_leaving_begins_with_the_listeners_and_can_be_cancelled(hosts: list[Host]) -> None:
+    """Rows 85, 86."""
+    host = hosts[2]
+    with host.client() as client:
+        client.connect("stays")
+        result: list[str] = []
+        leaving = threading.Thread(target=lambda: result.append(host.mqnode("leave", "--grace", "60").stderr))
+        leaving.start()
+        wait_for(lambda: host.get("/ready")[0] == 503, 10, host.log)
+        wait_for(lambda: refused(host), 10, host.log)
+        assert nodes(host) == nodes(hosts[0]) == {"h1", "h2", "h3"}
+        client.nothing(0)
+        assert host.mqnode("leave", "--cancel").returncode == 0
+        leaving.join(20)
+        assert "cancelled" in result[0]
+        wait_for(lambda: not refused(host), 10, host.log)
+        assert host.get("/ready")[0] == 200
+        client.nothing(0)
+        assert host.mqnode("leave", "--cancel").returncode == 1
+
+
+def refused(host: Host) -> bool:
+    try:
+        with host.client():
+            return False
+    except OSError:
+        return True
+
+
+def serves_nobody(host: Host) -> None:
+    """It starts, and for one reason it is not ready."""
+    host.launch()
+    wait_for(lambda: ["no member" in each for each in reasons(host)] == [True], 20, host.log)
+    assert refused(host)
+
+
+def reasons(host: Host) -> list[str]:
+    return list((host.get("/ready")[1] or {}).get("reasons", ()))
+
+
+def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
+    """Rows 87, 88, 90, 92, 93, 94."""
+    host = hosts[2]
+    for number in range(20):
+        queued(host, f"away{number}", 3)
+    clients = [host.client() for _ in range(20)]
+    for number, client in enumerate(clients):
+        client.connect(f"here{number}", **DURABLE)
+        client.subscribe((f"here{number}", 1))
+    done = host.mqnode("leave", "--grace", "0", "--rate", "100", "-i", "0.1")
+    assert done.returncode == 0, done.stderr + host.log()
+    assert "moving: " in done.stdout
+    for client in clients:
+        packet = client.receive()
+        assert (packet.kind, packet.reason) == (DISCONNECT, 0x9D)
+        client.close()
+    assert nodes(hosts[0]) == nodes(hosts[1]) == {"h1", "h2"}
+    wait_for(lambda: '"event":"host_left"' in host.log(), 10, host.log)
+    assert host.get("/ready")[0] == 503
+    assert hosts[0].metric("mqnode_degraded") == 0
+    for number in range(20):
+        with hosts[number % 2].client() as client:
+            assert client.connect(f"away{number}", **DURABLE).session_present
+            assert [client.take().payload for _ in range(3)] == [b"0", b"1", b"2"]
+    for each in hosts[:2]:
+        assert each.metric("mqnode_takeovers_unclean_total") == 0
+
+
+def test_a_host_that_left_serves_nobody_until_it_joins_again(hosts: list[Host]) -> None:
+    """Row 95: neither its old disk nor a restart brings it back; a token does."""
+    host = hosts[2]
+    host.stop()
+    serves_nobody(host)
+    assert nodes(hosts[0]) == {"h1", "h2"}
+    with hosts[0].client() as client:
+        client.connect("away0", **DURABLE)
+        client.publish_all("away1/x", b"new", 1)
+    admit(hosts[0], host)
+    in_sync(*hosts)
+    host.wait_ready()
+    with host.client() as client:
+        assert client.connect("away1", **DURABLE).session_present
+        assert client.take().payload == b"new"
+        client.nothing()
+    with host.client() as client:
+        assert client.connect("away2", **DURABLE).session_present
+        client.nothing()
+
+
+def test_a_dead_host_is_removed_and_its_sessions_go_on(hosts: list[Host]) -> None:
+    """Rows 91, 96, 97, 98."""
+    host, other = hosts[2], hosts[0]
+    for number in range(5):
+        queued(host, f"dead{number}", 2)
+    host.kill_all()
+    wait_for(lambda: other.metric("mqnode_degraded") == 1, 10)
+    asked = other.mqnode("leave", "--node", "h3")
+    assert asked.returncode == 2
+    for text in ("h3 was in sync when it went", "nobody here can know", "dead0: 2 messages", "--yes"):
+        assert text in asked.stderr, asked.stderr
+    assert nodes(other) == {"h1", "h2", "h3"}
+    removed = other.mqnode("cluster", "remove", "h3", "--yes")
+    assert removed.returncode == 0, removed.stderr
+    wait_for(lambda: nodes(hosts[1]) == {"h1", "h2"}, 10)
+    wait_for(lambda: [each.metric("mqnode_degraded") for each in hosts[:2]] == [0, 0], 10)
+    for number in range(5):
+        with hosts[number % 2].client() as client:
+            assert client.connect(f"dead{number}", **DURABLE).session_present
+            assert [client.take().payload for _ in range(2)] == [b"0", b"1"]
+    serves_nobody(host)
+    assert '"event":"not_a_member"' in host.log()
+    assert refused(host)
+    admit(other, host)
+    in_sync(*hosts)
+    host.wait_ready()
+    with host.client() as client:
+        assert client.connect("dead0", **DURABLE).session_present
+        client.nothing()

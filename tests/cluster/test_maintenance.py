@@ -1,0 +1,105 @@
+"""Hosts are stopped one after the other behind HAProxy, as an operator does it: drained, restarted, and `check insync` between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker import wait_for
+from tests.cluster.balancer import Balancer
+from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
+from tests.cluster.network import Network
+from tests.faults.ledger import Ledger
+from tests.faults.test_kill import SEED
+from tests.mqtt import DISCONNECT
+
+GAP_S = 8.0  # what a client may be without an answer while a host is stopped
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Host, Host]]:
+    with Network("h1", "h2") as network, running_hosts(network, interconnect=MESH) as (first, second):
+        join(first, second)
+        yield first, second
+
+
+def test_check_insync_says_whether_the_next_host_may_be_stopped(pair: tuple[Host, Host]) -> None:
+    first, second = pair
+    assert first.mqnode("check", "insync").stdout == "insync: yes\n"
+    second.kill_all()
+    wait_for(lambda: first.get("/insync")[0] == 503, 10)
+    asked = first.mqnode("check", "insync")
+    assert asked.returncode == 1
+    assert "0 of 1 other hosts are in sync" in asked.stdout
+    assert first.get("/ready")[0] == 200, "who is alone serves"
+    refused = first.mqnode("leave")
+    assert refused.returncode == 1
+    assert "nowhere to go" in refused.stderr
+    second.start()
+    in_sync(first, second)
+    wait_for(lambda: first.mqnode("check", "insync").returncode == 0, 20)
+
+
+def test_a_drained_host_tells_its_clients_where_to_go(pair: tuple[Host, Host]) -> None:
+    """Row 89; it stays a member, and may be told to serve again."""
+    first, second = pair
+    clients = [first.client(5) for _ in range(4)] + [first.client(4)]
+    for number, client in enumerate(clients):
+        client.connect(f"c{number}", will=("gone", b"c", 1, False))
+    drained = first.mqnode("cluster", "drain", "--grace", "0", "-t", "20")
+    assert drained.returncode == 0, drained.stderr
+    for client in clients[:4]:
+        packet = client.receive()
+        assert (packet.kind, packet.reason) == (DISCONNECT, 0x9C)
+        assert packet.properties["server_reference"] == f"{second.address}:{second.port}"
+    with second.client() as watcher:
+        watcher.connect()
+        watcher.subscribe(("gone", 1))
+        for number in range(5):
+            with second.client() as client:
+                client.connect(f"c{number}")
+        watcher.nothing(1)
+    assert first.mqnode("cluster", "drain", "--cancel").returncode == 0
+    wait_for(lambda: first.get("/ready")[0] == 200, 10)
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("by_client_id", [True, False], ids=["by_client_id", "in_turn"])
+def test_both_hosts_are_restarted_and_nobody_notices(pair: tuple[Host, Host], by_client_id: bool) -> None:
+    """Rows 32, 107: no message is lost, no session is gone, and no client waits for long."""
+    with Balancer(pair, by_client_id=by_client_id, port=1883 + by_client_id) as balancer:
+        ledger = Ledger(balancer.client, SEED + by_client_id, rate=40.0, fickle=0.0)
+        ledger.start()
+        longest_s = 0.0
+        for host, other in (pair, pair[::-1]):
+            wait_for(lambda: all(len(each.acked) > 20 for each in ledger.publishers), 30, ledger.summary)
+            wait_for(lambda host=host: host.mqnode("check", "insync").returncode == 0, 30, other.log)
+            host.process.send_signal(15)
+            longest_s = max(longest_s, longest_gap(ledger, host))
+            host.start()
+            wait_for(lambda host=host: balancer.up() == {each.name for each in pair}, 20, host.log)
+        errors = ledger.finish(60)
+        print(f"{ledger.summary()}; longest gap {longest_s:.1f} s")
+        assert not errors, "\n".join(errors)
+        assert longest_s < GAP_S
+
+
+def longest_gap(ledger: Ledger, host: Host) -> float:
+    """Until the host has ended: the longest time without an acknowledgement to a publisher."""
+    before = {each.name: (len(each.acked), time.monotonic()) for each in ledger.publishers}
+    longest_s, ended_s = 0.0, 0.0
+    while not ended_s or time.monotonic() < ended_s + 1:
+        time.sleep(0.02)
+        now_s = time.monotonic()
+        if not ended_s and host.process is not None and host.process.poll() is not None:
+            ended_s = now_s
+        for each in ledger.publishers:
+            count, since_s = before[each.name]
+            longest_s = max(longest_s, now_s - since_s)
+            if len(each.acked) > count:
+                before[each.name] = (len(each.acked), now_s)
+    return longest_s
