@@ -35,7 +35,9 @@ _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 _decode_context = msgspec.msgpack.Decoder(Context).decode
 _decode_changes = msgspec.msgpack.Decoder(tuple[int, Context, bytes, bool]).decode
-_decode_part = msgspec.msgpack.Decoder(tuple[int, bytes, int, bytes, Context, bytes, list[tuple[int, bytes, int, bool]]]).decode
+_decode_part = msgspec.msgpack.Decoder(
+    tuple[int, bytes, int, bytes, Context, bytes, list[tuple[int, bytes, int, bool]]]
+).decode
 _SEQ = struct.Struct("<Q")
 _HELLO = struct.Struct("<QB")
 _OPEN = struct.Struct("<QQB")
@@ -383,7 +385,9 @@ class Replicas:
     ) -> None:  # fmt: skip
         """Of the peer's snapshot: what it has there, and what it has no more."""
         gone = self._writer.overtaken(burials) + self._writer.absent(database, after, last, until, part, context)
-        self._directory.subscriptions.make_known(self._apply(peer, gone + part, context, now_ms), lambda ok, result: None)
+        self._directory.subscriptions.make_known(
+            self._apply(peer, gone + part, context, now_ms), lambda ok, result: None
+        )
 
     def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> list[Any]:
         told = self._directory.elsewhere.apply(self._writer.records_of(peer.number, changes, context), now_ms)

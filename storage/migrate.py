@@ -12,7 +12,9 @@ Step = Callable[[Any, dict[str, Any]], None]
 
 def _add_dots(transaction: Any, databases: dict[str, Any]) -> None:
     """1 to 2: every replicated value has checksum and dot before its record; all that is there is put anew by this host."""
-    number, seq = (int.from_bytes(transaction.get(key, b"", db=databases["meta"]), "big") for key in (META_NUMBER, META_SEQ))
+    number, seq = (
+        int.from_bytes(transaction.get(key, b"", db=databases["meta"]), "big") for key in (META_NUMBER, META_SEQ)
+    )
     dot = number << NUMBER_BITS | seq + 1
     for name in REPLICATED:
         with transaction.cursor(db=databases[name]) as cursor:

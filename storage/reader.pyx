@@ -4,6 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 import fnmatch
+import os
 import zlib
 
 import lmdb
@@ -42,12 +43,23 @@ cdef class Reader:
     cdef object environment
     cdef dict databases
     cdef object queue
+    cdef object path
+    cdef object inode
     cdef readonly int damaged
 
     def __init__(self, path):
+        self.path = path
+        self.inode = os.stat(os.path.join(path, "data.mdb")).st_ino
         self.environment = open_environment(path, 0, readonly=True)
         self.databases = open_databases(self.environment, create=False)
         self.queue = self.databases["queue"]
+
+    def is_replaced(self):
+        """Has the keeper made a new store in the place of this one?"""
+        try:
+            return os.stat(os.path.join(self.path, "data.mdb")).st_ino != self.inode
+        except OSError:
+            return True
 
     def close(self):
         self.environment.close()

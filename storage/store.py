@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 import lmdb
@@ -127,6 +128,15 @@ def _whole(value: bytes) -> bytes:
     if record is None:
         raise lmdb.CorruptedError("a record's checksum does not fit")
     return record
+
+
+def remove_store(path: Path) -> None:
+    """Of a host that has left: others have what it held. A new one, with a number of its own, is no copy of what was here, so
+    that nothing in it counts as deleted."""
+    over = path.with_name(f"{path.name}.over")
+    shutil.rmtree(over, ignore_errors=True)
+    path.rename(over)
+    shutil.rmtree(over)
 
 
 def _new_number() -> int:

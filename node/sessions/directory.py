@@ -148,9 +148,6 @@ class Directory:
     def _on_take_over(self, link: Link, answer: Answer, now_ms: int, number: int, most: int) -> None:
         answer(True, self.elsewhere.handover.take(number, most))
 
-    def _on_forget_sessions(self, link: Link, answer: Answer, now_ms: int, most: int) -> None:
-        answer(True, self.elsewhere.handover.forget(most))
-
     def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
         answer(True, True)
 
@@ -220,7 +217,9 @@ class Directory:
         cid = claim["cid"]
         record = self.sessions.get(cid)
         present_before = record is not None
-        epoch = now_ms if record is None else record.epoch  # so of two that are born one after the other the later one is higher
+        epoch = (
+            now_ms if record is None else record.epoch
+        )  # so of two that are born one after the other the later one is higher
         if record is not None and (claim["clean"] or record.user != claim["user"] or self._expired(record, now_ms)):
             self._end(record, now_ms)
             record = None

@@ -86,7 +86,9 @@ class Elsewhere:
 
         def attempt(later_ms: int) -> None:
             record = directory.sessions.get(cid)
-            if record is None or self.owns(record) or not directory.is_wanted(cid):  # it may have been given to us meanwhile
+            if (
+                record is None or self.owns(record) or not directory.is_wanted(cid)
+            ):  # it may have been given to us meanwhile
                 fetched()
             elif record.owner == self.number:  # handed over to us, and the answer was lost
                 done(True)
@@ -139,7 +141,12 @@ class Elsewhere:
     def release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
         directory = self._directory
         record = directory.by_sid.get(sid)
-        if record is not None and record.owner == self.number and not self.owns(record) and not directory.is_claimed(cid):
+        if (
+            record is not None
+            and record.owner == self.number
+            and not self.owns(record)
+            and not directory.is_claimed(cid)
+        ):
             self.own(record, True)  # it was handed over to us for a client that has gone
         if record is None or not self.owns(record):
             answer(True, False)
@@ -207,8 +214,9 @@ class Elsewhere:
         stored = directory.writer.get("sessions", key)
         ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
         theirs = None if value is None else _decode_session(value[HEADER_BYTES:])
-        if both and ours is not None and theirs is not None and value is not None:
-            if _rank(theirs, directory.writer.dot_in(value)) < _rank(ours, directory.writer.dot_at("sessions", key)):
+        if both and ours is not None and theirs is not None:
+            dots = directory.writer.dot_in(value), directory.writer.dot_at("sessions", key)
+            if _rank(theirs, dots[0]) < _rank(ours, dots[1]):
                 return
         if ours is not None and (theirs is None or theirs.sid != ours.sid):
             self.end_here(ours)

@@ -331,7 +331,7 @@ class WriterModel(RuleBasedStateMachine):
         if record[0] & 4:
             self.retain(record)
         for sid, options, identifiers, share in targets:
-            head = 7 + 4 * len(identifiers) + (2 + len(share) if share else 0)
+            head = 15 + 4 * len(identifiers) + (2 + len(share) if share else 0)
             size = head + len(record) + (0 if len(targets) == 1 else 12)
             self.enqueue(sid, Entry(options, tuple(identifiers), share, record, size))
 
