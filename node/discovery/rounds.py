@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +19,11 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.threadpool import ThreadPool
 
+from mesh import zap
 from mesh.discovery import Found, Sight, decide, moved, strangers
 from mesh.join import Joiner, JoinError, join
 from mesh.meeting import MeetingError, MeetingPlace, meet
-from mesh.membership import Membership, MembershipError
+from mesh.membership import Membership, MembershipError, is_address
 from mesh.secret import load as load_secret
 from mesh.token import SECRET_BYTES, Token, TokenError
 from node import counters, log
@@ -78,7 +80,7 @@ class Discovery:
         if self._config.discovery.method == "none":
             return
         self._open_place()
-        self._greenlet = gevent.spawn(self._run)
+        self._greenlet = zap.spawn(self._run)
 
     def stop(self) -> None:
         if self._greenlet is None:
@@ -164,8 +166,12 @@ class Discovery:
         own = Found(cluster.address, cluster.name, cluster.identity.node_id.hex())
         try:
             found: list[Found] = self._threads.apply(self._use_board, (own,))
-        except (BoardError, OSError) as error:
-            self._tell("board", str(error), effect="hosts are found by others that find this one at most")
+        except Exception as error:  # whatever a board answers: the hosts of the cluster do not depend on it
+            self._tell(
+                "board",
+                str(error) if isinstance(error, BoardError) else repr(error),
+                effect="hosts are found by others that find this one at most",
+            )
             return []
         self._told.pop("board", None)
         return found
@@ -180,7 +186,8 @@ class Discovery:
     def _withdraw(self) -> None:
         cluster = self._cluster
         if self._board is not None:
-            self._board.withdraw(Found(cluster.address, cluster.name, cluster.identity.node_id.hex()))
+            with suppress(BoardError, OSError):  # it is forgotten there, only later
+                self._board.withdraw(Found(cluster.address, cluster.name, cluster.identity.node_id.hex()))
             self._board = None
 
     def _ask(self, address: str) -> Sight | None:
@@ -244,7 +251,8 @@ class Discovery:
 
     def met(self, guest: Sight) -> None:
         new = guest.node_id not in self._visitors
-        if guest.cluster_id != self._cluster.table.cluster_id and (not new or len(self._visitors) < VISITORS_MAX):
+        other = guest.cluster_id != self._cluster.table.cluster_id and is_address(guest.address)
+        if other and (not new or len(self._visitors) < VISITORS_MAX):
             self._visitors[guest.node_id] = Found(guest.address, guest.name, guest.node_id.hex()), time.monotonic()
             if new and decide(self.sight(), [guest]).join is not None:
                 self._wake.set()

@@ -352,7 +352,10 @@ class Directory:
         self.purges.add(record, pass_on)
 
     def _on_session_delete(self, link: Link, answer: Answer, now_ms: int, cid: str) -> None:
-        owner = self.owners.get(cid)
+        owner, known = self.owners.get(cid), self.sessions.get(cid)
+        if known is not None and not self.elsewhere.owns(known):  # its host would bring it back
+            self.elsewhere.fetch(known, now_ms, lambda: self._on_session_delete(link, answer, self.now_ms, cid))
+            return
 
         def delete(ok: bool, result: Any) -> None:
             record = self.sessions.get(cid)

@@ -23,7 +23,13 @@ ALWAYS = {
 # (fault, workload): what is wrong. They fail in some runs only, as it takes two commits that cross; who mends one takes it off.
 _STALE = "a key that one host puts and another one deletes at the same time ends differently at each: each applies the other's last"
 _JOINS = "a newcomer sends back what another member had just given it, deleted meanwhile: delivered again, packet ids left behind"
+_AGAIN = (
+    "the host that starts first delivers again what the other, killed a moment later, had delivered and then undoes"
+)
 KNOWN: dict[tuple[str, str], str] = {
+    ("all_killed", "W2"): _AGAIN,
     ("host_pause", "W1"): _STALE,
     ("third_host", "W1"): _JOINS,
+    ("third_host", "W2"): _JOINS,
+    ("third_host", "W8"): _JOINS,
 }

@@ -51,6 +51,7 @@ def write(verdicts: dict[int, dict[str, Verdict]], seed: int) -> None:
     text = HEAD + f"\n{day}, commit {commit}{' and changes on top' if changed else ''}, seed {seed}; {where}.\n"
     for hosts, rows in verdicts.items():
         text += f"\n## {hosts} hosts\n\n{_table(rows)}\n{_failures(rows)}"
+    text += known()
     if 3 not in verdicts:
         text += '\n## 3 hosts\n\nNot run: `make faults ARGS="--hosts 2 3"`, `make soak`.\n'
     PAGE.write_text(text, encoding="utf-8")
@@ -65,6 +66,14 @@ def _table(rows: dict[str, Verdict]) -> str:
             cells.append(("● " if workload in ALWAYS[FAULTS[name].id] else "") + result)
         lines.append(f"| {FAULTS[name].id} {FAULTS[name].name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def known() -> str:
+    """What fails in some runs only may have passed in this one."""
+    lines = [
+        f"- {FAULTS[name].id} {FAULTS[name].name}, {workload}: {cause}." for (name, workload), cause in KNOWN.items()
+    ]
+    return "\n## Known to fail, in some runs\n\n" + "\n".join(lines) + "\n"
 
 
 def _failures(rows: dict[str, Verdict]) -> str:
