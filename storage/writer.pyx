@@ -508,8 +508,12 @@ cdef class Writer:
         cdef bint elsewhere
         if flow is None:
             return False
-        elsewhere = dot_of(flow) >> NUMBER_BITS != self.number >> NUMBER_BITS or self.queue_of(sid).next_qseq >> BRANCH_BITS > 0
+        elsewhere = dot_of(flow) >> NUMBER_BITS != self.number >> NUMBER_BITS or self.is_taken(sid)
         return not elsewhere or flow[HEADER:] == content
+
+    cpdef bint is_taken(self, uint64_t sid):
+        """Was the session ever taken from a host that could not be asked?"""
+        return self.queue_of(sid).next_qseq >> BRANCH_BITS > 0
 
     cdef bint room(self, const char* target, uint16_t count, uint64_t size) except -1:
         cdef uint16_t i

@@ -207,7 +207,7 @@ class Connects:
         session.user = user
         session.online = True
         if result["present"]:
-            session.remember_packet_ids(list(worker.reader.packet_ids(session.sid)))
+            session.remember_packet_ids(list(worker.reader.packet_ids(session.sid)), result["taken"])
         return session
 
     def _connack(self, connection: Connection, present: bool, properties: dict[int, Any]) -> bytes:

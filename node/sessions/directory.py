@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -167,7 +168,7 @@ class Directory:
             self.end(cid, owner, TAKEN_OVER, lambda: self._next_claim(cid))
         elif cid in self.sessions and not self.elsewhere.owns(self.sessions[cid]):
             self._claims[cid] = deque([(link, claim, answer)])
-            self.elsewhere.fetch(cid, now_ms, lambda: self._next_claim(cid))
+            self._fetch(cid, now_ms)
         else:
             self._grant(link, claim, answer, now_ms)
 
@@ -178,10 +179,6 @@ class Directory:
             waiting.remove(each)
             each[2](False, "the client is gone")
         answer(True, True)
-
-    def is_wanted(self, cid: str) -> bool:
-        """Does a client wait for its session?"""
-        return bool(self._claims.get(cid))
 
     def is_claimed(self, cid: str) -> bool:
         return cid in self._claims
@@ -197,6 +194,10 @@ class Directory:
 
         self.outbox.ask(owner.link, "takeover", {"cid": cid, "conn": owner.connection, "reason": reason}, answered)
 
+    def _fetch(self, cid: str, now_ms: int) -> None:
+        """From its host, then go on with who claims it, if anybody still does."""
+        self.elsewhere.fetch(cid, now_ms, lambda: self._next_claim(cid), lambda: bool(self._claims.get(cid)))
+
     def _next_claim(self, cid: str) -> None:
         waiting = self._claims.get(cid)
         if not waiting:
@@ -204,7 +205,7 @@ class Directory:
             return
         record = self.sessions.get(cid)
         if record is not None and not self.elsewhere.owns(record):  # taken from us meanwhile
-            self.elsewhere.fetch(cid, self.now_ms, lambda: self._next_claim(cid))
+            self._fetch(cid, self.now_ms)
             return
         link, claim, answer = waiting.popleft()
         self._grant(link, claim, answer, self.now_ms)
@@ -254,7 +255,10 @@ class Directory:
         record = owner.session
         if record is None:
             return {"sid": 0, "present": False, "will_id": owner.will_id, "sent": 0}
-        return {"sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq}
+        return {
+            "sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq,
+            "taken": self.writer.is_taken(record.sid),
+        }  # fmt: skip
 
     def _presence(self, record: SessionRecord | None, online: bool) -> None:
         if record is not None and record.sid in self.subscriptions.shared:
@@ -354,7 +358,8 @@ class Directory:
     def _on_session_delete(self, link: Link, answer: Answer, now_ms: int, cid: str) -> None:
         owner, known = self.owners.get(cid), self.sessions.get(cid)
         if known is not None and not self.elsewhere.owns(known):  # its host would bring it back
-            self.elsewhere.fetch(known, now_ms, lambda: self._on_session_delete(link, answer, self.now_ms, cid))
+            again = partial(self._on_session_delete, link, answer, now_ms, cid)
+            self.elsewhere.fetch(cid, now_ms, again, lambda: True)
             return
 
         def delete(ok: bool, result: Any) -> None:

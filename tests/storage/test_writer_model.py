@@ -266,7 +266,7 @@ class WriterModel(RuleBasedStateMachine):
         qseq = self.qseq(sid, entry)
         self.apply(struct.pack("<BIQQ", 3, 16, sid, qseq))
         if qseq in self.state.queues.get(sid, {}):
-            self.state.queues[sid][qseq] = Entry(2, (), None, RECEIVED, 7)
+            self.state.queues[sid][qseq] = Entry(2, (), None, RECEIVED, 15)
 
     @rule(which=WHICH, packet_id=st.integers(1, 3))
     def released(self, which: int, packet_id: int) -> None:
