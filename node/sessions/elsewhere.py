@@ -56,8 +56,8 @@ class Elsewhere:
 
     # -- a client comes here ----------------------------------------------------------------------------------------------
 
-    def fetch(self, cid: str, now_ms: int, fetched: Callable[[], None]) -> None:
-        """Make the client id's session ours, if there is one, then call `fetched()`; also as soon as nobody waits for it any more.
+    def fetch(self, cid: str, now_ms: int, fetched: Callable[[], None], is_wanted: Callable[[], bool]) -> None:
+        """Make the client id's session ours, if there is one, then call `fetched()`; also when it `is_wanted()` no more.
 
         Only an owner that is gone is not asked.
         """
@@ -86,9 +86,7 @@ class Elsewhere:
 
         def attempt(later_ms: int) -> None:
             record = directory.sessions.get(cid)
-            if (
-                record is None or self.owns(record) or not directory.is_wanted(cid)
-            ):  # it may have been given to us meanwhile
+            if record is None or self.owns(record) or not is_wanted():  # it may have been given to us meanwhile
                 fetched()
             elif record.owner == self.number:  # handed over to us, and the answer was lost
                 done(True)
