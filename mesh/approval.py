@@ -20,7 +20,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from mesh import frames
+from mesh import versions
 from mesh.identity import Identity, fingerprint
 from mesh.join import Attempts, JoinError, Message, Refused
 from mesh.questions import Answers, Questions
@@ -110,7 +110,7 @@ def answer(approvals: Approvals, here: Here, now_ms: int, asker_key: str, source
     """The member's answer to a knock."""
     try:
         knock = msgspec.msgpack.decode(question, type=Knock)
-        if trouble := frames.incompatible(knock.lowest_version, knock.highest_version):
+        if trouble := versions.incompatible(knock.lowest_version, knock.highest_version):
             raise JoinError(f"the releases do not fit. As the member says of the host that joins: {trouble}")
         approvals.knock(now_ms, asker_key, source, knock.name, knock.address)
     except msgspec.DecodeError:
@@ -132,7 +132,7 @@ class KnockServer(Answers):
 
 def knock(identity: Identity, peer: str, name: str, address: str, *, timeout_s: float = ANSWER_S) -> Here | None:
     """Ask the member whose knocking place is `peer` who it is: anybody may have answered. None: nobody did."""
-    said = _encode(Knock(frames.LOWEST_VERSION, frames.HIGHEST_VERSION, identity.node_id, name, address))
+    said = _encode(Knock(versions.LOWEST, versions.HIGHEST, identity.node_id, name, address))
     asking = Questions(peer, PUBLIC_KEY, identity, timeout_s=timeout_s, answer_bytes_max=ANSWER_BYTES_MAX)
     with asking as ask:
         answered = ask(said)

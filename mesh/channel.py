@@ -7,6 +7,7 @@ then 1, 2, 3 … for its messages. Both channels together are the link, and it i
     HELLO with a new id        that id is theirs; an open link breaks first
     HELLO that answers ours    open: frames may go, from number 1
     HELLO from a side that is not open, or answers another id: answer HELLO
+    HELLO of who does not fit  no answer; ours says why not
     a number is missing        the link breaks
     no echo for 3 s            the link breaks: evicted (detector.py)
     the link breaks            what waits is dropped, ours is a new id, theirs unknown: our HELLO breaks the other side, too
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from mesh import frames
+from mesh import frames, versions
 from mesh.detector import Detector, Effect, Heard, Opened, State, Tick
 from mesh.frames import Assembler, Batch, Frame, FrameError, Hello
 
@@ -30,6 +31,7 @@ QUEUE_BYTES_MAX = 16 << 20  # what may wait for the connection to one peer
 EVICTED = "evicted: no heartbeat came back for 3 s"
 LOST = "channel broken: messages were lost on the way. Resync from your last acknowledged sequence"
 ANEW = "channel broken: the peer began a new one. Resync from your last acknowledged sequence"
+REFUSED = "refused: the peer says what this host does not understand"
 
 
 class Change(Enum):
@@ -53,6 +55,7 @@ class Party:
     cluster_id: bytes
     incarnation: int
     address: str = ""  # HOST:PORT of this host
+    release: str = ""  # of its mqnode
 
 
 class Channel:
@@ -72,7 +75,10 @@ class Channel:
         self.version = 0  # that both speak
         self.incarnation = 0  # the peer's
         self.address = ""  # at which the peer says that it is; it may have moved
-        self.trouble = ""  # why the peer's HELLO is not answered
+        self.trouble = ""  # why the peer's HELLO is not answered, or ours
+        self._refusal: tuple[int, str] | None = None  # the peer's incarnation, what it said that is not understood
+        self._objection = ""
+        self.refusals = 0  # times that there was a new one
         self.late = 0  # batches that counted for nothing
 
     @property
@@ -115,8 +121,8 @@ class Channel:
 
     def _hello(self) -> Hello:
         return Hello(
-            frames.LOWEST_VERSION,
-            frames.HIGHEST_VERSION,
+            versions.LOWEST,
+            versions.HIGHEST,
             self._party.node_id,
             self._party.incarnation,
             self._party.cluster_id,
@@ -124,6 +130,8 @@ class Channel:
             self._theirs,
             self.open,
             self._party.address,
+            self._party.release,
+            self._objection,
         )
 
     # -- in -----------------------------------------------------------------------------------------------------------------
@@ -152,15 +160,16 @@ class Channel:
             return self._break(LOST)
 
     def _hear_hello(self, now_ms: float, hello: Hello) -> list[Event]:
-        self.trouble = self._objection(hello)
-        if self.trouble:
+        self._set_objection(self._object(hello))
+        self.trouble = self._objection or (f"it refuses this host: {hello.objection}" if hello.objection else "")
+        if self._objection:
             return []
         events: list[Event] = []
         if hello.channel != self._theirs:
             events = self._break(ANEW)
             self._theirs = hello.channel
         self.incarnation, self.address = hello.incarnation, hello.address
-        self.version = min(frames.HIGHEST_VERSION, hello.highest_version)
+        self.version = versions.common(hello.highest_version)
         if hello.answers == self._ours and not self.open:
             self.open = True
             self._detector.step(now_ms, Opened())
@@ -168,12 +177,14 @@ class Channel:
         self._hello_due |= hello.answers != self._ours or not hello.open
         return events
 
-    def _objection(self, hello: Hello) -> str:
+    def _object(self, hello: Hello) -> str:
         if hello.node_id != self._peer_id:
             return f"it says that it is host {hello.node_id.hex()}, but its key is that of {self._peer_id.hex()}"
         if hello.cluster_id != self._party.cluster_id:
             return f"it is in another cluster, {hello.cluster_id.hex()}"
-        return frames.incompatible(hello.lowest_version, hello.highest_version)
+        if self._refusal is not None and self._refusal[0] == hello.incarnation:
+            return self._refusal[1]
+        return versions.incompatible(hello.lowest_version, hello.highest_version, hello.release, self._party.release)
 
     def _hear_batch(self, now_ms: float, batch: Batch) -> list[Event]:
         if not self.open or batch.channel != self._theirs:
@@ -193,6 +204,17 @@ class Channel:
     def lost(self) -> list[Event]:
         """The connection did not take what `take()` gave."""
         return self._break(LOST)
+
+    def refuse(self, why: str) -> list[Event]:
+        """What the peer says is not understood: no link with it until it has started anew."""
+        self._refusal = self.incarnation, why
+        self.trouble = why
+        self._set_objection(why)
+        return self._break(REFUSED)
+
+    def _set_objection(self, why: str) -> None:
+        self.refusals += why not in ("", self._objection)
+        self._objection = why
 
     def _break(self, reason: str) -> list[Event]:
         was_open = self.open

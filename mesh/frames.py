@@ -12,7 +12,6 @@ import struct
 import msgspec
 
 HELLO, BATCH = 1, 2
-LOWEST_VERSION = HIGHEST_VERSION = 1  # of what is said between hosts, that this program speaks
 BATCH_BYTES = (
     128 << 10
 )  # of frames in one message: large enough to cost little, small enough to carry beats between them
@@ -23,16 +22,6 @@ FRAME = struct.Struct("<IB")
 MESSAGE_BYTES_MAX = HEADER.size + BATCH_BYTES + 64  # CURVE adds 33
 
 Frame = tuple[int, bytes]  # kind, body
-
-
-def incompatible(lowest_version: int, highest_version: int) -> str:
-    """Why a host that speaks these versions cannot be understood; empty if it can."""
-    if lowest_version <= HIGHEST_VERSION and highest_version >= LOWEST_VERSION:
-        return ""
-    return (
-        f"it speaks versions {lowest_version} to {highest_version} between hosts, this host {LOWEST_VERSION} to "
-        f"{HIGHEST_VERSION}: upgrade the older one, by one release at a time"
-    )
 
 
 class FrameError(ValueError):
@@ -49,6 +38,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     answers: int  # the receiver's channel as the sender knows it; 0: none
     open: bool  # the sender has had its channel answered
     address: str = ""  # at which the sender is reached now, whatever the receiver's table says
+    release: str = ""  # of the sender's mqnode
+    objection: str = ""  # why the sender does not answer the receiver
 
     def encode(self) -> bytes:
         return bytes([HELLO]) + msgspec.msgpack.encode(self)

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import msgspec
 
-from mesh import frames
+from mesh import versions
 from mesh.hlc import AHEAD_MS_MAX, Stamp
 from mesh.identity import Identity
 from mesh.membership import Member, Membership, MembershipError
@@ -61,6 +61,7 @@ class Join(Message, frozen=True):
 
     cluster: str = ""  # the name in the joiner's configuration, if it has one there
     wall_ms: int = 0  # the joiner's clock; 0: an older release, which does not say
+    level: int = 0  # mesh/versions.py
 
 
 class Request(Message, frozen=True):
@@ -71,6 +72,7 @@ class Request(Message, frozen=True):
     address: str
     cluster: str
     wall_ms: int
+    level: int = 0
 
 
 class Waiting(Message, frozen=True):
@@ -177,7 +179,7 @@ class Desk:
         raise JoinError("the member did not expect this now. Run the command again")
 
     def _check_ask(self, ask: Ask) -> None:
-        trouble = frames.incompatible(ask.lowest_version, ask.highest_version)
+        trouble = versions.incompatible(ask.lowest_version, ask.highest_version)
         if trouble:
             raise JoinError(f"the releases do not fit. As the member says of the host that joins: {trouble}")
         if ask.cluster_id != self._door.membership().cluster_id:
@@ -228,7 +230,12 @@ class Desk:
                 f"{AHEAD_MS_MAX // 1000} s are the most: the later of two changes would be the wrong one. Set both by NTP "
                 "(timedatectl), then join again"
             )
-        return Member(who.node_id, who.name, who.address, joiner_key, "active", self._door.stamp()), known
+        if who.level < table.level:
+            raise JoinError(
+                f"this host is at feature level {who.level}, and {table.name} at {table.level}, which may be in use: nothing was "
+                "changed. Install the release of its members on this host, then join again"
+            )
+        return Member(who.node_id, who.name, who.address, joiner_key, "active", self._door.stamp(), who.level), known
 
 
 class JoinServer(Answers):
@@ -262,14 +269,16 @@ class Joiner(msgspec.Struct, frozen=True):
     cluster: str = ""  # to which it must belong; empty: to any
     wall_ms: int = 0
 
+    def who(self) -> tuple[bytes, str, str, str, int, int]:
+        return self.identity.node_id, self.name, self.address, self.cluster, self.wall_ms, versions.LEVEL
+
 
 def join(joiner: Joiner, token: Token, *, timeout_s: float = ANSWER_S) -> Membership:
     """Make this host a member; the table, to be stored before anything else. Of another cluster: `check_free` first."""
 
     def with_token(nonce: bytes) -> Join:
         given = proof(token.key, token.public_key, joiner.identity.public_key, nonce)
-        who = (joiner.identity.node_id, joiner.name, joiner.address, joiner.cluster, joiner.wall_ms)
-        return Join(token.number, given, *who)
+        return Join(token.number, given, *joiner.who())
 
     said = _converse(joiner.identity, token.address, token.public_key, token.cluster_id, with_token, timeout_s)
     if not isinstance(said, Welcome):
@@ -281,8 +290,7 @@ def request(
     joiner: Joiner, address: str, public_key: str, cluster_id: bytes, *, timeout_s: float = ANSWER_S
 ) -> Membership | None:
     """The same by approval, at the member of that key; None: nobody has approved it yet."""
-    who = (joiner.identity.node_id, joiner.name, joiner.address, joiner.cluster, joiner.wall_ms)
-    said = _converse(joiner.identity, address, public_key, cluster_id, lambda _: Request(*who), timeout_s)
+    said = _converse(joiner.identity, address, public_key, cluster_id, lambda _: Request(*joiner.who()), timeout_s)
     if isinstance(said, Waiting):
         return None
     if not isinstance(said, Welcome):
@@ -309,7 +317,7 @@ def _converse(
                 raise JoinError(said.why)
             return said
 
-        said = exchange(Ask(frames.LOWEST_VERSION, frames.HIGHEST_VERSION, cluster_id))
+        said = exchange(Ask(versions.LOWEST, versions.HIGHEST, cluster_id))
         return exchange(ask_for(said.nonce)) if isinstance(said, Challenge) else said
 
 

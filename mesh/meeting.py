@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 import zmq
 
-from mesh import frames
+from mesh import versions
 from mesh.discovery import Sight, decide
 from mesh.identity import Identity
 from mesh.join import Attempts, Message, Refused
@@ -115,7 +115,7 @@ class Desk:
             raise MeetingError("not understood: are both hosts of the same release?") from None
         match said:
             case Knock():
-                if trouble := frames.incompatible(said.lowest_version, said.highest_version):
+                if trouble := versions.incompatible(said.lowest_version, said.highest_version):
                     raise MeetingError(f"the releases do not fit: {trouble}")
                 while len(self._nonces) >= GUESTS_MAX:
                     del self._nonces[next(iter(self._nonces))]
@@ -165,7 +165,7 @@ def meet(
     place = secret.meeting_public_key
     try:
         with Questions(address, place, identity, timeout_s=timeout_s, answer_bytes_max=ANSWER_BYTES_MAX) as ask:
-            challenge = _said(ask(_encode(Knock(frames.LOWEST_VERSION, frames.HIGHEST_VERSION))))
+            challenge = _said(ask(_encode(Knock(versions.LOWEST, versions.HIGHEST))))
             if isinstance(challenge, Challenge):
                 given = proof(secret, identity.public_key, challenge.nonce)
                 met = _said(ask(_encode(Meet(given, own, join))))

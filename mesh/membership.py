@@ -41,6 +41,7 @@ class Member(msgspec.Struct, frozen=True):
     public_key: str  # Z85
     state: State
     stamp: Stamp
+    level: int = 0  # what its release understands (mesh/versions.py); 0: it does not say
 
     def check(self) -> None:
         if len(self.node_id) != NODE_ID_BYTES:
@@ -57,9 +58,9 @@ class Member(msgspec.Struct, frozen=True):
         if not _KEY.fullmatch(self.public_key):
             raise MembershipError(f"the public key of {self.name} is none: 40 characters of Z85")
 
-    def order(self) -> tuple[Stamp, str, str, str, str]:
+    def order(self) -> tuple[Stamp, str, str, str, str, int]:
         """Stamps are unique, but a host restored from a backup may use one twice: then the rest decides, everywhere alike."""
-        return self.stamp, self.state, self.name, self.address, self.public_key
+        return self.stamp, self.state, self.name, self.address, self.public_key, self.level
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -75,6 +76,7 @@ class _FileMember(msgspec.Struct, frozen=True):
     public_key: str
     state: State
     stamp: str
+    level: int = 0
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -84,6 +86,11 @@ class Membership(msgspec.Struct, frozen=True):
 
     def active(self) -> list[Member]:
         return sorted((each for each in self.members.values() if each.state == "active"), key=lambda each: each.node_id)
+
+    @property
+    def level(self) -> int:
+        """What all members understand."""
+        return min((each.level for each in self.active()), default=0)
 
     def find(self, name: str) -> Member:
         """The active member that is shown by this name."""
@@ -168,9 +175,11 @@ class Membership(msgspec.Struct, frozen=True):
 
     def to_json(self) -> bytes:
         members = [
-            _FileMember(each.node_id.hex(), each.name, each.address, each.public_key, each.state, str(each.stamp))
+            _FileMember(
+                each.node_id.hex(), each.name, each.address, each.public_key, each.state, str(each.stamp), each.level
+            )
             for _, each in sorted(self.members.items())
-        ]
+        ]  # fmt: skip
         return msgspec.json.format(msgspec.json.encode(_File(self.cluster_id.hex(), self.name, members)), indent=2)
 
     @classmethod
@@ -181,7 +190,7 @@ class Membership(msgspec.Struct, frozen=True):
             members = {}
             for each in file.members:
                 node_id, stamp = bytes.fromhex(each.node_id), Stamp.parse(each.stamp)
-                member = Member(node_id, each.name, each.address, each.public_key, each.state, stamp)
+                member = Member(node_id, each.name, each.address, each.public_key, each.state, stamp, each.level)
                 member.check()
                 members[node_id] = member
         except (msgspec.DecodeError, ValueError) as error:

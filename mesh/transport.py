@@ -68,6 +68,7 @@ class Counters:
     version: int = 0
     incarnation: int = 0
     trouble: str = ""
+    refusals: int = 0  # times that the peer turned out not to fit to this host
     refuses_us: bool = False  # our key is no member's for it
 
 
@@ -115,11 +116,12 @@ def now_ms() -> float:
 
 class Transport:
     def __init__(
-        self, identity: Identity, membership: Membership, bind: str, handler: Handler, *, incarnation: int = 0
-    ) -> None:
+        self, identity: Identity, membership: Membership, bind: str, handler: Handler, *, incarnation: int = 0,
+        release: str = "",
+    ) -> None:  # fmt: skip
         self._identity = identity
         own = membership.members.get(identity.node_id)
-        self._party = Party(identity.node_id, membership.cluster_id, incarnation, own.address if own else "")
+        self._party = Party(identity.node_id, membership.cluster_id, incarnation, own.address if own else "", release)
         self._handler = handler
         self._source = _source(bind)
         self._peers: dict[bytes, Peer] = {}
@@ -162,13 +164,18 @@ class Transport:
         self._sendable.set()
         return True
 
+    def refuse(self, node_id: bytes, why: str) -> None:
+        """The handler does not understand what this peer says: no link with it until it has started anew."""
+        if (peer := self._peers.get(node_id)) is not None:
+            self._tell(peer, peer.channel.refuse(why))
+
     def counters(self) -> dict[bytes, Counters]:
         for peer in self._peers.values():
             counters, link = peer.counters, peer.channel
             counters.state, counters.address = link.state, peer.member.address
             counters.queue_bytes, counters.late_batches = link.queue_bytes, link.late
             counters.rtt_ms, counters.trouble = link.rtt_ms, link.trouble
-            counters.version, counters.incarnation = link.version, link.incarnation
+            counters.version, counters.incarnation, counters.refusals = link.version, link.incarnation, link.refusals
         return {node_id: peer.counters for node_id, peer in self._peers.items()}
 
     @property

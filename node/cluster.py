@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mesh import identity
+from mesh import identity, versions
 from mesh.hlc import Clock, Stamp
 from mesh.join import JoinError, check_free
 from mesh.membership import Member, Membership, MembershipError
@@ -44,11 +44,13 @@ class Cluster:
         known = self.table.members.get(self.identity.node_id)
         if self.has_left:
             return  # until it joins again
-        if known is None or (known.name, known.address, known.state) != (self.name, self.address, "active"):
+        wanted = (self.name, self.address, "active", versions.LEVEL)
+        if known is None or (known.name, known.address, known.state, known.level) != wanted:
             self.keep(self.table.with_member(self.member(self.stamp())))
 
     def member(self, stamp: Stamp) -> Member:
-        return Member(self.identity.node_id, self.name, self.address, self.identity.public_key, "active", stamp)
+        own = self.identity
+        return Member(own.node_id, self.name, self.address, own.public_key, "active", stamp, versions.LEVEL)
 
     @property
     def fingerprint(self) -> str:

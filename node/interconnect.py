@@ -22,6 +22,7 @@ from mesh import channel, transport
 from mesh.hlc import StampError
 from mesh.membership import Membership, MembershipError
 from node import counters, log, process
+from node.admin.host import VERSION
 from node.cluster import Cluster
 from node.cluster_requests import ClusterRequests
 from node.config import Config, load, run_dir, worker_count
@@ -57,14 +58,16 @@ class Interconnect:
         )
         self.door = Door(self.cluster, interconnect.bind, self.table_changed)
         self._keeper = KeeperBridge(
-            self._run_dir, self._members, lambda node_id, message: self._send(node_id, KEEPER, message), self._welcome
-        )
+            self._run_dir, self._members, lambda node_id, message: self._send(node_id, KEEPER, message), self._welcome,
+            self.refuse,
+        )  # fmt: skip
         self.reports = Reports(config, self.cluster)
         self._welcomed = Event()
         self._incarnation = 0
         self._keeper_seen_s = time.monotonic()
         self._transport: transport.Transport | None = None
         self._transport_since_s = time.monotonic()
+        self._refusals: dict[bytes, int] = {}
         self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
         self.discovery = Discovery(config, self)
         self._advertised: dict[
@@ -140,7 +143,9 @@ class Interconnect:
             self._config.interconnect.bind,
             self,
             incarnation=self._incarnation,
+            release=VERSION,
         )
+        self._refusals.clear()
 
     def joined(self, table: Membership) -> None:
         """This host is in another cluster now, or in its old one again."""
@@ -188,9 +193,27 @@ class Interconnect:
     def _report(self) -> None:
         """What every host shows of this one."""
         self._keeper.look()
-        report = self.reports.make(self.links(), self._keeper.copies)
+        links = self.links()
+        self._say_refusals(links)
+        report = self.reports.make(links, self._keeper.copies)
         for node_id in self._keeper.up:
             self._send(node_id, REPORT, report)
+
+    def _say_refusals(self, links: dict[bytes, transport.Counters]) -> None:
+        for node_id, link in links.items():
+            if link.refusals > self._refusals.get(node_id, 0):
+                self._log.error(
+                    "peer_refused", peer=self._name(node_id), cause=link.trouble,
+                    effect="nothing is replicated between the two hosts, and both serve",
+                    next="install the same release on both: docs/operating.md, Upgrade",
+                )  # fmt: skip
+            self._refusals[node_id] = link.refusals
+
+    def refuse(self, node_id: bytes, what: str) -> None:
+        """No link with who says what is not understood, rather than one on which something is missing."""
+        if self._transport is not None:
+            why = f"it says what this host does not understand ({what}), so its release is newer: upgrade this host"
+            self._transport.refuse(node_id, why)
 
     def up(self, node_id: bytes) -> None:
         if node_id in self._keeper.up:
@@ -238,6 +261,8 @@ class Interconnect:
                     "members_refused", peer=self._name(node_id), cause=str(error),
                     effect="the list of hosts stays as it is here", next="mqnode cluster nodes, on both hosts",
                 )  # fmt: skip
+        else:
+            self.refuse(node_id, f"frame {kind}")
 
     def try_addresses(self, addresses: dict[bytes, str]) -> None:
         """Members that are not up may be there and no longer where the table says; once up they tell themselves."""

@@ -39,7 +39,8 @@ def frame(kind: int, body: bytes) -> bytes:
 
 
 class KeeperBridge:
-    """`deliver(node_id, message)` is False while the peer's queue is full; `welcome(arguments)` comes with each keeper."""
+    """`deliver(node_id, message)` is False while the peer's queue is full; `welcome(arguments)` comes with each keeper, and
+    `refuse(node_id, what)` when a peer says what the keeper does not understand."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class KeeperBridge:
         members: Callable[[], dict[str, list[bytes]]],
         deliver: Callable[[bytes, bytes], bool],
         welcome: Callable[[dict[str, Any]], None],
+        refuse: Callable[[bytes, str], None],
     ) -> None:
         self.up: set[bytes] = set()
         self.copies: dict[bytes, dict[str, Any]] = {}  # how far each peer is with our commits, as the keeper said last
@@ -55,6 +57,7 @@ class KeeperBridge:
         self._log = log.logger("interconnect")
         self._path = os.fspath(run_dir / "keeper.sock")
         self._members, self._deliver, self._welcome = members, deliver, welcome
+        self._refuse = refuse
         self._keeper: blocking.socket | None = None
         self._output = Outgoing()
         self._to_send = Event()
@@ -151,6 +154,8 @@ class KeeperBridge:
             method, arguments = _decode(body)
             if method == "welcome":
                 self._welcome(arguments)
+            elif method == "refuse":
+                self._refuse(arguments["node_id"], arguments["what"])
 
     def _write(self) -> None:
         while True:

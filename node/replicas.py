@@ -28,6 +28,7 @@ PART_BYTES = 1 << 20
 IN_SYNC = b"1"  # what is stored with the eviction of a peer that had all
 KEPT_COMMITS = 200_000  # in the outbox, for a peer that is away; beyond it gets a snapshot
 TRIM = 1000  # at a time
+EVENTS = {"connected", "given"}  # that keepers send each other
 
 Context = dict[int, int]  # number of a host -> its last commit that a store has, see storage/writer.pyx
 
@@ -63,17 +64,13 @@ class Say(enum.IntEnum):
 class Peer:
     """Another host, as the directory's outbox knows it."""
 
-    __slots__ = (
-        "applying", "asked", "context", "evictions", "has", "last", "name", "node_id", "number", "open_said", "snapshot",
-        "to_say", "waiting"
-    )  # fmt: skip
-
     def __init__(self, node_id: bytes, number: int) -> None:
         self.node_id = node_id
         self.name = node_id.hex()[:8]
         self.number = number  # 0: never heard of it
         self.evictions = 0
         self.open_said = False  # since its link came up
+        self.refused = False  # since then: it said what is not understood
         self.last = 0  # its last commit when its link opened
         self.has = 0  # our last commit that it had then, or when it was evicted
         self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
@@ -145,7 +142,7 @@ class Replicas:
         peer = self._peer(node_id)
         self.evicted.discard(node_id)
         peer.snapshot = None
-        peer.open_said = peer.asked = False
+        peer.open_said = peer.asked = peer.refused = False
         peer.applying.clear()
         peer.waiting.clear()
         peer.to_say.clear()
@@ -220,7 +217,7 @@ class Replicas:
 
     def frame(self, body: bytes, now_ms: int) -> None:
         peer = self.peers.get(body[:NODE_ID_BYTES])
-        if peer is None:
+        if peer is None or peer.refused:
             return
         say, message = body[NODE_ID_BYTES], body[NODE_ID_BYTES + 1 :]
         if say == Say.HELLO:
@@ -271,15 +268,26 @@ class Replicas:
         if say == Say.CHANGES:
             number, context, changes, _ = _decode_changes(message)
             self._changes(peer, number, context, changes, now_ms)
-        elif say == Say.REQUEST:
-            number, method, arguments = _decode(message)
-            if method == "release":
-                self._directory.request(peer, number, method, arguments, now_ms)
         elif say == Say.REPLY:
             self._directory.outbox.answered(*_decode(message))
-        elif say == Say.EVENT:
-            method, arguments = _decode(message)
+        else:
+            self._asked(peer, say, message, now_ms)
+
+    def _asked(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
+        content = _decode(message) if say in (Say.REQUEST, Say.EVENT) else ("", {})
+        method, arguments = content[-2:]
+        if say == Say.REQUEST and method == "release":
+            self._directory.request(peer, content[0], method, arguments, now_ms)
+        elif say == Say.EVENT and method in EVENTS:
             getattr(self._directory.elsewhere, method)(**arguments)
+        else:
+            self._refuse(peer, f"message {say} {method}")
+
+    def _refuse(self, peer: Peer, what: str) -> None:
+        """Only a newer release says it, and without it what follows is not the same: the link ends."""
+        peer.refused = True
+        if self.link is not None:
+            self.link.queue(EVENT, _encode(["refuse", {"node_id": peer.node_id, "what": what}]))
 
     def _greeted(self, peer: Peer, number: int, wants: int) -> None:
         if number == self._number:

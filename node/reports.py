@@ -31,6 +31,7 @@ class LinkReport(msgspec.Struct):
     lag_commits: int
     lag_s: float
     evictions: int = 0
+    refusals: int = 0
 
 
 class Report(msgspec.Struct):
@@ -88,6 +89,7 @@ class Reports:
             lag_commits=copy.get("lag_ops", 0),
             lag_s=copy.get("lag_s", 0.0),
             evictions=copy.get("evictions", 0),
+            refusals=counters.refusals,
         )
 
     # -- the others -----------------------------------------------------------------------------------------------------------
@@ -102,7 +104,7 @@ class Reports:
         table = self._cluster.table
         nodes = []
         for node_id, name in sorted(table.shown_names().items(), key=lambda each: each[1]):
-            link = self._links.get(node_id.hex())
+            link, report = self._links.get(node_id.hex()), self._heard.get(node_id)
             here = node_id == self._own
             nodes.append(
                 {
@@ -112,9 +114,12 @@ class Reports:
                     "this_host": here,
                     "state": "up" if here else ("down" if link is None else link.state),
                     "rtt_ms": None if link is None else link.rtt_ms,
+                    "trouble": "" if link is None else link.trouble,
+                    "release": None if report is None else report.version,
+                    "level": table.members[node_id].level,
                 }
             )
-        return {"cluster": table.name, "nodes": nodes}
+        return {"cluster": table.name, "level": table.level, "nodes": nodes}
 
     def links(self) -> dict[str, Any]:
         return {"host": self._cluster.name, "links": [each for each in self._all_links() if each["from_this_host"]]}
@@ -137,16 +142,13 @@ class Reports:
             report = self._heard.get(bytes.fromhex(node["node_id"]))
             node |= {
                 "ready": report is not None and report.ready and node["state"] == "up",
-                "version": None if report is None else report.version,
                 "clients": None if report is None else report.clients,
                 "sessions": None if report is None else report.sessions,
                 "queued_messages": None if report is None else report.queued_messages,
                 "in_sync_with": [each["to"] for each in links if each["from"] == node["name"] and each["in_sync"]],
             }
         warnings = [text for node in nodes for text in self._warnings(node, links)]
-        versions = sorted({node["version"] for node in nodes if node["version"]})
-        if len(versions) > 1:
-            warnings.append(f"the hosts run different releases: {', '.join(versions)}. Upgrade the older ones")
+        warnings += self._different(nodes)
         return {
             "cluster": self._cluster.table.name,
             "host": self._cluster.table.shown_names()[self._own],
@@ -156,6 +158,15 @@ class Reports:
             "links": links,
             "warnings": warnings,
         }
+
+    def _different(self, nodes: list[dict[str, Any]]) -> list[str]:
+        releases = sorted({node["release"] for node in nodes if node["release"]})
+        older = [node["name"] for node in nodes if node["level"] < max(each["level"] for each in nodes)]
+        if older:
+            return [f"what is new in the later release waits until all hosts have it: upgrade {', '.join(older)}"]
+        return (
+            [f"the hosts run different releases: {', '.join(releases)}. Upgrade the older ones"] if releases[1:] else []
+        )
 
     def _warnings(self, node: dict[str, Any], links: list[dict[str, Any]]) -> list[str]:
         name = node["name"]

@@ -18,6 +18,10 @@ GAUGES = {
     "mqnode_replication_lag_ops": ("Commits that another host does not have yet, by peer", "lag_commits"),
     "mqnode_replication_lag_seconds": ("Age of the oldest commit that it does not have, by peer", "lag_s"),
 }
+COUNTERS = {
+    "mqnode_evictions": ("Times that another host was given up after 3 s, by peer", "evictions"),
+    "mqnode_peers_refused": ("Times that another host did not fit: its release or its cluster, by peer", "refusals"),
+}
 
 
 def collect(host: Host) -> Iterator[Metric]:
@@ -30,9 +34,8 @@ def collect(host: Host) -> Iterator[Metric]:
         for link in links:
             gauge.add_metric([link["to"]], STATES.get(link["state"], 0) if field == "state" else link[field])
         yield gauge
-    evictions = CounterMetricFamily(
-        "mqnode_evictions", "Times that another host was given up after 3 s, by peer", labels=["peer"]
-    )
-    for link in links:
-        evictions.add_metric([link["to"]], link["evictions"])
-    yield evictions
+    for name, (help_text, field) in COUNTERS.items():
+        counter = CounterMetricFamily(name, help_text, labels=["peer"])
+        for link in links:
+            counter.add_metric([link["to"]], link[field])
+        yield counter

@@ -57,11 +57,12 @@ def show(answer: dict[str, Any], as_json: bool) -> None:
     rows = [
         (
             each["name"] + (" (this host)" if each["this_host"] else ""), each["address"], each["state"],
-            "" if each["rtt_ms"] is None else f"{each['rtt_ms']:.1f} ms", each["node_id"][:8],
+            "" if each["rtt_ms"] is None else f"{each['rtt_ms']:.1f} ms", each["release"] or "", each["node_id"][:8],
+            each["trouble"],
         )
         for each in answer["nodes"]
     ]  # fmt: skip
-    show_table(("HOST", "ADDRESS", "STATE", "ROUND TRIP", "ID"), rows, "no hosts")
+    show_table(("HOST", "ADDRESS", "STATE", "ROUND TRIP", "RELEASE", "ID", "TROUBLE"), rows, "no hosts")
 
 
 @command.group("token")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from mesh import approval, frames, join
+from mesh import approval, join, versions
 from mesh.approval import INVITED_MS, WAITING_MAX, Approvals, Here, KnockServer, answer
 from mesh.identity import create, fingerprint
 from mesh.join import ATTEMPTS, ATTEMPTS_MS, Joiner, JoinError, JoinServer, Refused, request
@@ -102,7 +102,7 @@ def test_who_knocks_is_bounded() -> None:
         (b"", "does not understand"),
         (b"\xff" * 50, "does not understand"),
         (msgspec.msgpack.encode(join.Ask(1, 1, CLUSTER)), "does not understand"),
-        (msgspec.msgpack.encode(approval.Knock(frames.HIGHEST_VERSION + 1, 9, b"n" * 16, "n", "h:1")), "upgrade the older"),
+        (msgspec.msgpack.encode(approval.Knock(versions.HIGHEST + 1, 9, b"n" * 16, "n", "h:1")), "upgrade the older"),
     ],
 )  # fmt: skip
 def test_knocks_that_are_refused(question: bytes, text: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from itertools import count
 
+import msgspec
 import pytest
 
-from mesh import channel, frames
+from mesh import channel, frames, versions
 from mesh.channel import Change, Channel, Down, Event, Party
 from mesh.frames import Assembler, Batch, FrameError, Hello
 
@@ -272,3 +273,39 @@ def test_a_message_is_what_internals_md_says() -> None:
     assert batch.encode() == bytes.fromhex("".join(parts))
     assert frames.decode(batch.encode()) == batch
     assert Assembler().add(batch.stream) == [(9, b"x")]
+
+
+def test_who_says_what_is_not_understood_is_refused_until_it_has_started_anew() -> None:
+    """guarantees.md, mixed versions: its stream stops, and both sides know why."""
+    pair = Pair()
+    pair.run(500)
+    pair.events[0] += pair.sides[0].refuse("it says frame 99")
+    assert changes(pair.events[0]) == ["up", "refused"]
+    pair.run(5_000)
+    assert changes(pair.events[1]) == ["up", "channel broken", "evicted"]
+    assert (pair.sides[0].trouble, pair.sides[0].refusals) == ("it says frame 99", 1)
+    assert pair.sides[1].trouble == "it refuses this host: it says frame 99"
+    pair.sides[1] = Channel(Party(IDS[1], CLUSTER, 2), IDS[0], lambda: next(pair.ids), pair.now)
+    pair.run(1_000)
+    assert pair.up()
+    assert not any(side.trouble for side in pair.sides)
+
+
+@pytest.mark.parametrize(("theirs", "spoken"), [((1, 1), 1), ((1, 2), 2), ((2, 3), 2)])
+def test_the_highest_version_that_both_speak(
+    monkeypatch: pytest.MonkeyPatch, theirs: tuple[int, int], spoken: int
+) -> None:
+    monkeypatch.setattr(versions, "HIGHEST", 2)
+    me = Channel(Party(IDS[0], CLUSTER, 1), IDS[1], lambda: 7, 0)
+    assert me.received(0, Hello(*theirs, IDS[1], 1, CLUSTER, 9, 7, False).encode()) == [Change.UP]
+    assert me.version == spoken
+
+
+def test_two_releases_without_a_common_version_are_both_named() -> None:
+    me = Channel(Party(IDS[0], CLUSTER, 1, release="0.1.0"), IDS[1], lambda: 7, 0)
+    for _ in range(3):
+        me.received(0, Hello(2, 3, IDS[1], 1, CLUSTER, 9, 0, False, release="0.3.0").encode())
+    assert "mqnode 0.3.0 and speaks versions 2 to 3" in me.trouble
+    assert "mqnode 0.1.0 and speaks 1 to 1: upgrade" in me.trouble
+    assert me.refusals == 1
+    assert Hello(*msgspec.msgpack.decode((me.take(0) or b"")[1:])).objection == me.trouble

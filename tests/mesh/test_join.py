@@ -12,7 +12,7 @@ import gevent
 import msgspec
 import pytest
 
-from mesh import frames, join
+from mesh import join, versions
 from mesh.hlc import Clock, Stamp
 from mesh.identity import FILE_NAME, Identity, create, load_or_create
 from mesh.join import (
@@ -257,7 +257,7 @@ def joining(door: Member1, token: Token, nonce: bytes) -> bytes:
 
 def test_releases_that_do_not_fit(door: Member1) -> None:
     desk = Desk(door.identity, door, lambda: b"n" * 16)
-    newer = frames.HIGHEST_VERSION + 1
+    newer = versions.HIGHEST + 1
     answer = ask(desk, asking((newer, newer + 1)))
     assert isinstance(answer, Refused)
     assert "upgrade the older one" in answer.why
@@ -283,6 +283,17 @@ def test_a_host_of_another_clusters_name_and_one_with_another_clock(door: Member
         assert isinstance(answer, Refused)
         assert text in answer.why
     assert isinstance(joining_as(door, token, cluster="home", wall_ms=59_000), Welcome)
+
+
+def test_an_older_host_does_not_join_where_something_newer_may_be_in_use(door: Member1) -> None:
+    token = door.token("h:1")
+    [own] = door.table.active()
+    door.table = door.table.with_member(msgspec.structs.replace(own, level=versions.LEVEL + 1, stamp=door.stamp()))
+    answer = joining_as(door, token, level=versions.LEVEL)
+    assert isinstance(answer, Refused)
+    assert "Install the release of its members" in answer.why
+    assert isinstance(joining_as(door, token, level=versions.LEVEL + 1), Welcome)
+    assert door.table.level == versions.LEVEL + 1
 
 
 def test_a_nonce_is_for_one_connection_and_one_attempt(door: Member1) -> None:

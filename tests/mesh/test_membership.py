@@ -24,6 +24,7 @@ members = st.builds(
     st.sampled_from(KEYS),
     st.sampled_from(["active", "left"]),
     stamps,
+    st.integers(0, 2),
 )
 tables = st.builds(
     lambda listed: Membership(CLUSTER, "home", {each.node_id: each for each in listed}), st.lists(members, max_size=4)
@@ -171,3 +172,12 @@ def test_a_full_counter_runs_ahead_of_the_wall_clock() -> None:
 def test_text_that_is_no_stamp(text: str) -> None:
     with pytest.raises(StampError):
         Stamp.parse(text)
+
+
+def test_the_cluster_understands_what_its_oldest_host_does() -> None:
+    made = table(member(0, "n1"), member(1, "n2"))
+    assert made.level == 0, "a table of a release that does not say"
+    newer = [msgspec.structs.replace(each, level=2, stamp=Stamp(2, each.node_id)) for each in made.active()]
+    assert made.with_member(newer[0]).level == 0
+    assert made.with_member(newer[0]).with_member(newer[1]).level == 2
+    assert made.with_member(newer[0]).without(IDS[1], Stamp(3, IDS[0])).level == 2
