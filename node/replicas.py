@@ -1,24 +1,18 @@
-"""The keeper's conversations with the keepers of the other hosts, through the interconnect process of this one.
-
-A PEER frame is `16s` node id and a message: one byte of Say, then its body. A link that opens begins with HELLO, answered by
-OPEN, which says which of the other's commits are here. Then CHANGES in the order of the commits, or first SNAPSHOT where the
-outbox does not go back so far; HAVE answers them when they are on disk and the workers know. Requests travel in the same
-order as commits: who is handed a session has its queue by then.
-"""
+"""The keeper's conversations with the keepers of the other hosts, through the interconnect process of this one (node/peer.py)."""
 
 from __future__ import annotations
 
-import enum
 import struct
-from collections import deque
 from typing import Any
 
 import msgspec
 
 from mesh.replication import Replication, Times
 from node.keeper_link import Link
+from node.peer import Peer, Say, decode_context, decode_part
+from node.peer_commits import PeerCommits
 from node.sessions.directory import Directory
-from node.sessions.outbox import EVENT, REPLY, REQUEST
+from node.sessions.outbox import EVENT
 from storage.layout import META_EVICTED, META_NODE, REPLICATED, u64
 from storage.writer import Writer
 
@@ -30,55 +24,12 @@ KEPT_COMMITS = 200_000  # in the outbox, for a peer that is away; beyond it gets
 TRIM = 1000  # at a time
 EVENTS = {"connected", "given"}  # that keepers send each other
 
-Context = dict[int, int]  # number of a host -> its last commit that a store has, see storage/writer.pyx
-
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
-_decode_context = msgspec.msgpack.Decoder(Context).decode
-_decode_changes = msgspec.msgpack.Decoder(tuple[int, Context, bytes, bool]).decode
-_decode_part = msgspec.msgpack.Decoder(
-    tuple[int, bytes, int, bytes, Context, bytes, list[tuple[int, bytes, int, bool]]]
-).decode
 _SEQ = struct.Struct("<Q")
 _HELLO = struct.Struct("<QB")
 _OPEN = struct.Struct("<QQB")
 ALONE_MS = 6000  # after the keeper's start: a host whose interconnect says nothing serves alone
-
-
-class Say(enum.IntEnum):
-    HELLO = 0  # `<QB` number of the sender's host, wants one back
-    OPEN = 1  # `<QQB` the receiver's last commit that the sender has, the sender's last, has acknowledged without the receiver
-    CHANGES = 2  # [number of the commit, the sender's context, changes, is the context that of the commit?]
-    HAVE = 3  # `<Q` number
-    SNAPSHOT = 4  # [database and key from which on it is, database and key up to which, context, changes, burials]
-    SNAPSHOT_END = 5  # the sender's context when it began
-    TAIL = 6  # keys of commits that nobody was told of, as in the outbox
-    RESET = 7  # what they hold at the peer that went on, as changes
-    CONTEXT = 8  # the sender's
-    SYNC = 9  # wants a snapshot
-    REQUEST = REQUEST + 10
-    REPLY = REPLY + 10
-    EVENT = EVENT + 10
-
-
-class Peer:
-    """Another host, as the directory's outbox knows it."""
-
-    def __init__(self, node_id: bytes, number: int) -> None:
-        self.node_id = node_id
-        self.name = node_id.hex()[:8]
-        self.number = number  # 0: never heard of it
-        self.evictions = 0
-        self.open_said = False  # since its link came up
-        self.refused = False  # since then: it said what is not understood
-        self.last = 0  # its last commit when its link opened
-        self.has = 0  # our last commit that it had then, or when it was evicted
-        self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
-        self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
-        self.waiting: deque[tuple[int, bytes]] = deque()  # its commits, and what comes in their order
-        self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
-        self.context: Context = {}
-        self.asked = False  # for a snapshot
 
 
 class Replicas:
@@ -91,7 +42,7 @@ class Replicas:
         self.replication = Replication(writer.seq, strict)
         self.evicted: set[bytes] = set()
         self._times = Times()
-        self._have: list[Peer] = []
+        self._commits = PeerCommits(writer, directory, number, self.peers, self._say, self._look, self._take)
         self._first = writer.seq  # our last commit of earlier lives
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
@@ -165,7 +116,7 @@ class Replicas:
             self.evicted.add(node_id)
             self.replication.evicted(peer)
             self._directory.elsewhere.gone(peer.number, now_ms)
-            self._compare()
+            self._commits.compare()
             if self.is_stalled:
                 self._say_stalled()
             elif was_in_sync:
@@ -229,46 +180,21 @@ class Replicas:
         elif say == Say.RESET:
             self._reset(peer, message, now_ms)
         elif say == Say.SNAPSHOT:
-            self._part(peer, *_decode_part(message), now_ms=now_ms)
+            self._commits.part(peer, *decode_part(message), now_ms=now_ms)
         elif say == Say.SNAPSHOT_END:
-            self._writer.learn(_decode_context(message))
-            self._known(peer, self._writer.peer_seq(peer.number), [])
-            peer.asked = False
-            self._go_on(now_ms)
+            self._commits.snapshot_ended(peer, message, now_ms)
         elif say == Say.CONTEXT:
-            self._look_at_context(peer, _decode_context(message))
+            self._commits.look_at(peer, decode_context(message))
         elif say == Say.SYNC:
             peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
         else:
             peer.waiting.append((say, message))
-            self._go_on(now_ms)
-
-    def _go_on(self, now_ms: int) -> None:
-        """Take what came in the order of commits, but no commit before those of third hosts that its host had seen: so order
-        holds for a publisher that goes from one host to another."""
-        more = True
-        while more:
-            more = False
-            for peer in self.peers.values():
-                while peer.waiting and self._may_take(peer, *peer.waiting[0]):
-                    self._take(peer, *peer.waiting.popleft(), now_ms)
-                    more = True
-
-    def _may_take(self, peer: Peer, say: int, message: bytes) -> bool:
-        if say != Say.CHANGES or len(self.peers) < 2:
-            return True
-        number, context, _, is_new = _decode_changes(message)
-        self._look_at_context(peer, context)
-        is_next = number == self._writer.peer_seq(peer.number) + 1  # else it was sent before its host knew what we have
-        return not is_next or not is_new or bool(self._writer.has_seen(context | {peer.number: 0}))
+            self._commits.go_on(now_ms)
 
     def _take(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
-        if say == Say.CHANGES:
-            number, context, changes, _ = _decode_changes(message)
-            self._changes(peer, number, context, changes, now_ms)
-        elif say == Say.REPLY:
+        if say == Say.REPLY:
             self._directory.outbox.answered(*_decode(message))
         else:
             self._asked(peer, say, message, now_ms)
@@ -340,24 +266,6 @@ class Replicas:
         self._look(peer)
         self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
 
-    # -- what a host that is gone has told one of us only --------------------------------------------------------------------
-
-    def _compare(self) -> None:
-        for peer in self._directory.elsewhere.peers.values():
-            self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
-            self._look_at_context(peer, peer.context)
-
-    def _look_at_context(self, peer: Peer, context: Context) -> None:
-        """It may have commits of a host that will not send them to us any more."""
-        peer.context = context
-        if peer.asked:
-            return
-        there = self._directory.elsewhere.peers.keys() | {self._number}
-        missing = (number for number, seq in context.items() if seq > self._writer.peer_seq(number))
-        if any(number not in there and self._directory.elsewhere.is_gone(number) for number in missing):
-            peer.asked = True
-            self._say(peer, Say.SYNC, b"")
-
     def _acknowledged(self, peer: Peer, number: int) -> None:
         before = self.replication.in_sync
         self.replication.acknowledged(peer, number)
@@ -375,47 +283,6 @@ class Replicas:
         if self._expected is not None:
             self._expected.discard(node_id)
 
-    # -- what a peer has committed -------------------------------------------------------------------------------------------
-
-    def _changes(self, peer: Peer, number: int, context: Context, changes: bytes, now_ms: int) -> None:
-        known = self._writer.peer_seq(peer.number)
-        if number <= known:  # sent again
-            peer.applying.append([known, 0])
-            self._have.append(peer)
-        elif number == known + 1:
-            told = self._apply(peer, changes, context, now_ms)
-            self._writer.learn({peer.number: number})
-            self._known(peer, number, told)
-
-    def _part(
-        self, peer: Peer, database: int, after: bytes, last: int, until: bytes, context: Context, part: bytes,
-        burials: list[tuple[int, bytes, int, bool]], now_ms: int
-    ) -> None:  # fmt: skip
-        """Of the peer's snapshot: what it has there, and what it has no more."""
-        gone = self._writer.overtaken(burials) + self._writer.absent(database, after, last, until, part, context)
-        self._directory.subscriptions.make_known(
-            self._apply(peer, gone + part, context, now_ms), lambda ok, result: None
-        )
-
-    def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> list[Any]:
-        told = self._directory.elsewhere.apply(self._writer.records_of(peer.number, changes, context), now_ms)
-        self._writer.apply_changes(peer.number, changes, context)
-        self._directory.elsewhere.look_at_strays(now_ms)
-        return told
-
-    def _known(self, peer: Peer, number: int, told: list[Any]) -> None:
-        """We have all of its commits up to this one. It is told so when they are on disk, and when our workers know."""
-        self._look(peer)
-        entry = [number, 1]
-        peer.applying.append(entry)
-
-        def known(ok: bool, result: Any) -> None:
-            entry[1] = 0
-            if peer not in self._have:
-                self._have.append(peer)
-
-        self._directory.subscriptions.make_known(told, known)
-
     # -- after the commit ------------------------------------------------------------------------------------------------------
 
     def committed(self, changes: bytes, now_ms: int) -> None:
@@ -430,9 +297,7 @@ class Replicas:
             self._times.committed(
                 last, now_ms, min((self._had(peer) for peer in self.peers.values()), default=last - 1)
             )
-        for peer in self._have:
-            self._answer(peer)
-        self._have.clear()
+        self._commits.answer()
 
     def catch_up(self) -> bool:
         """Send more to those who lack something; True if there is more to do at once."""
@@ -472,13 +337,6 @@ class Replicas:
         self._say(peer, Say.CHANGES, _encode((number, self._writer.context(), changes, is_new)))
         self.replication.sent(peer, number, len(changes))
         self._speak(peer)
-
-    def _answer(self, peer: Peer) -> None:
-        number = 0
-        while peer.applying and not peer.applying[0][1]:
-            number = peer.applying.popleft()[0]
-        if number:
-            self._say(peer, Say.HAVE, _SEQ.pack(number))
 
     def send(self, peer: Peer, kind: int, message: Any) -> None:
         """A frame of the directory's outbox; not before the commits that it follows."""
