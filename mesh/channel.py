@@ -9,7 +9,7 @@ then 1, 2, 3 … for its messages. Both channels together are the link, and it i
     HELLO from a side that is not open, or answers another id: answer HELLO
     HELLO of who does not fit  no answer; ours says why not
     a number is missing        the link breaks
-    no echo for 3 s            the link breaks: evicted (detector.py)
+    no echo for 3 s, or gone   the link breaks: evicted (detector.py)
     the link breaks            what waits is dropped, ours is a new id, theirs unknown: our HELLO breaks the other side, too
 
 A batch with another id than theirs is late and counts for nothing. Ids are never used again, so an answer to ours is never
@@ -23,12 +23,15 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from mesh import frames, versions
-from mesh.detector import Detector, Effect, Heard, Opened, State, Tick
+from mesh.detector import Dead, Detector, Effect, Gone, Heard, Opened, State, Tick
 from mesh.frames import Assembler, Batch, Frame, FrameError, Hello
 
 QUEUE_BYTES_MAX = 16 << 20  # what may wait for the connection to one peer
 
 EVICTED = "evicted: no heartbeat came back for 3 s"
+DEAD = "evicted: its host is dead. It refuses connections, and no heartbeat came back for 0.5 s"
+STOPPED = "evicted: its host stops"
+EVICTIONS = frozenset({EVICTED, DEAD, STOPPED})
 LOST = "channel broken: messages were lost on the way. Resync from your last acknowledged sequence"
 ANEW = "channel broken: the peer began a new one. Resync from your last acknowledged sequence"
 REFUSED = "refused: the peer says what this host does not understand"
@@ -150,6 +153,16 @@ class Channel:
                     self.reset()
                     events.append(Down(EVICTED))
         return events
+
+    def silent_ms(self, now_ms: float) -> float:
+        return self._detector.silent_ms(now_ms)
+
+    def gone(self, now_ms: float, proof: Gone) -> list[Event]:
+        """The peer's host is dead or stops, as it seems."""
+        if Effect.EVICT not in self._detector.step(now_ms, proof):
+            return []
+        self.reset()
+        return [Down(DEAD if isinstance(proof, Dead) else STOPPED)]
 
     def received(self, now_ms: float, message: bytes | memoryview) -> list[Event]:
         try:

@@ -7,6 +7,8 @@ that comes back so shows that the link works both ways: a one-way cut is a cut, 
     SUSPECT  Opened, or an echo that advances         UP        effect Trust
     UP       no advancing echo for 1 s                SUSPECT   effect Doubt
     SUSPECT  none for 3 s                             EVICTED   effect Evict
+    both     Dead, no advancing echo for 0.5 s        EVICTED   effect Evict
+    both     Stopped                                  EVICTED   effect Evict
     EVICTED  Opened (a new channel, by both sides)    UP        effect Trust
 
 It starts as SUSPECT: a peer that is not there at the start is evicted 3 s later. Counters go on over channels and cuts;
@@ -21,6 +23,7 @@ from enum import Enum
 BEAT_MS = 250
 SUSPECT_MS = 1000
 EVICT_MS = 3000
+SILENT_MS = 500  # without an echo, before it counts that its host refuses connections
 RTT_WEIGHT = 0.2  # of a new measurement in the average
 BEATS_KEPT = 64
 
@@ -50,6 +53,16 @@ class Heard:
     held_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The peer's host refuses connections that it took before (life.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The peer said that its host stops."""
+
+
 class Effect(Enum):
     BEAT = "beat"  # send one: `beat()` is what it says
     TRUST = "trust"
@@ -57,7 +70,8 @@ class Effect(Enum):
     EVICT = "evict"
 
 
-Event = Tick | Opened | Heard
+Gone = Dead | Stopped
+Event = Tick | Opened | Heard | Gone
 
 
 class Detector:
@@ -77,6 +91,10 @@ class Detector:
         self._sent_at.setdefault(self._beat, now_ms)
         return self._beat, self._heard, min(int((now_ms - self._heard_at) * 1000), 0xFFFFFFFF)
 
+    def silent_ms(self, now_ms: float) -> float:
+        """For how long no echo has advanced."""
+        return now_ms - self._echoed_at
+
     def step(self, now_ms: float, event: Event) -> list[Effect]:
         match event:
             case Opened():
@@ -86,6 +104,10 @@ class Detector:
                 return self._hear(now_ms, event)
             case Tick():
                 return [*self._judge(now_ms), *self._tick(now_ms)]
+            case Dead():
+                return self._evict() if self.silent_ms(now_ms) >= SILENT_MS else []
+            case Stopped():
+                return self._evict()
 
     def _hear(self, now_ms: float, event: Heard) -> list[Effect]:
         if event.beat > self._heard:
@@ -108,15 +130,20 @@ class Detector:
         return [Effect.TRUST]
 
     def _judge(self, now_ms: float) -> list[Effect]:
-        silent_ms = now_ms - self._echoed_at
+        silent_ms = self.silent_ms(now_ms)
         effects = []
         if self.state is State.UP and silent_ms >= SUSPECT_MS:
             self.state = State.SUSPECT
             effects.append(Effect.DOUBT)
         if self.state is State.SUSPECT and silent_ms >= EVICT_MS:
-            self.state = State.EVICTED
-            effects.append(Effect.EVICT)
+            effects += self._evict()
         return effects
+
+    def _evict(self) -> list[Effect]:
+        if self.state is State.EVICTED:
+            return []
+        self.state = State.EVICTED
+        return [Effect.EVICT]
 
     def _tick(self, now_ms: float) -> list[Effect]:
         if now_ms < self._next_beat_at:

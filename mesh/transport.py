@@ -24,9 +24,10 @@ import zmq
 from gevent.event import Event
 from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, getaddrinfo
 
-from mesh import channel, frames, zap
+from mesh import channel, frames, life, zap
 from mesh.channel import Change, Channel, Down, Party
 from mesh.identity import Identity
+from mesh.life import Life
 from mesh.membership import Member, Membership, is_address
 
 TICK_MS = 50
@@ -36,6 +37,7 @@ SEND_MESSAGES = 8  # of at most 128 KiB each, that ZeroMQ holds for a peer
 CONNECT_MS = 2000
 RECONNECT_MS, RECONNECT_MS_MAX = 100, 1000  # by ZeroMQ, of one socket
 DIAL_MS, DIAL_MS_MAX = 1000, 4000  # with a new socket
+LINGER_MS = 100  # at the end, for what was said last
 DIAL_HEARD_MS = 300  # when the peer reaches us and we do not reach it
 
 LEFT = "left: the peer is no longer a member"
@@ -68,6 +70,7 @@ class Counters:
     version: int = 0
     incarnation: int = 0
     trouble: str = ""
+    life_port: bool = False  # open: the peer's death would be noticed at once
     refusals: int = 0  # times that the peer turned out not to fit to this host
     refuses_us: bool = False  # our key is no member's for it
 
@@ -86,6 +89,8 @@ class Peer:
         self.dial_at_ms = 0.0
         self.dial_wait_ms = DIAL_MS
         self.dialling = False
+        self.reached = ""  # the IP address and port that were dialled
+        self.life = Life()
 
     def writable(self) -> bool:
         return self.socket is not None and bool(zap.events(self.socket) & zmq.POLLOUT)
@@ -93,7 +98,7 @@ class Peer:
     def leads_nowhere(self) -> bool:
         return self.socket is None or not self.channel.open
 
-    def hang_up(self) -> None:
+    def hang_up(self, linger_ms: int = 0) -> None:
         if self.watcher is not None:
             self.watcher.stop()
             self.watcher.close()
@@ -101,7 +106,7 @@ class Peer:
             self.socket.disable_monitor()
             self.monitor.close()
         if self.socket is not None:
-            self.socket.close()
+            self.socket.close(linger_ms)
         self.socket = self.watcher = self.monitor = None
 
     def look_for_refusal(self) -> None:
@@ -144,7 +149,7 @@ class Transport:
         """Nothing more is sent or received; the handler is not called any more."""
         gevent.killall(self._greenlets)
         for peer in self._peers.values():
-            peer.hang_up()
+            peer.hang_up(LINGER_MS)
         self._peers.clear()
         self._router.close()
         self._authenticator.stop()
@@ -164,6 +169,11 @@ class Transport:
         self._sendable.set()
         return True
 
+    def stopped(self, node_id: bytes) -> None:
+        """The peer said that its host stops: it is evicted within 50 ms."""
+        if node_id in self._peers:
+            self._peers[node_id].life.stopped()
+
     def refuse(self, node_id: bytes, why: str) -> None:
         """The handler does not understand what this peer says: no link with it until it has started anew."""
         if (peer := self._peers.get(node_id)) is not None:
@@ -175,6 +185,7 @@ class Transport:
             counters.state, counters.address = link.state, peer.member.address
             counters.queue_bytes, counters.late_batches = link.queue_bytes, link.late
             counters.rtt_ms, counters.trouble = link.rtt_ms, link.trouble
+            counters.life_port = peer.life.listens
             counters.version, counters.incarnation, counters.refusals = link.version, link.incarnation, link.refusals
         return {node_id: peer.counters for node_id, peer in self._peers.items()}
 
@@ -241,6 +252,10 @@ class Transport:
         for peer in list(self._peers.values()):
             peer.look_for_refusal()
             self._tell(peer, peer.channel.tick(now))
+            if (proof := peer.life.proof()) is not None:
+                self._tell(peer, peer.channel.gone(now, proof))
+            if peer.channel.state != "evicted" and peer.life.due(now, peer.channel.silent_ms(now)):
+                zap.spawn(partial(self._ask, peer))
             if peer.leads_nowhere() and now >= peer.dial_at_ms and not peer.dialling:
                 peer.dialling = True
                 zap.spawn(partial(self._dial, peer))
@@ -257,12 +272,13 @@ class Transport:
                 case Change.UP:
                     counters.opened += 1
                     counters.refuses_us = False
+                    peer.life.opened()
                     peer.dial_wait_ms = DIAL_MS
                     self._handler.up(node_id)
                 case Change.SUSPECT:
                     self._handler.suspect(node_id)
                 case Down(reason):
-                    peer.dial_at_ms = now_ms() + (0 if reason == channel.EVICTED else DIAL_MS)
+                    peer.dial_at_ms = now_ms() + (0 if reason in channel.EVICTIONS else DIAL_MS)
                     self._handler.down(node_id, reason)
         self._sendable.set()  # an answer, a beat
 
@@ -286,6 +302,10 @@ class Transport:
                 return
             peer.counters.bytes_out += len(message)
 
+    def _ask(self, peer: Peer) -> None:
+        asked = peer.life
+        asked.answered(life.ask(peer.reached, self._source.removesuffix(":0;").strip("[]")))
+
     def _dial(self, peer: Peer) -> None:
         """A new connection in the place of the present one, which leads nowhere. Who has moved has said so in its HELLO."""
         wanted = peer.channel.address if is_address(peer.channel.address) else peer.member.address
@@ -301,6 +321,8 @@ class Transport:
         peer.dial_wait_ms = min(peer.dial_wait_ms * 2, DIAL_MS_MAX)
         if address and peer.leads_nowhere() and self._peers.get(peer.member.node_id) is peer:
             peer.hang_up()
+            if address != peer.reached:
+                peer.reached, peer.life = address, Life()
             peer.socket = self._socket(peer.member.public_key, is_ipv6="[" in address)
             peer.monitor = peer.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
             peer.socket.connect(f"tcp://{self._source}{address}")

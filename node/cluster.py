@@ -62,6 +62,11 @@ class Cluster:
         own = self.table.members.get(self.identity.node_id)
         return own is not None and own.state == "left"
 
+    @property
+    def name_ignored(self) -> bool:
+        """The configuration names another cluster than that to which this host belongs, and which keeps its name."""
+        return self.wanted_name not in ("", self.table.name)
+
     def leave(self) -> None:
         self.keep(self.table.without(self.identity.node_id, self.stamp()))
 

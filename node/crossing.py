@@ -87,6 +87,10 @@ class Crossing:
 
     # -- our workers --------------------------------------------------------------------------------------------------------
 
+    @property
+    def has_workers(self) -> bool:
+        return any(link.is_connected for link in self._links)
+
     def connected(self, link: WorkerLink) -> None:
         for routes in _frames(self._there.everything()):
             link.send(ROUTES, routes)

@@ -32,11 +32,12 @@ from node.door import Door
 from node.keeper_bridge import KeeperBridge
 from node.reports import Reports
 
-KEEPER, TABLE, ADVERTISED, REPORT = 1, 2, 3, 4  # frames between interconnects
+KEEPER, TABLE, ADVERTISED, REPORT, STOPPING = 1, 2, 3, 4, 5  # frames between interconnects
 BEAT_S = 0.2
 KEEPER_AWAY_S = 2.0
 REFUSED_S = 2.0  # less than the keeper waits for other hosts before anybody is served
 LEAVE_S = 5.0  # more than an eviction takes
+STOP_S, STOP_LOOK_S = 0.5, 0.01
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
@@ -86,6 +87,12 @@ class Interconnect:
         stop = Event()
         gevent.signal_handler(signal.SIGTERM, stop.set)
         slot[counters.INDEX["ready"]] = 1
+        if self.cluster.name_ignored:
+            self._log.warning(
+                "cluster_name_ignored", cause=f'the configuration says cluster.name = "{self.cluster.wanted_name}"',
+                effect=f"this host stays in its cluster, which is named {self.cluster.table.name} as when it began",
+                next=f'set cluster.name = "{self.cluster.table.name}"; for another cluster: mqnode leave, then mqnode join',
+            )  # fmt: skip
         self._log.info("ready", bind=self._config.interconnect.bind, node_id=self.cluster.identity.node_id.hex())
         while not stop.wait(BEAT_S):
             counters.beat(slot)
@@ -94,6 +101,7 @@ class Interconnect:
             self._look_at_keeper()
             self._report()
         self.discovery.stop()
+        self._take_leave()
         self._stop_transport()
 
     def _show(self) -> None:
@@ -177,6 +185,16 @@ class Interconnect:
                 found.setdefault(kind, []).append(address)
         return found
 
+    def _take_leave(self) -> None:
+        """If the whole host stops, its workers have ended before us: nobody needs to wait for it then."""
+        with gevent.Timeout(STOP_S, False):
+            while self._crossing.has_workers:
+                gevent.sleep(STOP_LOOK_S)
+            for node_id in self._keeper.up:
+                self._send(node_id, STOPPING, b"")
+            while any(each.queue_bytes for each in self.links().values()):
+                gevent.sleep(STOP_LOOK_S)
+
     def _stop_transport(self) -> None:
         if self._transport is not None:
             self._transport.stop()
@@ -237,7 +255,7 @@ class Interconnect:
         if reason == transport.LEFT:
             self._keeper.peer_left(node_id)
         else:
-            self._keeper.peer_down(node_id, evicted=reason == channel.EVICTED)
+            self._keeper.peer_down(node_id, evicted=reason in channel.EVICTIONS)
         self._log.warning(
             "peer_down", peer=self._name(node_id), cause=reason,
             effect="this host goes on alone, at once or when it is evicted", next="mqnode cluster nodes",
@@ -252,6 +270,8 @@ class Interconnect:
             self._advertised[node_id] = _decode(body)
         elif kind == REPORT:
             self.reports.heard(node_id, body)
+        elif kind == STOPPING and self._transport is not None:
+            self._transport.stopped(node_id)
         elif kind == TABLE:
             try:
                 if self.cluster.learn(body):

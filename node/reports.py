@@ -32,6 +32,7 @@ class LinkReport(msgspec.Struct):
     lag_s: float
     evictions: int = 0
     refusals: int = 0
+    life_port: bool = False  # of the peer's host is open: its death would be noticed at once
 
 
 class Report(msgspec.Struct):
@@ -90,6 +91,7 @@ class Reports:
             lag_s=copy.get("lag_s", 0.0),
             evictions=copy.get("evictions", 0),
             refusals=counters.refusals,
+            life_port=counters.life_port,
         )
 
     # -- the others -----------------------------------------------------------------------------------------------------------

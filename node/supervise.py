@@ -1,8 +1,8 @@
 """`mqnode start`: checks what would keep the host from starting, writes supervisord's configuration, becomes it.
 
-The lock on data_dir is held by supervisord for as long as it lives. Descriptors after exec: 3 the lock, which the
-children do not get; 8 and 9 our stdout and stderr, which they do (deploy/supervisord.conf). Never returns but with
-StartError, whose text tells the operator cause, effect and way out.
+The lock on data_dir is held by supervisord for as long as it lives, and so is the life port (node/life_port.py). Descriptors after
+exec: 3 the lock and 4 the port, which the children do not get; 8 and 9 our stdout and stderr, which they do
+(deploy/supervisord.conf). Never returns but with StartError, whose text tells the operator cause, effect and way out.
 
 The processes read a copy of the configuration as it was at the start, run_dir/mqnode.toml: one that is started anew gets what
 its siblings have, whatever stands in the edited file by then.
@@ -20,8 +20,10 @@ from pathlib import Path
 from string import Template
 from typing import NoReturn
 
+from node import log
 from node.config import Config, ConfigError, load, run_dir, worker_count
 from node.config.show import to_toml
+from node.life_port import LIFE_FD, LISTENS, open_life_port
 from node.listeners.filters import ListenError
 from node.listeners.sockets import check_free, filter_factory
 from node.process import CONFIG_FILE, SUPERVISOR_PID
@@ -52,6 +54,7 @@ def run(config_path: str | Path, config: Config) -> NoReturn:
     if lock != LOCK_FD:
         os.dup2(lock, LOCK_FD)
     os.set_inheritable(LOCK_FD, True)
+    _hold_life_port(config)
     os.dup2(1, STDOUT_FD)
     os.dup2(2, STDERR_FD)
     os.environ[SUPERVISOR_PID] = str(os.getpid())  # exec keeps the pid
@@ -109,6 +112,27 @@ def _check_listeners(config: Config) -> None:
                 if time.monotonic() > deadline:
                     raise StartError(str(error)) from error
             time.sleep(0.1)
+
+
+def _hold_life_port(config: Config) -> None:
+    """As LIFE_FD. Without it this host serves all the same."""
+    os.environ.pop(LISTENS, None)
+    if not config.interconnect.bind:
+        return
+    try:
+        port = open_life_port(config.interconnect.bind).detach()
+    except (OSError, ValueError, OverflowError) as error:
+        log.setup(config.log, "supervise")
+        log.logger("supervise").warning(
+            "life_port_closed", bind=config.interconnect.bind, cause=str(error),
+            effect="when this host dies, the others notice after 3 s, not after half a second",
+            next="set interconnect.bind where the fourth port above it is free, and restart this host",
+        )  # fmt: skip
+        return
+    if port != LIFE_FD:
+        os.dup2(port, LIFE_FD)
+    os.set_inheritable(LIFE_FD, True)
+    os.environ[LISTENS] = "1"
 
 
 def _clean(run: Path) -> None:

@@ -22,6 +22,8 @@ from supervisor.medusa.asyncore_25 import ExitNow, socket_map
 from supervisor.options import ServerOptions, SignalReceiver
 from supervisor.supervisord import Supervisor
 
+from node.life_port import LIFE_FD, LISTENS, LifePort
+
 
 class Waker:
     """What supervisord's loop wants to find in its map of descriptors."""
@@ -78,6 +80,8 @@ def main() -> None:
     supervisor = Supervisor(options)
     options.signal_receiver = Signals(supervisor)
     Waker()
+    if LISTENS in os.environ:
+        socket_map[LIFE_FD] = LifePort()
     with suppress(ExitNow):
         supervisor.main()
     options.close_httpservers()

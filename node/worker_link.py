@@ -40,6 +40,10 @@ class WorkerLink:
         gevent.spawn(self._write)
 
     @property
+    def is_connected(self) -> bool:
+        return self._socket is not None
+
+    @property
     def waiting_bytes(self) -> int:
         return len(self._out)
 

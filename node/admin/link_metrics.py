@@ -17,9 +17,13 @@ GAUGES = {
     "mqnode_outbox_bytes": ("Bytes that wait to be sent to another host, by peer", "queue_bytes"),
     "mqnode_replication_lag_ops": ("Commits that another host does not have yet, by peer", "lag_commits"),
     "mqnode_replication_lag_seconds": ("Age of the oldest commit that it does not have, by peer", "lag_s"),
+    "mqnode_link_life_port": (
+        "1: its death is noticed at once, the life port of that host is open; by peer",
+        "life_port",
+    ),
 }
 COUNTERS = {
-    "mqnode_evictions": ("Times that another host was given up after 3 s, by peer", "evictions"),
+    "mqnode_evictions": ("Times that another host was given up: cut off, dead or stopped; by peer", "evictions"),
     "mqnode_peers_refused": ("Times that another host did not fit: its release or its cluster, by peer", "refusals"),
 }
 

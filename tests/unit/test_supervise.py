@@ -65,6 +65,7 @@ class Host:
         for name in (
             "__init__.py",
             "counters.py",
+            "life_port.py",
             "log.py",
             "process.py",
             "supervise.py",

@@ -1,0 +1,139 @@
+"""How soon a host learns that another one is gone: at once where that can be proved, after 3 s where it cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from mesh import channel
+from tests.broker import wait_for
+from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
+from tests.cluster.network import Network
+from tests.mqtt import Closed
+
+Pair = tuple[Host, Host]
+AT_ONCE_S = 2.5  # a second, and what a busy machine takes; less than the 3 s of an eviction without proof
+
+
+@pytest.fixture(scope="module")
+def pair(network: Network) -> Iterator[Pair]:
+    with running_hosts(network, interconnect=MESH) as (first, second):
+        join(first, second)
+        _watched(first, second)
+        yield first, second
+
+
+def _watched(first: Host, second: Host) -> None:
+    for host, peer in ((first, "h2"), (second, "h1")):
+        series = f'mqnode_link_life_port{{peer="{peer}"}} 1.0'
+        wait_for(lambda host=host, series=series: series in str(host.get("/metrics")[1]), 10, f"not at {host.name}")
+
+
+def _kill_supervisor(host: Host) -> None:
+    """All others end with it."""
+    assert host.process is not None
+    children = host.children()
+    host.process.kill()
+    host.process.wait(10)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/exe") and _runs(pid) for pid in children), 2, "orphans")
+
+
+def _runs(pid: int) -> bool:
+    with suppress(OSError), open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+@contextmanager
+def said_by(host: Host) -> Iterator[Callable[[], str]]:
+    """What it has logged since."""
+    before = len(host.log())
+    yield lambda: host.log()[before:]
+
+
+def _evicted(host: Host) -> bool:
+    return host.metric("mqnode_peers_evicted") == 1
+
+
+def _back(pair: Pair, host: Host) -> None:
+    host.start()
+    in_sync(*pair)
+    _watched(*pair)
+
+
+@pytest.mark.parametrize("end", [Host.kill_all, _kill_supervisor])
+def test_clients_of_a_killed_host_go_on_within_a_second(pair: Pair, end: Callable[[Host], None]) -> None:
+    first, second = pair
+    with second.client() as client:
+        client.connect("device", clean=False, session_expiry=600)
+        client.subscribe(("t", 1))
+    with first.client() as publisher, said_by(first) as said:
+        publisher.connect()
+        started = time.monotonic()
+        end(second)
+        publisher.publish("t", b"x", 1, id=1)
+        delivered_s = _delivered(first, started)
+        wait_for(lambda: channel.DEAD in said(), 5, said)
+        print(f"first delivery after {delivered_s:.2f} s")
+        assert delivered_s < AT_ONCE_S
+    _back(pair, second)
+
+
+def _delivered(host: Host, started: float) -> float:
+    while time.monotonic() < started + 20:
+        with host.client() as client, suppress(Closed, AssertionError):
+            client.connect("device", clean=False, session_expiry=600)
+            client.take(15)
+            return time.monotonic() - started
+    raise AssertionError("nobody was served")
+
+
+def test_a_host_that_stops_says_so(pair: Pair) -> None:
+    first, second = pair
+    with said_by(first) as said:
+        assert second.stop() == 0
+        assert channel.STOPPED in said()  # before its end: nobody waits for it
+        assert channel.DEAD not in said()
+        assert _evicted(first)
+    _back(pair, second)
+
+
+@pytest.mark.parametrize("name", ["interconnect", "keeper", "worker-0"])
+def test_the_death_of_one_process_is_not_that_of_the_host(pair: Pair, name: str) -> None:
+    first, second = pair
+    with said_by(first) as said:
+        pid = second.signal(name, signal.SIGSTOP)
+        time.sleep(0.8)  # longer silent than what proves anything with a refusal
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: second.pid(name) not in (0, pid), 15, second.log)
+        wait_for(lambda: name != "interconnect" or "peer_up" in said(), 15, said)
+        second.wait_ready()
+        in_sync(*pair)
+        _watched(*pair)
+        assert channel.DEAD not in said()
+        assert channel.STOPPED not in said()
+
+
+def test_a_host_that_is_only_paused_has_three_seconds(pair: Pair) -> None:
+    first, second = pair
+    assert second.process is not None
+    pids = [second.process.pid, *second.children()]
+    with said_by(first) as said:
+        started = time.monotonic()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_for(lambda: _evicted(first), 15, said)
+            evicted_s = time.monotonic() - started
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        assert evicted_s > AT_ONCE_S
+        assert channel.EVICTED in said()
+        assert channel.DEAD not in said()
+    in_sync(*pair)

@@ -1,0 +1,158 @@
+"""Hosts of different releases: upgraded one after the other under load, and down again; and those that do not fit.
+
+The other release is this one with other figures in mesh/versions.py, set by a sitecustomize.py of the host's processes. Two
+releases as they are: `make soak` with MQNODE_OTHER_RELEASE (docs/operating.md, Upgrade).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.broker import wait_for
+from tests.cluster.hosts import MESH, TIMEOUT_S, Host, in_sync, join, running_hosts
+from tests.cluster.loopback import Loopback
+from tests.faults.ledger import Ledger
+from tests.faults.test_kill import SEED
+from tests.mqtt import Client
+
+RELEASE = """
+import importlib.metadata
+known = importlib.metadata.version
+importlib.metadata.version = lambda name: "99.0" if name == "mqnode" else known(name)
+from mesh import versions
+versions.LOWEST, versions.HIGHEST, versions.LEVEL = {}
+"""
+NEXT = RELEASE.format("versions.HIGHEST, versions.HIGHEST + 1, versions.LEVEL + 1")
+FAR = RELEASE.format("versions.HIGHEST + 1, versions.HIGHEST + 2, versions.LEVEL + 2")
+SAYS_MORE = """
+from node.replicas import Replicas
+said = Replicas._say
+def say(self, peer, kind, message):
+    if "from-the-future" in repr(message):
+        said(self, peer, 99, message)
+    said(self, peer, kind, message)
+Replicas._say = say
+"""
+
+Release = Callable[[Host, str], None]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[list[Host]]:
+    with Loopback("h1", "h2") as network, running_hosts(network, interconnect=MESH) as hosts:
+        join(*hosts)
+        yield hosts
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    """`release(host, source)`: stop it and start it as the release that `source` makes of this one; "": this one."""
+
+    def install(host: Host, source: str) -> None:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(source)
+        host.stop()
+        host.environ["PYTHONPATH"] = str(folder)
+        host.start()
+
+    return install
+
+
+def nodes(host: Host) -> Any:
+    return json.loads(host.mqnode("cluster", "nodes", "--json").stdout)
+
+
+def trouble(host: Host, other: Host) -> str:
+    return next(each["trouble"] for each in nodes(host)["nodes"] if each["name"] == other.name)
+
+
+def said(host: Host, event: str) -> list[Any]:
+    lines = [line for line in host.log().splitlines() if f'"{event}"' in line]
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.timeout(180)
+def test_up_one_after_the_other_and_down_again(pair: list[Host], release: Release) -> None:
+    """Rows 107, 111: N-1 beside N, N alone, N beside N-1; nothing is lost, and what is new begins when both have it."""
+    [level] = {nodes(host)["level"] for host in pair}
+    dice = random.Random(SEED)
+
+    def client(version: int) -> Client:
+        host = dice.choice(pair)
+        return Client(host.port, version, host=host.address, timeout_s=TIMEOUT_S)
+
+    ledger = Ledger(client, SEED, rate=40.0, fickle=0.0)
+    ledger.start()
+    first, second = pair
+    for host, source, expected in ((first, NEXT, 0), (second, NEXT, 1), (first, "", 0)):
+        goal = {each: len(each.acked) + 10 for each in ledger.publishers}
+        wait_for(lambda goal=goal: all(len(each.acked) > count for each, count in goal.items()), 30, ledger.summary)
+        release(host, source)
+        in_sync(first, second)
+        wanted = {level + expected}
+        wait_for(lambda wanted=wanted: {nodes(each)["level"] for each in pair} == wanted, 10, f"level {wanted}")
+    errors = ledger.finish(60)
+    assert not errors, "\n".join(errors)
+    status = json.loads(first.mqnode("cluster", "status", "--json").stdout)
+    assert [each["release"] for each in status["nodes"]][1] == "99.0"
+    assert any("waits until all hosts have it: upgrade h1" in warning for warning in status["warnings"])
+
+
+def test_releases_too_far_apart_serve_and_say_why_they_are_apart(pair: list[Host], release: Release) -> None:
+    first, second = pair
+    refused = first.metric('mqnode_peers_refused_total{peer="h2"}')
+    with first.client() as client:
+        client.connect("lasting", session_expiry=3600)
+        client.subscribe(("apart/#", 1))
+    release(second, FAR)
+    for host, other, ours in ((first, second, "99.0"), (second, first, "99.0")):
+        wait_for(lambda host=host, other=other: "upgrade the older one" in trouble(host, other), 15, host.log)
+        assert ours in trouble(host, other)
+        assert other.name in {each["peer"] for each in said(host, "peer_refused")}
+        assert host.get("/ready")[0] == 200
+    assert first.metric('mqnode_peers_refused_total{peer="h2"}') == refused + 1
+    wait_for(lambda: first.metric("mqnode_degraded") == 1)
+    with second.client() as client:
+        client.connect("publisher")
+        client.publish("apart/1", b"x", qos=1)
+    release(second, "")
+    in_sync(first, second)
+    assert not trouble(first, second)
+    with first.client() as client:
+        assert client.connect("lasting", clean=False, session_expiry=3600).session_present
+        assert client.receive().payload == b"x"
+
+
+def test_what_is_not_understood_stops_the_link_and_nothing_is_skipped(pair: list[Host], release: Release) -> None:
+    first, second = pair
+    release(second, SAYS_MORE)
+    in_sync(first, second)
+    keeper = first.pid("keeper")
+    with second.client() as client:
+        client.connect("publisher")
+        client.publish("from-the-future", b"x", qos=1, retain=True)
+        client.publish("behind-it", b"x", qos=1, retain=True)
+    wait_for(lambda: "does not understand (message 99" in trouble(first, second), 10, first.log)
+    wait_for(lambda: "it refuses this host: " in trouble(second, first), 10, second.log)
+    assert first.pid("keeper") == keeper, "it serves on"
+    assert first.get("/v1/retained")[1] == []
+    release(second, "")
+    in_sync(first, second)
+    wait_for(lambda: len(first.get("/v1/retained")[1]) == 2, 10)
+
+
+def test_a_cluster_keeps_its_name(pair: list[Host]) -> None:
+    first, _ = pair
+    first.stop()
+    first.environ["MQNODE_CLUSTER__NAME"] = "elsewhere"
+    first.start()
+    [warning] = said(first, "cluster_name_ignored")
+    assert 'cluster.name = "elsewhere"' in warning["cause"]
+    assert nodes(first)["cluster"] == "mqnode"
