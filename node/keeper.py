@@ -25,21 +25,22 @@ import lmdb
 import msgspec
 
 from node import counters, keeper_counts, log, process
-from node.config import Config, load, run_dir
-from node.keeper_end import failed
+from node.config import Config, load, run_dir, worker_count
+from node.keeper_end import EXIT_AGAIN, failed
 from node.keeper_link import LOST, Link
 from node.replicas import PEER, Replicas
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
 from storage.disk import Disk
 from storage.layout import META_INSTANCE, StoreError, store_path, u64
-from storage.store import Store, damaged, open_store
+from storage.store import Store, damaged, open_store, remove_store
 from storage.writer import Writer
 
 HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
 BEAT_MS = 500
 TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
+SWEEP_MS = 600_000
 SETTLE_MS = 20
 HELD_MAX = 10_000  # turns; a strict host that is alone then refuses clients with durable sessions
 DISK_CHECK_S = 1
@@ -62,10 +63,13 @@ class Keeper:
         self.links: dict[int, Link] = {}
         self.stopping = False
         self.last_disk_check = self.last_reader_check = 0.0
+        self.swept_ms = 0
+        self.workers = worker_count(config)
         self.unchecked_bytes = 0  # of input since the last look at the disk
         # What waits until peers have a commit: its number, how many operations it acknowledges, frames
         self.held: deque[tuple[int, int, list[tuple[Link, int, bytes]]]] = deque()
         self.more_to_send = False
+        self.is_over = False  # the store's time: its host has left, and all is on the others
 
     def open(self) -> None:
         """Read the store, then listen. Raises StoreError, and what `run` raises."""
@@ -122,15 +126,19 @@ class Keeper:
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Until SIGTERM; raises lmdb.Error and OSError of the disk."""
+    def run(self) -> int:
+        """Until SIGTERM; the exit code. Raises lmdb.Error and OSError of the disk."""
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
         self.log.info("ready", store=str(self.store.path), sessions=len(self.directory.sessions))
         self.slot[counters.INDEX["ready"]] = 1
-        while not self.stopping or self._has_input():
+        while not self.is_over and (not self.stopping or self._has_input()):
             self.turn()
         self.store.environment.sync(True)
-        self.log.info("stopped")
+        if self.is_over:
+            self.store.environment.close()
+            remove_store(self.store.path)
+        self.log.info("stopped", store_removed=self.is_over)
+        return EXIT_AGAIN if self.is_over else 0
 
     def _has_input(self) -> bool:
         """While stopping: is anything of the workers still on its way?"""
@@ -160,6 +168,9 @@ class Keeper:
         for will_id in self.writer.fired_wills:
             self.directory.wills.fired(will_id)
         self.replicas.trim()
+        if now_ms - self.swept_ms > SWEEP_MS:
+            self.swept_ms = now_ms
+            self.writer.sweep()
         self._commit()
         self._report()
 
@@ -202,6 +213,9 @@ class Keeper:
             number, method, arguments = _decode(body)
             if method == "peers":
                 link.queue(REPLY, _encode([number, True, self.replicas.describe(now_ms)]))
+            elif method == "end_store":
+                self.is_over = bool(self.writer.known or self.directory.sessions)
+                link.queue(REPLY, _encode([number, True, self.is_over]))
             elif method == "claim" and arguments["durable"] and len(self.held) > HELD_MAX:
                 link.queue(REPLY, _encode([number, False, "no other host confirms what is stored here"]))
             else:
@@ -233,6 +247,8 @@ class Keeper:
             link.queue(EVENT, _encode(["welcome", about]))
         if link.role != "worker":
             return
+        if link.socket.fileno() not in self.links:
+            return  # lost while it waited
         if self.config.interconnect.bind and not self.replicas.is_settled(now_ms - self.started_ms):
             self.directory.timers.at(now_ms + SETTLE_MS, lambda later_ms: self._hello(link, hello, later_ms))
             return
@@ -244,12 +260,15 @@ class Keeper:
         if stalled:
             link.committed = 0  # that its operations are committed is told when peers have them, too
         welcome = {
+            "store": self.store.number,
             "committed": link.committed,
             "clock_offset_ms": self.clock_offset_ms,
             "incarnation": self.store.incarnation,
         }
         self.directory.outbox.event(link, "welcome", welcome, urgent=stalled)
         self.directory.worker_came(link, hello["clients"], hello["loaded"], now_ms)
+        if len(self.directory.outbox.links) >= self.workers:
+            self.directory.all_came()
 
     def _lost(self, link: Link, now_ms: int) -> None:
         descriptor = link.socket.fileno()
@@ -368,14 +387,13 @@ def main(arguments: list[str]) -> int:
     keeper = Keeper(config)
     try:
         keeper.open()
-        keeper.run()
+        return keeper.run()
     except StoreError as error:
         keeper.log.critical("store_unusable", cause=str(error))
         time.sleep(1)  # supervisord starts us again at once; the answer will be the same
         return EXIT_STORE
     except (lmdb.Error, OSError) as error:
         return failed(keeper, error)
-    return 0
 
 
 if __name__ == "__main__":

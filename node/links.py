@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Links:
         self.keeper = Peer(repeat=True)
         self._keeper_link: Link | None = None
         self._welcomed = Event()
+        self._store = 0  # its number, once the keeper has said it
         self._lost = Event()  # a link that we dial is missing
         self.siblings: dict[int, Peer] = {}
 
@@ -143,6 +145,11 @@ class Links:
 
     def _welcome(self, link: Link, arguments: dict[str, Any]) -> None:
         self._loop.clock_offset_ms = arguments["clock_offset_ms"]
+        if self._store not in (0, arguments["store"]):
+            self._worker.log.info("store_is_new", effect="this worker starts anew: what it knows is of the old one")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        self._store = arguments["store"]
         if self._worker.reader is None:
             self._worker.reader = Reader(store_path(self._worker.config.node.data_dir))
             self._loop.reader = self._worker.reader

@@ -1,25 +1,19 @@
-"""The keeper's conversations with the keepers of the other hosts, through the interconnect process of this one.
-
-A PEER frame is `16s` node id and a message: one byte of Say, then its body. A link that opens begins with HELLO, answered by
-OPEN, which says which of the other's commits are here. Then CHANGES in the order of the commits, or first SNAPSHOT where the
-outbox does not go back so far; HAVE answers them when they are on disk and the workers know. Requests travel in the same
-order as commits: who is handed a session has its queue by then.
-"""
+"""The keeper's conversations with the keepers of the other hosts, through the interconnect process of this one (node/peer.py)."""
 
 from __future__ import annotations
 
-import enum
 import struct
-from collections import deque
 from typing import Any
 
 import msgspec
 
 from mesh.replication import Replication, Times
 from node.keeper_link import Link
+from node.peer import Peer, Say, decode_context, decode_part
+from node.peer_commits import PeerCommits
 from node.sessions.directory import Directory
-from node.sessions.outbox import EVENT, REPLY, REQUEST
-from storage.layout import META_EVICTED, META_NODE, u64
+from node.sessions.outbox import EVENT
+from storage.layout import META_EVICTED, META_NODE, REPLICATED, u64
 from storage.writer import Writer
 
 PEER = 10  # kind of the frames between keeper and interconnect
@@ -38,36 +32,6 @@ _OPEN = struct.Struct("<QQB")
 ALONE_MS = 6000  # after the keeper's start: a host whose interconnect says nothing serves alone
 
 
-class Say(enum.IntEnum):
-    HELLO = 0  # `<QB` number of the sender's host, wants one back
-    OPEN = 1  # `<QQB` the receiver's last commit that the sender has, the sender's last, has acknowledged without the receiver
-    CHANGES = 2  # `<Q` number of the commit, changes
-    HAVE = 3  # `<Q` number
-    SNAPSHOT = 4  # changes
-    SNAPSHOT_END = 5  # `<Q` the commit at which it began
-    TAIL = 6  # keys of commits that nobody was told of, as in the outbox
-    RESET = 7  # what they hold at the peer that went on, as changes
-    REQUEST = REQUEST + 10
-    REPLY = REPLY + 10
-    EVENT = EVENT + 10
-
-
-class Peer:
-    """Another host, as the directory's outbox knows it."""
-
-    def __init__(self, node_id: bytes, number: int) -> None:
-        self.node_id = node_id
-        self.name = node_id.hex()[:8]
-        self.number = number  # 0: never heard of it
-        self.evictions = 0
-        self.open_said = False  # since its link came up
-        self.refused = False  # since then: it said what is not understood
-        self.last = 0  # its last commit when its link opened
-        self.has = 0  # our last commit that it had then, or when it was evicted
-        self.snapshot: tuple[int, bytes, int] | None = None  # database, key to go on behind, commit at which it began
-        self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
-
-
 class Replicas:
     """`frames` of the turn go in after `begin` and before the commit; `committed` sends what it brought."""
 
@@ -78,7 +42,7 @@ class Replicas:
         self.replication = Replication(writer.seq, strict)
         self.evicted: set[bytes] = set()
         self._times = Times()
-        self._have: list[Peer] = []
+        self._commits = PeerCommits(writer, directory, number, self.peers, self._say, self._look, self._take)
         self._first = writer.seq  # our last commit of earlier lives
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
@@ -92,6 +56,13 @@ class Replicas:
             self._say_stalled()
         if self._expected is None:
             self._expected = set(members)
+        numbers = [self._number_of(node_id) for node_id in members]
+        self._directory.elsewhere.members = {number for number in numbers if number}
+        self._directory.elsewhere.are_all_known = all(numbers)
+
+    def _number_of(self, node_id: bytes) -> int:
+        """0 if it has never said."""
+        return int.from_bytes(self._writer.get("meta", META_NODE + node_id) or b"", "big")
 
     def is_settled(self, since_start_ms: int) -> bool:
         """Do we have what the others have acknowledged while we were away, or are they not there? Before that nobody is served."""
@@ -115,21 +86,23 @@ class Replicas:
 
     def _peer(self, node_id: bytes) -> Peer:
         if node_id not in self.peers:
-            number = self._writer.get("meta", META_NODE + node_id) or b""
-            self.peers[node_id] = Peer(node_id, int.from_bytes(number, "big"))
+            self.peers[node_id] = Peer(node_id, self._number_of(node_id))
         return self.peers[node_id]
 
     def up(self, node_id: bytes) -> None:
         peer = self._peer(node_id)
         self.evicted.discard(node_id)
         peer.snapshot = None
-        peer.open_said = peer.refused = False
+        peer.open_said = peer.asked = peer.refused = False
         peer.applying.clear()
+        peer.waiting.clear()
+        peer.to_say.clear()
         self._writer.begin_recording()
         self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
 
     def down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
         peer = self._peer(node_id)
+        peer.waiting.clear()  # it sends that again, or those do who have it
         self.replication.broken(peer)
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
@@ -143,6 +116,7 @@ class Replicas:
             self.evicted.add(node_id)
             self.replication.evicted(peer)
             self._directory.elsewhere.gone(peer.number, now_ms)
+            self._commits.compare()
             if self.is_stalled:
                 self._say_stalled()
             elif was_in_sync:
@@ -205,21 +179,22 @@ class Replicas:
             self._say(peer, Say.RESET, self._writer.values_of(message))
         elif say == Say.RESET:
             self._reset(peer, message, now_ms)
-        elif say == Say.CHANGES:
-            (number,) = _SEQ.unpack_from(message)
-            known = self._writer.peer_seq(peer.number)
-            if number <= known:  # sent again
-                peer.applying.append([known, 0])
-                self._have.append(peer)
-            elif number == known + 1:
-                self._apply(peer, number, message[_SEQ.size :], now_ms)
         elif say == Say.SNAPSHOT:
-            self._apply(peer, 0, message, now_ms)
+            self._commits.part(peer, *decode_part(message), now_ms=now_ms)
         elif say == Say.SNAPSHOT_END:
-            self._apply(peer, _SEQ.unpack(message)[0], b"", now_ms)
+            self._commits.snapshot_ended(peer, message, now_ms)
+        elif say == Say.CONTEXT:
+            self._commits.look_at(peer, decode_context(message))
+        elif say == Say.SYNC:
+            peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
-        elif say == Say.REPLY:
+        else:
+            peer.waiting.append((say, message))
+            self._commits.go_on(now_ms)
+
+    def _take(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
+        if say == Say.REPLY:
             self._directory.outbox.answered(*_decode(message))
         else:
             self._asked(peer, say, message, now_ms)
@@ -248,8 +223,9 @@ class Replicas:
             )  # fmt: skip
             return
         if peer.number != number:
+            peer.number = number
             self._writer.put("meta", META_NODE + peer.node_id, u64(number))
-        peer.number = number
+        self._directory.elsewhere.members.add(number)
         if wants:
             self._say(peer, Say.HELLO, _HELLO.pack(self._number, 0))
         elif peer.open_said:
@@ -263,14 +239,14 @@ class Replicas:
 
     def _opened(self, peer: Peer, has: int, last: int, evicted: int) -> None:
         peer.has, peer.last = has, last
-        if evicted and not self._has_evicted(peer) and has < self._first:
+        if evicted and not self._has_evicted(peer) and has < self._first and self._writer.keeps(has + 1):
             # Our last commits waited for it when we died, so nobody was told of them; it has gone on without them.
             self._say(peer, Say.TAIL, self._writer.tail(has, self._first))
             return
         self._begin(peer, has)
 
     def _reset(self, peer: Peer, changes: bytes, now_ms: int) -> None:
-        told = self._directory.elsewhere.reset(self._writer.records_of(changes), now_ms)
+        told = self._directory.elsewhere.apply(self._writer.records_in(changes), now_ms)
         self._writer.reset(peer.has, self._first, changes)
         self._directory.subscriptions.make_known(told, lambda ok, result: None)
         self._log.warning(
@@ -283,11 +259,12 @@ class Replicas:
         if has > self._writer.seq:
             self._log.warning("rolled_back", peer=peer.name, cause="it has more of our commits than this store",
                               effect="everything is sent anew", next="was an old copy of the disk brought back?")  # fmt: skip
-        if has == 0 or has > self._writer.seq or self._writer.missed(has, 1) is None:
-            peer.snapshot = (0, b"", self._writer.seq)
+        if has == 0 or has > self._writer.seq:
+            peer.snapshot = (0, b"", self._writer.context())
         self.replication.opened(peer, min(has, self._writer.seq))
         self._directory.elsewhere.up(peer)
         self._look(peer)
+        self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
 
     def _acknowledged(self, peer: Peer, number: int) -> None:
         before = self.replication.in_sync
@@ -306,25 +283,6 @@ class Replicas:
         if self._expected is not None:
             self._expected.discard(node_id)
 
-    # -- what a peer has committed -------------------------------------------------------------------------------------------
-
-    def _apply(self, peer: Peer, number: int, changes: bytes, now_ms: int) -> None:
-        told = self._directory.elsewhere.apply(self._writer.records_of(changes), now_ms)
-        self._writer.apply_changes(peer.number, number, changes)
-        if not number:
-            self._directory.subscriptions.make_known(told, lambda ok, result: None)
-            return
-        self._look(peer)
-        entry = [number, 1]
-        peer.applying.append(entry)
-
-        def known(ok: bool, result: Any) -> None:
-            entry[1] = 0
-            if peer not in self._have:
-                self._have.append(peer)
-
-        self._directory.subscriptions.make_known(told, known)
-
     # -- after the commit ------------------------------------------------------------------------------------------------------
 
     def committed(self, changes: bytes, now_ms: int) -> None:
@@ -333,15 +291,13 @@ class Replicas:
         for peer in self.peers.values():
             state = self.replication.peers.get(peer)
             if changes and state is not None and state.sending and peer.snapshot is None and state.sent == last - 1:
-                self._send_changes(peer, last, bytes(changes))
+                self._send_changes(peer, last, bytes(changes), True)
         self.replication.committed(last)
         if changes:
             self._times.committed(
                 last, now_ms, min((self._had(peer) for peer in self.peers.values()), default=last - 1)
             )
-        for peer in self._have:
-            self._answer(peer)
-        self._have.clear()
+        self._commits.answer()
 
     def catch_up(self) -> bool:
         """Send more to those who lack something; True if there is more to do at once."""
@@ -352,11 +308,12 @@ class Replicas:
             state = self.replication.peers.get(peer)
             if state is None or not state.sending or self._full():
                 continue
-            if peer.snapshot is not None:
+            missed = None if peer.snapshot is not None else self._writer.missed(state.sent, PART_BYTES)
+            if missed is None:
                 self._send_snapshot(peer)
             else:
-                for number, changes in self._writer.missed(state.sent, PART_BYTES) or ():
-                    self._send_changes(peer, number, changes)
+                for number, changes in missed:
+                    self._send_changes(peer, number, changes, False)
             more = True
         return more
 
@@ -364,30 +321,33 @@ class Replicas:
         return self.link is None or len(self.link.output) > 16 * PART_BYTES
 
     def _send_snapshot(self, peer: Peer) -> None:
-        database, key, began = peer.snapshot or (0, b"", 0)
-        part, database, key = self._writer.snapshot(database, key, PART_BYTES)
-        self._say(peer, Say.SNAPSHOT, part)
-        if part and len(part) >= PART_BYTES:
-            peer.snapshot = (database, key, began)
+        database, after, began = peer.snapshot or (0, b"", self._writer.context())
+        part, last, until = self._writer.snapshot(database, after, PART_BYTES)
+        burials = self._writer.burials() if (database, after) == (0, b"") else []
+        self._say(peer, Say.SNAPSHOT, _encode((database, after, last, until, self._writer.context(), part, burials)))
+        if last < len(REPLICATED):
+            peer.snapshot = (last, until, began)
             return
         peer.snapshot = None
-        self._say(peer, Say.SNAPSHOT_END, _SEQ.pack(began))
-        self.replication.sent(peer, began, 0)
+        self._say(peer, Say.SNAPSHOT_END, _encode(began))
+        self.replication.sent(peer, began[self._number], 0)
+        self._speak(peer)
 
-    def _send_changes(self, peer: Peer, number: int, changes: bytes) -> None:
-        self._say(peer, Say.CHANGES, _SEQ.pack(number) + changes)
+    def _send_changes(self, peer: Peer, number: int, changes: bytes, is_new: bool) -> None:
+        self._say(peer, Say.CHANGES, _encode((number, self._writer.context(), changes, is_new)))
         self.replication.sent(peer, number, len(changes))
-
-    def _answer(self, peer: Peer) -> None:
-        number = 0
-        while peer.applying and not peer.applying[0][1]:
-            number = peer.applying.popleft()[0]
-        if number:
-            self._say(peer, Say.HAVE, _SEQ.pack(number))
+        self._speak(peer)
 
     def send(self, peer: Peer, kind: int, message: Any) -> None:
-        """A frame of the directory's outbox."""
-        self._say(peer, Say(kind + 10), _encode(message))
+        """A frame of the directory's outbox; not before the commits that it follows."""
+        peer.to_say.append((self._writer.seq, Say(kind + 10), _encode(message)))
+        self._speak(peer)
+
+    def _speak(self, peer: Peer) -> None:
+        state = self.replication.peers.get(peer)
+        while peer.to_say and state is not None and state.sending and state.sent >= peer.to_say[0][0]:
+            _, say, message = peer.to_say.popleft()
+            self._say(peer, say, message)
 
     def _say(self, peer: Peer, say: Say, message: bytes) -> None:
         if self.link is not None:

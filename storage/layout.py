@@ -3,22 +3,28 @@
 All integers in keys are big-endian, so that cursors walk them in order. Client ids and filters enter keys only as
 BLAKE2b hashes of fixed length: no name can be a prefix of, or collide with, another's key (S21).
 
-database    key                          value
+database    key                          record
 meta        name                         see META_* below
 sessions    H(client id), 16 bytes       msgpack SessionRecord
 subs        sid u64, H(filter), 16       msgpack [filter, options, identifier]
-queue       sid u64, qseq u64            entry: CRC32, then storage/writer.pyx ENTRY
-bodies      number u64                   CRC32, message record; of entries with several targets
-packet_ids  sid u64, packet id u16       empty: an inbound QoS 2 message that awaits PUBREL
-retained    topic (see topic_key)        CRC32, message record
-wills       will id u64                  msgpack WillRecord
+queue       sid u64, qseq u64            entry, storage/writer.pyx ENTRY
 inbox       sid u64, origin u64          entry as in queue: for a session that another host delivers, until that one queues it
+bodies      number u64                   message record; of entries with several targets
+packet_ids  sid u64, packet id u16       u32 CRC32 of the inbound QoS 2 message that awaits PUBREL
+retained    topic (see topic_key)        message record
+wills       will id u64                  msgpack WillRecord
 outbox      seq u64                      databases and keys changed by one commit, until the peers have it (storage/changes.py)
+erased      database u8, dot u64, key    empty: another host's put that we know to be over before we have seen it
+
+A value of a REPLICATED database is `<IQ` CRC32 of the rest and *dot*, then the record. The dot says which commit put it: the
+number of the host above NUMBER_BITS, that of the commit below. With the commits of each host that are in a store (META_PEER) it
+tells a key that was erased from one that has not come yet: a dotted version vector set (Preguiça et al. 2010, arXiv:1011.5808).
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from hashlib import blake2b
 from pathlib import Path
@@ -26,9 +32,10 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-FORMAT = 1
-REPLICATED = ("sessions", "subs", "queue", "bodies", "packet_ids", "retained", "wills", "inbox")  # what peers hold, too
-DATABASES = ("meta", "outbox", *REPLICATED)
+FORMAT = 2
+REPLICATED = ("sessions", "subs", "queue", "inbox", "bodies", "packet_ids", "retained", "wills")  # what peers hold, too
+DATABASES = ("meta", "outbox", "erased", *REPLICATED)
+HEADER_BYTES = 12  # of a value in them
 MAX_READERS = 1024  # LMDB's default of 126 is a classic outage
 KEY_TOPIC_BYTES = 400  # of LMDB's 511
 
@@ -44,8 +51,8 @@ META_NEXT = b"next"  # msgpack [next sid, next body number, next will id]
 META_NUMBER = b"number"  # u64: this host's, in the upper bits of every id that it gives
 META_SEQ = b"seq"  # u64 of the last commit that changed what is replicated
 META_PEER = b"peer/"  # + u64 number of a peer: u64 of its last commit that is in this store
-META_NODE = b"node/"  # + 16 bytes id of a peer: u64 its number
 META_EVICTED = b"evicted/"  # + 16 bytes id of a peer: "1" if it had all; since then we have acknowledged without it
+META_NODE = b"node/"  # + 16 bytes id of a peer: u64 its number
 META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may have been used
 META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch
 
@@ -123,14 +130,15 @@ def topic_key(topic: bytes) -> bytes:
     return topic[:KEY_TOPIC_BYTES] + blake2b(topic, digest_size=16).digest()
 
 
-def sealed(record: bytes) -> bytes:
-    return zlib.crc32(record).to_bytes(4, "little") + record
+def sealed(record: bytes, dot: int) -> bytes:
+    rest = struct.pack("<Q", dot) + record
+    return zlib.crc32(rest).to_bytes(4, "little") + rest
 
 
 def unsealed(value: bytes) -> bytes | None:
     """The record, or None if the disk has changed it (R3: a hole, not the end of the store)."""
-    record = value[4:]
-    return record if zlib.crc32(record) == int.from_bytes(value[:4], "little") else None
+    whole = len(value) >= HEADER_BYTES and zlib.crc32(memoryview(value)[4:]) == int.from_bytes(value[:4], "little")
+    return value[HEADER_BYTES:] if whole else None
 
 
 def store_path(data_dir: str | os.PathLike[str]) -> Path:

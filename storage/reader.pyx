@@ -4,12 +4,14 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 import fnmatch
+import os
 import zlib
 
 import lmdb
 import msgspec
 
 from storage.layout import (
+    HEADER_BYTES,
     SessionRecord,
     Subscription,
     client_key,
@@ -23,8 +25,16 @@ from storage.writer import parse_entry
 
 CHUNK = 256     # retained messages read in one transaction
 
-_session = msgspec.msgpack.Decoder(SessionRecord).decode
-_subscription = msgspec.msgpack.Decoder(Subscription).decode
+_decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
+_decode_subscription = msgspec.msgpack.Decoder(Subscription).decode
+
+
+cdef _session(bytes value):
+    return _decode_session(value[HEADER_BYTES:])
+
+
+cdef _subscription(bytes value):
+    return _decode_subscription(value[HEADER_BYTES:])
 
 
 cdef class Reader:
@@ -33,12 +43,23 @@ cdef class Reader:
     cdef object environment
     cdef dict databases
     cdef object queue
+    cdef object path
+    cdef object inode
     cdef readonly int damaged
 
     def __init__(self, path):
+        self.path = path
+        self.inode = os.stat(os.path.join(path, "data.mdb")).st_ino
         self.environment = open_environment(path, 0, readonly=True)
         self.databases = open_databases(self.environment, create=False)
         self.queue = self.databases["queue"]
+
+    def is_replaced(self):
+        """Has the keeper made a new store in the place of this one?"""
+        try:
+            return os.stat(os.path.join(self.path, "data.mdb")).st_ino != self.inode
+        except OSError:
+            return True
 
     def close(self):
         self.environment.close()
@@ -251,9 +272,8 @@ cdef uint64_t qseq_of(bytes key):
 cdef bytes record_of(bytes value):
     """What storage.layout.unsealed says, in C where every retained message goes through."""
     cdef uint32_t crc
-    cdef bytes record = value[4:]
     memcpy(&crc, <const char*>value, 4)
-    return record if len(value) > 33 and <uint32_t>zlib.crc32(record) == crc else None
+    return value[12:] if len(value) > 41 and <uint32_t>zlib.crc32(memoryview(value)[4:]) == crc else None
 
 
 cdef bytes topic_of(bytes record):

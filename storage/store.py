@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 import lmdb
@@ -20,6 +21,7 @@ from storage.layout import (
     StoreError,
     open_databases,
     open_environment,
+    unsealed,
 )
 
 _ROOM_FACTOR = 512  # bytes of pages for each byte of input, at worst: a target takes ten, and touches a page of its own
@@ -57,11 +59,11 @@ class Store:
         return now - monotonic_ms
 
     def contents(self) -> tuple[list[bytes], list[tuple[int, bytes]], list[tuple[int, bytes]]]:
-        """Session records, wills by id, subscriptions by sid."""
+        """Session records, wills by id, subscriptions by sid. Raises lmdb.CorruptedError if one was changed by the disk."""
         with self.environment.begin() as transaction:
 
             def walk(name: str) -> list[tuple[bytes, bytes]]:
-                return list(transaction.cursor(db=self.databases[name]))
+                return [(key, _whole(value)) for key, value in transaction.cursor(db=self.databases[name])]
 
             sessions = [value for _, value in walk("sessions")]
             wills = [(int.from_bytes(key, "big"), value) for key, value in walk("wills")]
@@ -119,6 +121,22 @@ def open_store(path: Path, map_bytes: int, max_map_bytes: int, suspect: bool = F
     for name in ("data.mdb", "lock.mdb"):
         os.chmod(path / name, 0o600)
     return store
+
+
+def _whole(value: bytes) -> bytes:
+    record = unsealed(value)
+    if record is None:
+        raise lmdb.CorruptedError("a record's checksum does not fit")
+    return record
+
+
+def remove_store(path: Path) -> None:
+    """Of a host that has left: others have what it held. A new one, with a number of its own, is no copy of what was here, so
+    that nothing in it counts as deleted."""
+    over = path.with_name(f"{path.name}.over")
+    shutil.rmtree(over, ignore_errors=True)
+    path.rename(over)
+    shutil.rmtree(over)
 
 
 def _new_number() -> int:

@@ -144,6 +144,13 @@ def _require(right: bool, what: str) -> None:
         raise _Wrong(what)
 
 
+def _record(value: bytes) -> bytes:
+    record = unsealed(value)
+    if record is None:
+        raise _Wrong("its checksum does not fit")
+    return record
+
+
 def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
     if key == META_NEXT:
         seen.next_sid, seen.next_body, seen.next_will = _next(value)
@@ -161,7 +168,7 @@ def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
 
 
 def _check_session(key: bytes, value: bytes, seen: _Seen) -> None:
-    record = _session(value)
+    record = _session(_record(value))
     _require(key == client_key(record.client_id), f"it is of client id {record.client_id!r}, not of its key")
     _require(record.sid not in seen.sids, f"sid {record.sid} is that of another session, too")
     _require(seen.given(record.sid, seen.next_sid), f"sid {record.sid} is not below meta's next, {seen.next_sid}")
@@ -169,7 +176,7 @@ def _check_session(key: bytes, value: bytes, seen: _Seen) -> None:
 
 
 def _check_subscription(key: bytes, value: bytes, seen: _Seen) -> None:
-    sid, entry = int.from_bytes(key[:8], "big"), _subscription(value)
+    sid, entry = int.from_bytes(key[:8], "big"), _subscription(_record(value))
     _require(key == subscription_key(sid, entry.filter), f"it is of filter {entry.filter!r}, not of its key")
     _require(sid in seen.sids, f"there is no session with sid {sid}")
 
@@ -206,12 +213,16 @@ def _check_body(key: bytes, value: bytes, seen: _Seen) -> None:
 
 def _check_outbox(key: bytes, value: bytes, seen: _Seen) -> None:
     _require(len(key) == 8, "its key is not of 8 bytes")
-    for database, _ in decode_keys(value):
+    for database, _, _ in decode_keys(value):
         _require(database < len(REPLICATED), f"it names database {database}")
 
 
+def _check_erased(key: bytes, value: bytes, seen: _Seen) -> None:
+    _require(len(key) > 9 and key[0] < len(REPLICATED) and not value, "it is not database, dot and key")
+
+
 def _check_packet_id(key: bytes, value: bytes, seen: _Seen) -> None:
-    _require(len(key) == 10 and value == b"", "it is not sid and packet id")
+    _require(len(key) == 10 and len(_record(value)) == 4, "it is not sid and packet id")
     _require(seen.given(int.from_bytes(key[:8], "big"), seen.next_sid), "its sid was never given")
 
 
@@ -225,7 +236,7 @@ def _check_will(key: bytes, value: bytes, seen: _Seen) -> None:
     _require(
         seen.given(int.from_bytes(key, "big"), seen.next_will), f"its id is not below meta's next, {seen.next_will}"
     )
-    _check_message(_will(value).record)
+    _check_message(_will(_record(value)).record)
 
 
 def _check_message(record: bytes | None) -> bytes:
@@ -248,6 +259,7 @@ CHECKS: dict[str, Callable[[bytes, bytes, _Seen], None]] = {
     "queue": _check_entry,
     "inbox": _check_inbox,
     "outbox": _check_outbox,
+    "erased": _check_erased,
     "bodies": _check_body,
     "packet_ids": _check_packet_id,
     "retained": _check_retained,

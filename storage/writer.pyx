@@ -4,21 +4,24 @@
 In memory per durable session: the next qseq and the queue's count and bytes; per shared body: its references. Both are rebuilt
 from the store by `load`, which is also what the caller does after an error.
 
-ENTRY of the queue, little-endian: `<IBBB` CRC32 of the rest, flags (1 body inline, 2 PUBREC received, 4 shared), options, number of
-subscription identifiers; that many `<I`; if shared `<H` length and SHARE/FILTER; then the message record, or `<QI` its number in `bodies` and its size.
+ENTRY of the queue, little-endian: `<BBB` flags (1 body inline, 2 PUBREC received, 4 shared), options, number of subscription
+identifiers; that many `<I`; if shared `<H` length and SHARE/FILTER; then the message record, or `<QI` its number in `bodies` and its size.
+
+What another host did to a key is judged by its dot (storage/layout.py) and by its *context*: {number of a host: its last commit
+that the other one had seen}. Who had seen what we have wins; of two that had not seen each other both sides choose the same.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from storage.changes cimport add as add_change, add_key
+from storage.changes cimport add_erased, add_key, add_put
 
 import zlib
 
 import msgspec
 
 from storage.changes import decode, decode_keys
-from storage.layout import META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, topic_key, u64
+from storage.layout import META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
     INLINE = 1
@@ -30,6 +33,12 @@ cdef enum:
     OP_RECEIVED = 3
     OP_RELEASED = 4
     OP_DROPPED = 5
+
+    HEADER = 12             # CRC32 and dot of a value, see storage/layout.py
+    FLAGS = 12              # positions in the value of an entry
+    OPTIONS = 13
+    IDENTIFIERS = 14
+    ENTRY_HEADER = 15
 
     PUBLISH_HEADER = 36
     RECORD_HEADER = 29
@@ -43,12 +52,17 @@ cdef enum:
     SESSIONS = 0            # positions in layout.REPLICATED
     SUBS = 1
     QUEUE = 2
-    BODIES = 3
-    PACKET_IDS = 4
-    RETAINED = 5
-    WILLS = 6
-    INBOX = 7
+    INBOX = 3
+    BODIES = 4
+    PACKET_IDS = 5
+    RETAINED = 6
+    WILLS = 7
 
+    NOTHING = 0             # what a change by another host means here, see `judge`
+    TAKE = 1
+    BOTH = 2
+
+cdef uint64_t COMMIT_MASK = (<uint64_t>1 << NUMBER_BITS) - 1
 DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
 
 
@@ -92,6 +106,14 @@ cdef inline void put_big(char* p, uint64_t value) noexcept:
         p[i] = <char>(value >> (56 - 8 * i) & 255)
 
 
+cdef inline uint64_t get_big(const char* p) noexcept:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(8):
+        value = value << 8 | <uint8_t>p[i]
+    return value
+
+
 cdef bytes queue_key(uint64_t sid, uint64_t qseq):
     cdef bytes key = PyBytes_FromStringAndSize(NULL, 16)
     put_big(PyBytes_AS_STRING(key), sid)
@@ -114,9 +136,18 @@ cdef class Writer:
     cdef public set foreign     # sids of the sessions that another host delivers
     cdef public object is_orphan    # sid -> has that host been evicted? None: no host has
     cdef public bint drops_orphans  # cluster.on_owner_down
+    cdef uint64_t dot           # of what is put in the open transaction
+    cdef readonly dict known    # number of another host -> its last commit that is in this store
+    cdef dict erased            # {(database, key, number): commit}: up to there, this host's puts are over that have not come yet
+    cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
+    cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
     cdef public bint recording  # are changes kept for peers?
     cdef readonly bytearray changes     # since `begin`, see storage/changes.py
     cdef bytearray touched
+    cdef bint mixed             # changes of ours came before some of another host
+    cdef bint applying          # changes of another host
+    cdef set loose              # bodies that nothing refers to, not yet or no more: since the last `sweep` …
+    cdef set looser             # … and before it
     cdef readonly uint64_t seq  # of the last commit that peers have to have
     cdef readonly dict queues   # sid -> Queue
     cdef dict references        # number of a shared body -> entries that name it
@@ -149,7 +180,6 @@ cdef class Writer:
         self.handles = [databases[name] for name in REPLICATED]
         self.number = <uint64_t>number << NUMBER_BITS
         self.foreign = set()
-        self.recording = False
         self.queue_db = databases["queue"]
         self.messages_max = limits.max_queued_messages
         self.bytes_max = limits.max_queued_bytes
@@ -168,19 +198,38 @@ cdef class Writer:
         self.queues = {}
         self.references = {}
         self.queued_messages = self.queued_bytes = 0
+        self.strays = set()
+        self.loose, self.looser = set(), set()
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
             self.next_sid, self.next_body, self.next_will = msgspec.msgpack.decode(found) if found else (1, 1, 1)
             self.seq = int.from_bytes(transaction.get(META_SEQ, b"", db=self.databases["meta"]), "big")
+            self.recording = self.seq > 0       # whoever has had peers may have them again
+            self.load_known(transaction)
             for key, entry in transaction.cursor(db=self.queue_db):
                 self.count_entry(self.queue_of(int.from_bytes(key[:8], "big")), entry)
             for key, entry in transaction.cursor(db=self.databases["inbox"]):
                 self.refer(entry)
             self.load_numbers(transaction)
+            for key in transaction.cursor(db=self.databases["bodies"]).iternext(values=False):
+                if int.from_bytes(key, "big") not in self.references:
+                    self.loose.add(int.from_bytes(key, "big"))
             for key in transaction.cursor(db=self.databases["packet_ids"]).iternext(values=False):
                 self.queue_of(int.from_bytes(key[:8], "big"))   # of a session that is over: so that it is purged
             self.retained_messages = transaction.stat(self.databases["retained"])["entries"]
+
+    cdef load_known(self, transaction):
+        self.known = {}
+        cursor = transaction.cursor(db=self.databases["meta"])
+        more = cursor.set_range(META_PEER)
+        while more and cursor.key().startswith(META_PEER):
+            self.known[int.from_bytes(cursor.key()[len(META_PEER):], "big")] = int.from_bytes(cursor.value(), "big")
+            more = cursor.next()
+        self.erased = {}
+        for key in transaction.cursor(db=self.databases["erased"]).iternext(values=False):
+            dot = int.from_bytes(key[1:9], "big")
+            self.erased[key[0], key[9:], dot >> NUMBER_BITS] = dot & COMMIT_MASK
 
     cdef int count_entry(self, Queue queue, bytes entry) except -1:
         queue.count += 1
@@ -205,9 +254,12 @@ cdef class Writer:
             count = self.references.get(body, 1) - 1
             if count:
                 self.references[body] = count
+            elif self.applying:
+                self.references.pop(body, None)
+                self.loose.add(body)
             else:
                 self.references.pop(body, None)
-                self.erase(BODIES, u64(body))
+                self.transaction.delete(u64(body), db=self.handles[BODIES])     # each host finds out by itself
         return 0
 
     cdef load_numbers(self, transaction):
@@ -235,9 +287,11 @@ cdef class Writer:
         self.next_changed = False
         self.changes = bytearray()
         self.touched = bytearray()
+        self.mixed = False
 
     def begin(self):
         self.clear()
+        self.dot = self.number | (self.seq + 1)
         self.transaction = self.environment.begin(write=True)
         self.queue = self.transaction.cursor(db=self.queue_db)
         self.bodies = self.transaction.cursor(db=self.databases["bodies"])
@@ -251,6 +305,8 @@ cdef class Writer:
             self.put("meta", META_NEXT, msgspec.msgpack.encode((self.next_sid, self.next_body, self.next_will)))
         if self.touched:
             self.seq += 1
+            if self.mixed:
+                self.changes = self.encoded(self.transaction, self.touched)
             self.put("outbox", u64(self.seq), bytes(self.touched))
             self.put("meta", META_SEQ, u64(self.seq))
         self.close_cursors()
@@ -271,7 +327,7 @@ cdef class Writer:
     def put(self, str database, bytes key, bytes value):
         self.operations += 1
         if database in REPLICATED:
-            self.store(REPLICATED.index(database), key, value)
+            self.store(REPLICATED.index(database), key, sealed(value, self.dot))
         else:
             self.transaction.put(key, value, db=self.databases[database])
 
@@ -283,8 +339,8 @@ cdef class Writer:
         return self.transaction.delete(key, db=self.databases[database])
 
     def keep_here(self, str database, bytes key, value):
-        """Put or, with None, delete what another host has changed: no change of ours."""
-        self.apply_plain(REPLICATED.index(database), key, value)
+        """Put the value as it came or, with None, delete it: another host has done so, it is no change of ours."""
+        self.put_plain(REPLICATED.index(database), key, value)
 
     def keys(self, str database, bytes prefix):
         """All keys of a replicated database that begin with `prefix`."""
@@ -304,17 +360,35 @@ cdef class Writer:
 
     cdef bint erase(self, int database, bytes key) except -1:
         """True if it was there."""
-        cdef bint there = self.transaction.delete(key, db=self.handles[database])
-        if there and self.recording:
-            self.record(database, key, None)
-        return there
+        cdef bytes value = self.transaction.pop(key, db=self.handles[database])
+        if value is None:
+            return False
+        self.record_erased(database, key, dot_of(value))
+        return True
 
     cdef int record(self, int database, bytes key, bytes value) except -1:
-        add_change(self.changes, database, key, value)
-        return add_key(self.touched, database, key)
+        add_put(self.changes, database, key, value)
+        return add_key(self.touched, database, key, 0)
+
+    cdef int record_erased(self, int database, bytes key, uint64_t dot) except -1:
+        if self.recording:
+            add_erased(self.changes, database, key, dot)
+            add_key(self.touched, database, key, dot)
+        if not self.saw(dot):
+            self.bury(database, key, dot)
+        return 0
 
     def get(self, str database, bytes key):
-        return self.transaction.get(key, db=self.databases[database])
+        """The record, None if there is none or if the disk has changed it."""
+        value = self.transaction.get(key, db=self.databases[database])
+        return unsealed(value) if value is not None and database in REPLICATED else value
+
+    def dot_at(self, str database, bytes key):
+        """Of what is there."""
+        return dot_of(self.transaction.get(key, db=self.databases[database]))
+
+    def dot_in(self, bytes value):
+        return dot_of(value)
 
     def delete_retained(self, bytes topic):
         if not self.delete("retained", topic_key(topic)):
@@ -404,9 +478,10 @@ cdef class Writer:
             return
         if packet_id:
             key = u64(publisher) + packet_id.to_bytes(2, "big")
-            if self.transaction.get(key, db=self.packet_ids) is not None:
+            content = zlib.crc32(record[17:end - record]).to_bytes(4, "little")    # without the times
+            if self.is_repeated(publisher, self.transaction.get(key, db=self.packet_ids), content):
                 return
-            self.store(PACKET_IDS, key, b"")
+            self.store(PACKET_IDS, key, sealed(content, self.dot))
         if self.full and not will and not moved:
             if packet_id:
                 self.erase(PACKET_IDS, key)
@@ -424,6 +499,21 @@ cdef class Writer:
             return
         if count:
             self.enqueue(targets, count, record, <uint32_t>(end - record))
+
+    cdef bint is_repeated(self, uint64_t sid, bytes flow, bytes content) except -1:
+        """Has this QoS 2 message come before? `flow`: of the packet id, None if none is open.
+
+        If the session was once at another host, the flow may have ended there without our knowing: then another message has its packet id.
+        """
+        cdef bint elsewhere
+        if flow is None:
+            return False
+        elsewhere = dot_of(flow) >> NUMBER_BITS != self.number >> NUMBER_BITS or self.is_taken(sid)
+        return not elsewhere or flow[HEADER:] == content
+
+    cpdef bint is_taken(self, uint64_t sid):
+        """Was the session ever taken from a host that could not be asked?"""
+        return self.queue_of(sid).next_qseq >> BRANCH_BITS > 0
 
     cdef bint room(self, const char* target, uint16_t count, uint64_t size) except -1:
         cdef uint16_t i
@@ -447,8 +537,7 @@ cdef class Writer:
             return True
         if size > self.retained_bytes_max:
             return False
-        value = record[:size]
-        value = zlib.crc32(value).to_bytes(4, "little") + value
+        value = self.enclosed(record, size)
         if self.transaction.get(key, db=self.retained) is None:
             if self.retained_messages >= self.retained_max:
                 return False
@@ -473,15 +562,19 @@ cdef class Writer:
         if not inline and body in self.references:
             self.next_body += 1
             self.next_changed = True
-            value = record[:size]
-            value = zlib.crc32(value).to_bytes(4, "little") + value
-            self.store(BODIES, u64(body), value)
+            self.store(BODIES, u64(body), self.enclosed(record, size))
+
+    cdef bytes enclosed(self, const char* record, uint64_t size):
+        cdef bytes value = PyBytes_FromStringAndSize(NULL, HEADER + size)
+        memcpy(PyBytes_AS_STRING(value) + HEADER, record, size)
+        seal(value, self.dot)
+        return value
 
     cdef bint enqueue_one(self, uint64_t sid, const char* head, uint32_t head_size, const char* rest,
                           uint32_t rest_size, bint inline) except -1:
         """Did the session's queue take the entry? `head`: options, identifiers and share as in the operation."""
         cdef Queue queue = self.queues.get(sid)
-        cdef uint32_t size = 5 + head_size + rest_size
+        cdef uint32_t size = OPTIONS + head_size + rest_size
         cdef uint64_t charged = size + (0 if inline else get_u32(rest + 8))
         cdef bytes value
         cdef char* p
@@ -501,12 +594,12 @@ cdef class Writer:
                 return False
         value = PyBytes_FromStringAndSize(NULL, size)
         p = PyBytes_AS_STRING(value)
-        p[4] = <char>((INLINE if inline else 0) | (SHARED if head[0] & 8 else 0))
-        memcpy(p + 5, head, head_size)
-        p[5] = head[0] & 7
-        memcpy(p + 5 + head_size, rest, rest_size)
-        seal(value)
+        p[FLAGS] = <char>((INLINE if inline else 0) | (SHARED if head[0] & 8 else 0))
+        memcpy(p + OPTIONS, head, head_size)
+        p[OPTIONS] = head[0] & 7
+        memcpy(p + OPTIONS + head_size, rest, rest_size)
         if self.foreign and sid in self.foreign:
+            seal(value, self.dot)
             self.store(INBOX, u64(sid) + u64(self.number | self.next_body), value)
             self.refer(value)
             self.next_body += 1
@@ -516,7 +609,8 @@ cdef class Writer:
         return True
 
     cdef int append(self, Queue queue, bytes entry) except -1:
-        """A sealed entry gets the queue's next number; who delivers it is woken."""
+        """An entry that nobody else has seen yet gets the queue's next number; who delivers it is woken."""
+        seal(entry, self.dot)
         if queue.next_qseq == queue.reserved:
             self.reserve(queue)
         self.store(QUEUE, queue_key(queue.sid, queue.next_qseq), entry)
@@ -552,8 +646,7 @@ cdef class Writer:
         cdef bytes key = queue_key(sid, qseq), value = self.queue.pop(key)
         if value is None:
             return False
-        if self.recording:
-            self.record(QUEUE, key, None)
+        self.record_erased(QUEUE, key, dot_of(value))
         self.discount_entry(sid, value)
         return True
 
@@ -570,10 +663,9 @@ cdef class Writer:
         """The client has the message: what is left of it is its packet id."""
         cdef bytes key = queue_key(sid, qseq), value = self.transaction.get(key, db=self.queue_db)
         cdef bytes left
-        if value is None or value[4] & RECEIVED:
+        if value is None or value[FLAGS] & RECEIVED:
             return
-        left = bytes(bytearray(b"\x00\x00\x00\x00" + bytes((INLINE | RECEIVED, 2, 0))))
-        seal(left)
+        left = sealed(bytes((INLINE | RECEIVED, 2, 0)), self.dot)
         self.store(QUEUE, key, left)
         self.discount_entry(sid, value)
         self.count_entry(self.queue_of(sid), left)
@@ -616,6 +708,7 @@ cdef class Writer:
     cdef purge_rest(self, uint64_t sid):
         self.queues.pop(sid, None)
         self.foreign.discard(sid)
+        self.strays.discard(sid)
         self.transaction.delete(META_QSEQ + u64(sid), db=self.databases["meta"])
         for key, _ in self.entries(PACKET_IDS, u64(sid)):
             self.erase(PACKET_IDS, key)
@@ -639,126 +732,248 @@ cdef class Writer:
 
     # -- other hosts ------------------------------------------------------------------------------------------------------
 
-    def own(self, uint64_t sid, bint asked):
+    cdef bint saw(self, uint64_t dot) except -1:
+        return dot >> NUMBER_BITS == self.number >> NUMBER_BITS or covers(self.known, dot)
+
+    def context(self):
+        """What of each host is in the store, as of the last commit: {number: last commit}."""
+        return {**self.known, self.number >> NUMBER_BITS: self.seq}
+
+    def has_seen(self, dict context):
+        return all(number == self.number >> NUMBER_BITS or self.known.get(number, 0) >= seq for number, seq in context.items())
+
+    cdef int bury(self, int database, bytes key, uint64_t dot) except -1:
+        """That put, and those that this host made before, are over, should they ever come."""
+        cdef object seq = self.erased.get((database, key, dot >> NUMBER_BITS), 0)
+        if seq < dot & COMMIT_MASK:
+            self.unbury(database, key, dot >> NUMBER_BITS)
+            self.erased[database, key, dot >> NUMBER_BITS] = dot & COMMIT_MASK
+            self.transaction.put(bytes((database,)) + u64(dot) + key, b"", db=self.databases["erased"])
+        return 0
+
+    cdef int unbury(self, int database, bytes key, uint64_t number) except -1:
+        cdef object seq = self.erased.pop((database, key, number), None)
+        if seq is not None:
+            self.transaction.delete(bytes((database,)) + u64(number << NUMBER_BITS | <uint64_t>seq) + key, db=self.databases["erased"])
+        return 0
+
+    def burials(self):
+        """[(database, key, dot, is the key gone?)]: what a host that learns from us has to know before it knows whom we know."""
+        transaction = self.view()
+        return [
+            (database, key, number << NUMBER_BITS | seq, transaction.get(key, db=self.handles[database]) is None)
+            for (database, key, number), seq in self.erased.items()
+        ]
+
+    def overtaken(self, list burials):
+        """As changes: what we have and another host knows to be over."""
+        cdef bytearray found = bytearray()
+        for database, key, dot, gone in burials:
+            ours = self.transaction.get(key, db=self.handles[database])
+            if gone and ours is not None and dot_of(ours) >> NUMBER_BITS == dot >> NUMBER_BITS and dot_of(ours) <= dot:
+                add_erased(found, database, key, dot_of(ours))
+            if not self.is_over(database, key, dot):
+                self.bury(database, key, dot)
+        return bytes(found)
+
+    cdef bint is_over(self, int database, bytes key, uint64_t dot) except -1:
+        return self.saw(dot) or <uint64_t>self.erased.get((database, key, dot >> NUMBER_BITS), 0) >= dot & COMMIT_MASK
+
+    cdef look_ahead(self, uint64_t peer, dict context):
+        """What another host changed may replace what a third one put, and that may come later."""
+        cdef uint64_t number, seq
+        self.ahead = [
+            number << NUMBER_BITS | seq
+            for number, seq in context.items()
+            if number != peer and number != self.number >> NUMBER_BITS and seq > self.known.get(number, 0)
+        ]
+
+    def peer_seq(self, uint64_t number):
+        """Up to where the host's commits are in this store."""
+        return self.known.get(number, 0)
+
+    def learn(self, dict context):
+        """What the other host had seen is now in this store, too."""
+        cdef uint64_t number, seq
+        for number, seq in context.items():
+            if number != self.number >> NUMBER_BITS and seq > self.known.get(number, 0):
+                self.known[number] = seq
+                self.transaction.put(META_PEER + u64(number), u64(seq), db=self.databases["meta"])
+        for (database, key, host), last in list(self.erased.items()):
+            if self.known.get(host, 0) >= last:
+                self.unbury(database, key, host)
+
+    cdef int judge(self, int database, bytes key, bytes ours, bytes theirs, uint64_t dot, dict context) except -1:
+        """What does it mean here that another host with this context has put `theirs` or, with None, erased what `dot` put?"""
+        cdef bint is_over = self.is_over(database, key, dot)
+        if self.ahead and (theirs is None or not is_first(database, theirs)):
+            for each in self.ahead:
+                self.bury(database, key, each)
+        if theirs is None and not is_over:
+            self.bury(database, key, dot)
+        if ours is None:
+            return NOTHING if theirs is None or is_over else TAKE
+        if dot_of(ours) == dot:
+            return TAKE if ours != theirs else NOTHING      # differs within one commit only
+        if covers(context, dot_of(ours)):
+            return TAKE
+        return NOTHING if theirs is None or is_over else BOTH
+
+    def own(self, uint64_t sid, bint asked, uint64_t sent_qseq):
         """From now on this host delivers the session's queue. `asked`: the host that did so until now has handed it over."""
         cdef Queue queue = self.queue_of(sid)
         self.foreign.discard(sid)
         if not asked:   # it may have used numbers that we have not seen
-            queue.next_qseq = ((queue.next_qseq >> BRANCH_BITS) + 1) << BRANCH_BITS
+            queue.next_qseq = self.branch(queue.next_qseq) << BRANCH_BITS
             self.reserve(queue)
-        for key, value in self.entries(INBOX, u64(sid)):
-            self.move_in(queue, key, value)
+        elif queue.next_qseq <= sent_qseq:
+            queue.next_qseq = sent_qseq + 1
+            self.reserve(queue)
+        for key, value in sorted(self.entries(INBOX, u64(sid)), key=self.received_ms):
+            self.erase(INBOX, key)
+            self.append(queue, bytes(bytearray(value)))
+            self.forget(value)
 
-    cdef int move_in(self, Queue queue, bytes key, bytes entry) except -1:
-        self.erase(INBOX, key)
-        self.append(queue, entry)
-        return self.forget(entry)
+    def received_ms(self, tuple item):
+        """Of an entry's message: a publisher that went from one host to another has its messages in order by it."""
+        entry = parse_entry(item[1])
+        record = None if entry is None else entry[3] if entry[3] is not None else self.body(entry[5])
+        return 0 if not record else get_u64(<const char*>record + 1)
 
-    def apply_changes(self, uint64_t peer, uint64_t seq, bytes changes):
-        """What the host `peer` committed as its number `seq` (0: a part of its snapshot), but for `records_of` it.
+    cdef uint64_t branch(self, uint64_t qseq) noexcept:
+        """Above that of `qseq`, and not what another host would choose: a count and 12 bits of our number."""
+        return ((qseq >> BRANCH_BITS >> 12) + 1) << 12 | (self.number >> NUMBER_BITS & 0xFFF)
+
+    def apply_changes(self, uint64_t peer, bytes changes, dict context):
+        """What another host did, but for the `records_of` it.
 
         Of our own changes only those are recorded that come of ours being the one who delivers a queue.
         """
-        cdef bint recording = self.recording
-        self.recording = False
-        for database, key, value in decode(changes):
-            if database == QUEUE:
-                self.apply_queue(key, value, recording)
-            elif database == INBOX:
-                self.apply_inbox(key, value, recording)
+        cdef bytes key, value
+        cdef uint64_t dot
+        self.mixed = self.mixed or len(self.touched) > 0
+        self.applying = True
+        self.look_ahead(peer, context)
+        for database, key, value, dot in decode(changes):
+            if database == QUEUE or database == INBOX:
+                self.apply_entry(database, key, value, dot, context)
             elif database == BODIES:
-                if value is not None:
-                    self.transaction.put(key, value, db=self.handles[BODIES])
-                elif not self.references.get(int.from_bytes(key, "big"), 0):
-                    self.transaction.delete(key, db=self.handles[BODIES])
-            elif database == PACKET_IDS:
-                self.apply_plain(PACKET_IDS, key, value)
-            elif database == RETAINED:
-                self.apply_retained(key, value)
-        self.recording = recording
-        if seq:
-            self.put("meta", META_PEER + u64(peer), u64(seq))
+                self.put_plain(BODIES, key, value)
+                if get_big(<const char*>key) not in self.references:
+                    self.loose.add(get_big(<const char*>key))
+            elif database == PACKET_IDS or database == RETAINED:
+                self.apply_plain(database, key, value, dot, context)
+        self.applying = False
 
-    def records_of(self, bytes changes):
-        """What of a commit is the directory's: [(database name, key, value or None)]. It says whose queues the others are."""
-        return [
-            (REPLICATED[database], key, value)
-            for database, key, value in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS)
-        ]
+    def sweep(self):
+        """Delete the bodies that nothing has referred to for as long as it is between two calls.
 
-    def peer_seq(self, uint64_t peer):
-        """Up to where the peer's commits are in this store."""
-        return int.from_bytes(self.transaction.get(META_PEER + u64(peer), b"", db=self.databases["meta"]), "big")
+        What refers to the body of another host's message may come later than that, from a third one.
+        """
+        for body in self.looser:
+            if body not in self.references:
+                self.transaction.delete(u64(body), db=self.handles[BODIES])
+        self.loose, self.looser = set(), self.loose
 
-    cdef int apply_plain(self, int database, bytes key, bytes value) except -1:
+    def records_of(self, uint64_t peer, bytes changes, dict context):
+        """Yields what of the changes is the directory's: (database name, key, value or None, is it a session that counts as much as ours?).
+
+        Each is judged when the one before has been done. It says whose queues the others are.
+        """
+        self.look_ahead(peer, context)
+        for database, key, value, dot in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS):
+            ours = self.transaction.get(key, db=self.handles[database])
+            verdict = self.judge(database, key, ours, value, dot, context)
+            if verdict == TAKE or verdict == BOTH and (database == SESSIONS or rank(database, value) > rank(database, ours)):
+                yield REPLICATED[database], key, value, verdict == BOTH
+
+    def records_in(self, bytes changes):
+        """The same, whatever we have: ours is undone."""
+        for database, key, value, _ in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS):
+            yield REPLICATED[database], key, value, False
+
+    cdef int apply_plain(self, int database, bytes key, bytes value, uint64_t dot, dict context) except -1:
+        cdef bytes ours = self.transaction.get(key, db=self.handles[database])
+        cdef int verdict = self.judge(database, key, ours, value, dot, context)
+        if verdict == TAKE or verdict == BOTH and rank(database, value) > rank(database, ours):
+            self.put_plain(database, key, value)
+            if database == RETAINED:
+                self.retained_messages += (value is not None) - (ours is not None)
+        return 0
+
+    cdef int put_plain(self, int database, bytes key, bytes value) except -1:
         if value is None:
             self.transaction.delete(key, db=self.handles[database])
         else:
             self.transaction.put(key, value, db=self.handles[database])
         return 0
 
-    cdef int apply_queue(self, bytes key, bytes value, bint recording) except -1:
-        cdef uint64_t sid = int.from_bytes(key[:8], "big"), qseq = int.from_bytes(key[8:], "big")
-        cdef Queue queue = self.queue_of(sid)
-        cdef bytes before = self.transaction.get(key, db=self.queue_db)
-        if value is None:
-            self.done(sid, qseq)
-        elif sid in self.foreign:
-            self.queue.put(key, value)
-            if before is not None:
-                self.discount_entry(sid, before)
-            self.count_entry(queue, value)
-            queue.next_qseq = max(queue.next_qseq, qseq + 1)
-            if queue.next_qseq > queue.reserved:
-                self.reserve(queue)
-        elif before is None and not value[4] & RECEIVED:     # it was given a number before the peer knew that we deliver now
-            self.recording = recording
-            self.append(queue, value)
-            self.recording = False
-            if recording:
-                self.record(QUEUE, key, None)
-        return 0
-
-    cdef int apply_inbox(self, bytes key, bytes value, bint recording) except -1:
+    cdef int apply_entry(self, int database, bytes key, bytes value, uint64_t dot, dict context) except -1:
+        """Of a queue or an inbox."""
         cdef uint64_t sid = int.from_bytes(key[:8], "big")
-        cdef bytes before = self.transaction.get(key, db=self.handles[INBOX])
+        cdef bytes ours = self.transaction.get(key, db=self.handles[database])
+        cdef int verdict = self.judge(database, key, ours, value, dot, context)
+        cdef Queue queue
+        if verdict == NOTHING:
+            return 0
         if value is None:
-            if before is not None:
-                self.transaction.delete(key, db=self.handles[INBOX])
-                self.forget(before)
-        elif sid not in self.queues:
-            if recording:
-                self.record(INBOX, key, None)    # its session is over
+            return self.put_entry(database, sid, key, ours, None)
+        if sid not in self.queues:
+            self.foreign.add(sid)
+            self.strays.add(sid)
+        queue = self.queue_of(sid)
+        if ours is not None:    # a PUBREC came at either
+            if value[FLAGS] & RECEIVED or not ours[FLAGS] & RECEIVED and (verdict == TAKE or dot > dot_of(ours)):
+                self.put_entry(database, sid, key, ours, value)
         elif sid in self.foreign:
-            self.transaction.put(key, value, db=self.handles[INBOX])
-            if before is None:
-                self.refer(value)
-        else:
-            self.recording = recording
-            self.append(self.queue_of(sid), value)
-            if recording:
-                self.record(INBOX, key, None)
-            self.recording = False
+            self.put_entry(database, sid, key, None, value)
+            if database == QUEUE and get_big(<const char*>key + 8) >= queue.next_qseq:
+                queue.next_qseq = get_big(<const char*>key + 8) + 1
+                if queue.next_qseq > queue.reserved:
+                    self.reserve(queue)
+        else:                   # it was put before the other host knew that we deliver now
+            if not value[FLAGS] & RECEIVED:
+                self.append(queue, bytes(bytearray(value)))
+            self.record_erased(database, key, dot)
         return 0
 
-    cdef int apply_retained(self, bytes key, bytes value) except -1:
-        """The message that was received later stays; of two received at once the larger."""
-        cdef bytes ours = self.transaction.get(key, db=self.retained)
-        if value is None:
-            self.retained_messages -= self.transaction.delete(key, db=self.retained)
-        elif ours is None or (get_u64(<const char*>value + 5), value) > (get_u64(<const char*>ours + 5), ours):
-            self.transaction.put(key, value, db=self.retained)
-            self.retained_messages += ours is None
+    cdef int put_entry(self, int database, uint64_t sid, bytes key, bytes ours, bytes value) except -1:
+        self.put_plain(database, key, value)
+        if value is not None:
+            if database == QUEUE:
+                self.count_entry(self.queue_of(sid), value)
+            else:
+                self.refer(value)
+        if ours is not None:
+            if database == QUEUE:
+                self.discount_entry(sid, ours)
+            else:
+                self.forget(ours)
         return 0
 
     cdef view(self):
         """The open transaction, or one that reads the last commit."""
         return self.environment.begin() if self.transaction is None else self.transaction
 
+    cdef bytearray encoded(self, transaction, touched):
+        """What these keys hold now, as changes."""
+        cdef bytearray found = bytearray()
+        for database, key, erased in decode_keys(bytes(touched)):
+            value = transaction.get(key, db=self.handles[database])
+            if value is not None:
+                add_put(found, database, key, value)
+                body = body_of(value) if database == QUEUE or database == INBOX else 0
+                if body:        # it may have come to us with another key that is gone
+                    value = transaction.get(u64(body), db=self.handles[BODIES])
+                    if value is not None:
+                        add_put(found, BODIES, u64(body), value)
+            elif erased:
+                add_erased(found, database, key, erased)
+        return found
+
     def missed(self, uint64_t after, uint64_t bytes_max):
         """[(seq, changes)] of our commits after `after`, as much as fits; None if the outbox does not go back so far."""
         cdef list found = []
-        cdef bytearray part
         cdef uint64_t size = 0
         if after >= self.seq:
             return found
@@ -767,17 +982,19 @@ cdef class Writer:
         if not cursor.set_range(u64(after + 1)) or cursor.key() != u64(after + 1):
             return None
         for key, touched in cursor.iternext():
-            part = bytearray()
-            for database, name in decode_keys(touched):
-                add_change(part, database, name, transaction.get(name, db=self.handles[database]))
-            found.append((int.from_bytes(key, "big"), bytes(part)))
-            size += len(part)
+            changes = bytes(self.encoded(transaction, touched))
+            found.append((int.from_bytes(key, "big"), changes))
+            size += len(changes)
             if size >= bytes_max:
                 break
         return found
 
+    def keeps(self, uint64_t seq):
+        """Does the outbox go back to this commit?"""
+        return self.view().get(u64(seq), db=self.databases["outbox"]) is not None
+
     def snapshot(self, int database, bytes after, uint64_t bytes_max):
-        """(changes, database, key to go on behind) from the position on; the database is beyond the last at the end."""
+        """(changes, database, key): all that is behind the position, up to the new one; its database is beyond the last at the end."""
         cdef bytearray part = bytearray()
         transaction = self.view()
         while database < len(REPLICATED):
@@ -785,18 +1002,36 @@ cdef class Writer:
             more = cursor.set_range(after + b"\0") if after else cursor.first()
             while more:
                 after, value = cursor.item()
-                add_change(part, database, after, value)
+                add_put(part, database, after, value)
                 if len(part) >= bytes_max:
                     return bytes(part), database, after
                 more = cursor.next()
             database, after = database + 1, b""
         return bytes(part), database, after
 
+    def absent(self, int database, bytes after, int last, bytes until, bytes part, dict context):
+        """As changes: what we have between these positions, and the host of this part of a snapshot has seen and has no more."""
+        cdef bytearray found = bytearray()
+        there = {(each[0], each[1]) for each in decode(part)}
+        while database <= min(last, len(REPLICATED) - 1):
+            cursor = self.transaction.cursor(db=self.handles[database])
+            more = database != BODIES and (cursor.set_range(after + b"\0") if after else cursor.first())
+            while more:
+                key, value = cursor.item()
+                if database == last and key > until:
+                    break
+                if (database, key) not in there and covers(context, dot_of(value)):
+                    add_erased(found, database, key, dot_of(value))
+                more = cursor.next()
+            database, after = database + 1, b""
+        return bytes(found)
+
     def begin_recording(self):
         """From now on commits have numbers and are kept for peers. The first number stands for all that was here before."""
         self.recording = True
         if self.seq == 0:
             self.seq = 1
+            self.dot = self.number | 2
             self.put("meta", META_SEQ, u64(1))
 
     def tail(self, uint64_t after, uint64_t until):
@@ -808,53 +1043,46 @@ cdef class Writer:
 
     def values_of(self, bytes touched):
         """What these keys hold here, as changes."""
-        cdef bytearray changes = bytearray()
-        for database, key in dict.fromkeys(decode_keys(touched)):
-            add_change(changes, database, key, self.transaction.get(key, db=self.handles[database]))
-        return bytes(changes)
+        cdef bytearray once = bytearray()
+        for database, key in dict.fromkeys([(database, key) for database, key, _ in decode_keys(touched)]):
+            add_key(once, database, key, 1)
+        return bytes(self.encoded(self.transaction, once))
 
     def reset(self, uint64_t after, uint64_t until, bytes changes):
         """Undo our commits after `after` and up to `until`, which nobody was told of: `changes` is what their keys hold at a peer that went on.
 
-        What is the directory's is left to it, see `records_of`.
+        A third host may have got them since, so it is a change of ours. What is the directory's is done already.
         """
-        cdef bint recording = self.recording
-        self.recording = False
-        for database, key, value in decode(changes):
-            if database in (QUEUE, INBOX):
-                self.reset_entry(database, key, value)
-            elif database == BODIES:
-                if value is not None:
-                    self.transaction.put(key, value, db=self.handles[BODIES])
-                elif not self.references.get(int.from_bytes(key, "big"), 0):
-                    self.transaction.delete(key, db=self.handles[BODIES])
-            elif database == RETAINED:
-                self.retained_messages -= self.transaction.delete(key, db=self.retained)
-                if value is not None:
-                    self.transaction.put(key, value, db=self.retained)
-                    self.retained_messages += 1
-            elif database == PACKET_IDS:
-                self.apply_plain(PACKET_IDS, key, value)
-        self.recording = recording
+        cdef bytes ours
+        self.applying = True
         for number in range(after + 1, until + 1):
             self.put("outbox", u64(number), b"")
+        for database, key, value, _ in decode(changes):
+            ours = self.transaction.get(key, db=self.handles[database])
+            if value is not None and database == INBOX and self.delivers(get_big(<const char*>key)):
+                self.append(self.queue_of(get_big(<const char*>key)), bytes(bytearray(value)))
+                value = None
+            if value is not None and database != BODIES:
+                value = sealed(value[HEADER:], self.dot)
+            if database == QUEUE or database == INBOX:
+                self.put_entry(database, int.from_bytes(key[:8], "big"), key, ours, value)
+            elif database != BODIES or value is not None:
+                self.put_plain(database, key, value)
+            if database == RETAINED:
+                self.retained_messages += (value is not None) - (ours is not None)
+            if database == BODIES and value is not None:
+                self.loose.add(get_big(<const char*>key))
+            elif database != BODIES:
+                self.record_reset(database, key, value)
+        self.applying = False
 
-    cdef int reset_entry(self, int database, bytes key, bytes value) except -1:
-        cdef uint64_t sid = int.from_bytes(key[:8], "big")
-        cdef bytes before = self.transaction.get(key, db=self.handles[database])
-        if before is not None:
-            self.transaction.delete(key, db=self.handles[database])
-            if database == QUEUE:
-                self.discount_entry(sid, before)
-            else:
-                self.forget(before)
+    cdef bint delivers(self, uint64_t sid) except -1:
+        return sid in self.queues and sid not in self.foreign
+
+    cdef int record_reset(self, int database, bytes key, bytes value) except -1:
         if value is not None:
-            self.transaction.put(key, value, db=self.handles[database])
-            if database == QUEUE:
-                self.count_entry(self.queue_of(sid), value)
-            else:
-                self.refer(value)
-        return 0
+            return self.record(database, key, value)
+        return self.record_erased(database, key, self.dot - 1)
 
     def trim(self, uint64_t until, int most):
         """Forget what every peer has."""
@@ -866,22 +1094,43 @@ cdef class Writer:
 
     cdef body(self, uint64_t number):
         value = self.transaction.get(u64(number), db=self.databases["bodies"])
-        if value is None or zlib.crc32(value[4:]) != int.from_bytes(value[:4], "little"):
-            return None
-        return value[4:]
+        return None if value is None else unsealed(value)
 
 
-cdef seal(bytes value):
-    """Write the CRC32 of the rest into the first four bytes of a value that nobody else has seen yet."""
-    cdef uint32_t crc = zlib.crc32(memoryview(value)[4:])
+cdef seal(bytes value, uint64_t dot):
+    """Write dot and CRC32 into a value that nobody else has seen yet."""
+    cdef uint32_t crc
+    memcpy(PyBytes_AS_STRING(value) + 4, &dot, 8)
+    crc = zlib.crc32(memoryview(value)[4:])
     memcpy(PyBytes_AS_STRING(value), &crc, 4)
+
+
+cdef inline uint64_t dot_of(bytes value) noexcept:
+    return get_u64(<const char*>value + 4)
+
+
+cdef bint is_first(int database, bytes value) noexcept:
+    """Can it have replaced nothing? Numbers of queues, inboxes, bodies and wills are given once."""
+    return (database == QUEUE or database == INBOX) and not (<const char*>value)[FLAGS] & RECEIVED or database == BODIES or database == WILLS
+
+
+cdef rank(int database, bytes value):
+    """Of two values that were put without knowing of each other the one with the higher rank stays, at every host."""
+    if database == RETAINED:    # what was received later
+        return get_u64(<const char*>value + HEADER + 1), value[HEADER:], dot_of(value)
+    return 0, value[HEADER:], dot_of(value)
+
+
+cdef bint covers(dict context, uint64_t dot) except -1:
+    """Had whoever has this context seen the commit?"""
+    return <uint64_t>context.get(dot >> NUMBER_BITS, 0) >= dot & COMMIT_MASK
 
 
 cdef uint64_t body_of(bytes value) except? 0:
     """The number of the body that an entry refers to; 0 if it holds its own, or is damaged and could name any."""
     cdef const char* p = value
     cdef Py_ssize_t size = len(value)
-    if size < 19 or p[4] & INLINE or zlib.crc32(value[4:]) != get_u32(p):
+    if size < ENTRY_HEADER + 12 or p[FLAGS] & INLINE or zlib.crc32(value[4:]) != get_u32(p):
         return 0
     return get_u64(p + size - 12)
 
@@ -890,28 +1139,28 @@ cdef uint64_t charge(bytes value) except? 0:
     """What an entry counts against limits.max_queued_bytes: its message as a whole, wherever that is stored."""
     cdef const char* p = value
     cdef Py_ssize_t size = len(value)
-    return size + (get_u32(p + size - 4) if size >= 19 and not p[4] & INLINE else 0)
+    return size + (get_u32(p + size - 4) if size >= ENTRY_HEADER + 12 and not p[FLAGS] & INLINE else 0)
 
 
 def parse_entry(bytes value):
     """(received, options, identifiers, record or None, share or None, body number or 0), None if it is damaged."""
     cdef const char* p = value
     cdef size_t size = len(value)
-    cdef uint32_t at = 7, i
+    cdef uint32_t at = ENTRY_HEADER, i
     cdef uint16_t length
     cdef uint8_t flags
-    if size < 7 or zlib.crc32(value[4:]) != get_u32(p):
+    if size < ENTRY_HEADER or zlib.crc32(value[4:]) != get_u32(p):
         return None
-    flags = <uint8_t>p[4]
+    flags = <uint8_t>p[FLAGS]
     identifiers = ()
-    if p[6]:
-        identifiers = tuple([get_u32(p + at + 4 * i) for i in range(<uint8_t>p[6])])
-        at += 4 * <uint8_t>p[6]
+    if p[IDENTIFIERS]:
+        identifiers = tuple([get_u32(p + at + 4 * i) for i in range(<uint8_t>p[IDENTIFIERS])])
+        at += 4 * <uint8_t>p[IDENTIFIERS]
     share = None
     if flags & SHARED:
         length = get_u16(p + at)
         share = p[at + 2:at + 2 + length].decode()
         at += 2 + length
     if flags & INLINE:
-        return bool(flags & RECEIVED), <uint8_t>p[5], identifiers, p[at:size], share, 0
-    return bool(flags & RECEIVED), <uint8_t>p[5], identifiers, None, share, get_u64(p + at)
+        return bool(flags & RECEIVED), <uint8_t>p[OPTIONS], identifiers, p[at:size], share, 0
+    return bool(flags & RECEIVED), <uint8_t>p[OPTIONS], identifiers, None, share, get_u64(p + at)

@@ -125,7 +125,7 @@ class Drain:
                 return True
             if not self._host.has_left:
                 self._host.ask_interconnect("leave")
-            return bool(self._host.ask_keeper("forget_sessions", most=SESSIONS_A_STEP))
+            return bool(self._host.ask_keeper("end_store"))  # until it is a new one
         except LinkError as error:  # a process that is started anew
             self._failure = str(error)
             return True

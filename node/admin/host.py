@@ -171,4 +171,8 @@ class Host:
     def _read(self, work: Callable[[Reader], Found]) -> Found:
         if self._reader is None:
             self._reader = Reader(Path(self.config.node.data_dir) / "store")
+        elif self._reader.is_replaced():
+            self._reader.close()
+            self._reader = None
+            return self._read(work)
         return work(self._reader)

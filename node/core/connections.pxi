@@ -287,7 +287,16 @@ cdef int read_publish(Connection connection, uint8_t header, const char* body, u
     if loop.message_expiry_ms and (pub.expires_ms == 0 or pub.expires_ms > pub.received_ms + loop.message_expiry_ms):
         pub.expires_ms = pub.received_ms + loop.message_expiry_ms
     loop.stats[S_PUBLISH_RECEIVED + pub.qos] += 1
+    if pub.qos == 2 and not header & 8 and session.flows != NULL and session.flows.unsure_ids:
+        end_old_flow(loop, session, packet_id)
     return accept_publish(connection, session, &pub, packet_id)
+
+
+cdef int end_old_flow(Loop loop, Session session, uint16_t packet_id) except -1:
+    """Not a repetition [MQTT-3.3.1-1]: a flow of this packet id ended at another host, which could not tell us."""
+    if session.flows.packet_ids != NULL and ids_drop(session.flows.packet_ids, packet_id):
+        op_released(loop, session.sid, packet_id)
+    return 0
 
 
 cdef int need_scratch(Loop loop, size_t size) except -1:

@@ -60,6 +60,7 @@ cdef struct Flows:          # of a session that has or had QoS 1 or 2 under way,
     uint32_t pending_first
     uint32_t pending_count
     uint32_t pending_capacity
+    bint unsure_ids         # durable: the client may have ended some of these flows at a host that we cannot ask
     uint32_t inherited_ids  # packet ids that there were when it was attached: the client's quota begins anew [MQTT-4.9.0-1]
     uint64_t pending_bytes
     uint64_t next_qseq      # live

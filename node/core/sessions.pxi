@@ -125,11 +125,12 @@ cdef class Session:
         announce_group(self.loop, share, filter)
         return True
 
-    def remember_packet_ids(self, list ids):
-        """Durable: inbound QoS 2 ids that await PUBREL, from the store."""
+    def remember_packet_ids(self, list ids, bint unsure):
+        """Durable: inbound QoS 2 ids that await PUBREL, from the store. `unsure`: it was taken from a host that could not be asked."""
         for packet_id in ids:
             open_packet_id(self, packet_id)
         flows_of(self).inherited_ids = <uint32_t>len(ids)
+        flows_of(self).unsure_ids = unsure and len(ids) > 0
 
     def leave_tree(self):
         """The session is over: nothing may match it any more."""

@@ -145,6 +145,7 @@ class Connects:
             }  # fmt: skip
             connection.has_will = True
         worker.claiming += 1
+        connection.handshake.claims = True
         worker.keeper.call(
             "claim",
             {
@@ -165,6 +166,8 @@ class Connects:
     def _claimed(self, connection: Connection, ok: bool, result: Any, properties: dict[int, Any]) -> None:
         worker = self.worker
         worker.claiming -= 1
+        if not ok and connection.is_closing:
+            return
         if not ok:
             worker.log.warning(
                 "claim_refused", client_id=connection.client_id, cause=result, effect="the client is refused (0x88)",
@@ -204,7 +207,7 @@ class Connects:
         session.user = user
         session.online = True
         if result["present"]:
-            session.remember_packet_ids(list(worker.reader.packet_ids(session.sid)))
+            session.remember_packet_ids(list(worker.reader.packet_ids(session.sid)), result["taken"])
         return session
 
     def _connack(self, connection: Connection, present: bool, properties: dict[int, Any]) -> bytes:

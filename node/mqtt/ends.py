@@ -109,6 +109,8 @@ class Ends:
         if connection.claimed:
             worker.release(connection)
             worker.access("disconnect", connection, cause=connection.end_reason or "connection closed")
+        elif connection.handshake is not None and connection.handshake.claims:
+            worker.keeper.call("unclaim", {"cid": client_id, "conn": connection.number})
         done = self._waiting.pop(connection.number, None)
         if done is not None:
             done()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -53,6 +54,7 @@ class Directory:
         self._left: dict[
             int, int
         ] = {}  # sid -> last qseq at our start, where no worker has said yet who has the session
+        self._have_said = False  # have all workers said whom they have, since our start?
         self._expiry_ms: dict[int, int] = {}  # sid -> when its expiry is looked at
 
     # -- start ----------------------------------------------------------------------------------------------------------
@@ -75,7 +77,16 @@ class Directory:
             self.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True)
         self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
 
+    def all_came(self) -> None:
+        """Every worker has said HELLO."""
+        self._have_said = True
+
+    def is_unsure(self, sid: int) -> bool:
+        """May a worker that has not said HELLO yet have a client with this session?"""
+        return sid in self._left and not self._have_said
+
     def _after_restart(self, now_ms: int) -> None:
+        self._have_said = True
         for record in list(self.sessions.values()):
             owner = self.owners.get(record.client_id)
             if self.elsewhere.owns(record) and (owner is None or owner.session is not record):
@@ -138,9 +149,6 @@ class Directory:
     def _on_take_over(self, link: Link, answer: Answer, now_ms: int, number: int, most: int) -> None:
         answer(True, self.elsewhere.handover.take(number, most))
 
-    def _on_forget_sessions(self, link: Link, answer: Answer, now_ms: int, most: int) -> None:
-        answer(True, self.elsewhere.handover.forget(most))
-
     def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
         answer(True, True)
 
@@ -160,9 +168,17 @@ class Directory:
             self.end(cid, owner, TAKEN_OVER, lambda: self._next_claim(cid))
         elif cid in self.sessions and not self.elsewhere.owns(self.sessions[cid]):
             self._claims[cid] = deque([(link, claim, answer)])
-            self.elsewhere.fetch(self.sessions[cid], now_ms, lambda: self._next_claim(cid))
+            self._fetch(cid, now_ms)
         else:
             self._grant(link, claim, answer, now_ms)
+
+    def _on_unclaim(self, link: Link, answer: Answer, now_ms: int, cid: str, conn: int) -> None:
+        """Its client is gone before it was granted."""
+        waiting = self._claims.get(cid, deque())
+        for each in [each for each in waiting if each[0] is link and each[1]["conn"] == conn]:
+            waiting.remove(each)
+            each[2](False, "the client is gone")
+        answer(True, True)
 
     def is_claimed(self, cid: str) -> bool:
         return cid in self._claims
@@ -178,10 +194,18 @@ class Directory:
 
         self.outbox.ask(owner.link, "takeover", {"cid": cid, "conn": owner.connection, "reason": reason}, answered)
 
+    def _fetch(self, cid: str, now_ms: int) -> None:
+        """From its host, then go on with who claims it, if anybody still does."""
+        self.elsewhere.fetch(cid, now_ms, lambda: self._next_claim(cid), lambda: bool(self._claims.get(cid)))
+
     def _next_claim(self, cid: str) -> None:
         waiting = self._claims.get(cid)
         if not waiting:
             self._claims.pop(cid, None)
+            return
+        record = self.sessions.get(cid)
+        if record is not None and not self.elsewhere.owns(record):  # taken from us meanwhile
+            self._fetch(cid, self.now_ms)
             return
         link, claim, answer = waiting.popleft()
         self._grant(link, claim, answer, self.now_ms)
@@ -193,7 +217,10 @@ class Directory:
     def _grant(self, link: Link, claim: dict[str, Any], answer: Answer, now_ms: int) -> None:
         cid = claim["cid"]
         record = self.sessions.get(cid)
-        epoch = 0 if record is None else record.epoch
+        present_before = record is not None
+        epoch = (
+            now_ms if record is None else record.epoch
+        )  # so of two that are born one after the other the later one is higher
         if record is not None and (claim["clean"] or record.user != claim["user"] or self._expired(record, now_ms)):
             self._end(record, now_ms)
             record = None
@@ -214,7 +241,7 @@ class Directory:
             record.epoch += 1
             self.write(record)
         will_id = 0
-        plain = record is None and not epoch and claim["will"] is None  # nothing is written
+        plain = record is None and not present_before and claim["will"] is None  # nothing is written
         if claim["will"] is not None:
             will_id = self.wills.new(cid, claim["will"]["delay_s"], claim["will"]["record"])
         owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, now_ms if self.elsewhere.peers else 0)
@@ -228,7 +255,10 @@ class Directory:
         record = owner.session
         if record is None:
             return {"sid": 0, "present": False, "will_id": owner.will_id, "sent": 0}
-        return {"sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq}
+        return {
+            "sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq,
+            "taken": self.writer.is_taken(record.sid),
+        }  # fmt: skip
 
     def _presence(self, record: SessionRecord | None, online: bool) -> None:
         if record is not None and record.sid in self.subscriptions.shared:
@@ -328,7 +358,8 @@ class Directory:
     def _on_session_delete(self, link: Link, answer: Answer, now_ms: int, cid: str) -> None:
         owner, known = self.owners.get(cid), self.sessions.get(cid)
         if known is not None and not self.elsewhere.owns(known):  # its host would bring it back
-            self.elsewhere.fetch(known, now_ms, lambda: self._on_session_delete(link, answer, self.now_ms, cid))
+            again = partial(self._on_session_delete, link, answer, now_ms, cid)
+            self.elsewhere.fetch(cid, now_ms, again, lambda: True)
             return
 
         def delete(ok: bool, result: Any) -> None:

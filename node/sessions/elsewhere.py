@@ -8,26 +8,35 @@ Of two records of one client id the higher epoch counts, then the higher owner (
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
-from storage.layout import SessionRecord, WillRecord, client_key
+from storage.layout import HEADER_BYTES, NUMBER_BITS, SessionRecord, WillRecord, client_key
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
 
 TAKEN_OVER = 0x8E
-RELEASE_MS = 4000  # for the owner's answer: more than an eviction takes
+RELEASE_MS = 4000  # more than an eviction takes
 RETRY_MS = 50
+SEEN_MS = 5
+STRAY_MS = 20_000
 WILL_GRACE_MS = 30_000  # a host that is gone: its clients may come back before their wills fire
+
+Change = tuple[str, bytes, bytes | None, bool]  # see Writer.records_of
 
 _encode = msgspec.msgpack.encode
 _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 _decode_will = msgspec.msgpack.Decoder(WillRecord).decode
+
+
+def _rank(record: SessionRecord, dot: int) -> tuple[int, int, bool, int]:
+    """The later epoch; of one epoch what its owner says."""
+    return record.epoch, record.owner, dot >> NUMBER_BITS == record.owner, dot
 
 
 class Elsewhere:
@@ -36,6 +45,9 @@ class Elsewhere:
         self.number = number
         self.peers: dict[int, Link] = {}  # number -> peer that can be asked
         self.evicted: set[int] = set()
+        self.members: set[int] = set()  # numbers of the cluster's hosts
+        self.are_all_known = True  # the numbers of all of them
+        self._strays_due = False
         self.handover = Handover(directory)
 
     def owns(self, record: SessionRecord) -> bool:
@@ -44,40 +56,54 @@ class Elsewhere:
 
     # -- a client comes here ----------------------------------------------------------------------------------------------
 
-    def fetch(self, record: SessionRecord, now_ms: int, fetched: Callable[[], None]) -> None:
-        """Make the session ours, then call `fetched()`. Only an owner that is evicted, or too slow, is not asked."""
-        directory, waiting, deadline_ms = self._directory, True, now_ms + RELEASE_MS
+    def fetch(self, cid: str, now_ms: int, fetched: Callable[[], None], is_wanted: Callable[[], bool]) -> None:
+        """Make the client id's session ours, if there is one, then call `fetched()`; also when it `is_wanted()` no more.
+
+        Only an owner that is gone is not asked.
+        """
+        directory, is_denied = self._directory, False
 
         def done(asked: bool) -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                current = directory.sessions.get(record.client_id)
-                if current is not None and not self.owns(current):
-                    self.own(current, asked)
-                fetched()
+            current = directory.sessions.get(cid)
+            if current is not None and not self.owns(current):
+                self.own(current, asked)
+            fetched()
 
         def answered(ok: bool, result: Any) -> None:
-            if result is None:  # its link broke: it may be back at once
-                directory.timers.at(directory.now_ms + RETRY_MS, attempt)
+            nonlocal is_denied
+            if ok and result:
+                released(result, directory.now_ms)
+                return
+            is_denied = is_denied or result is False  # else its link broke: it may be back at once
+            directory.timers.at(directory.now_ms + RETRY_MS, attempt)
+
+        def released(seen: dict[int, int], later_ms: int) -> None:
+            """What it has of third hosts must be here, too: it may have delivered some of it."""
+            if directory.writer.has_seen(seen) or later_ms > now_ms + RELEASE_MS:
+                done(True)
             else:
-                done(bool(ok and result))
+                directory.timers.at(later_ms + SEEN_MS, lambda due_ms: released(seen, due_ms))
 
         def attempt(later_ms: int) -> None:
-            peer = self.peers.get(record.owner)
-            if not waiting:
-                return
-            if self.owns(record):  # it was given to us meanwhile
+            record = directory.sessions.get(cid)
+            if record is None or self.owns(record) or not is_wanted():  # it may have been given to us meanwhile
+                fetched()
+            elif record.owner == self.number:  # handed over to us, and the answer was lost
                 done(True)
-            elif peer is not None:
-                directory.outbox.ask(peer, "release", {"cid": record.client_id, "sid": record.sid}, answered)
-            elif record.owner in self.evicted:
+            elif record.owner in self.peers and not (is_denied and later_ms > now_ms + RELEASE_MS):
+                ask = {"cid": cid, "sid": record.sid}
+                directory.outbox.ask(self.peers[record.owner], "release", ask, answered)
+            elif record.owner in self.peers or self.is_gone(record.owner):
                 done(False)
             else:
                 directory.timers.at(later_ms + RETRY_MS, attempt)
 
-        directory.timers.at(deadline_ms, lambda _: done(False))
         attempt(now_ms)
+
+    def is_gone(self, number: int) -> bool:
+        """Is this host none that will come back soon?"""
+        is_known = number in self.members or not self.are_all_known
+        return number in self.evicted or not is_known
 
     def own(self, record: SessionRecord, asked: bool) -> None:
         """From now on it is ours. `asked`: the host that had it knows, and its queue is here."""
@@ -91,7 +117,7 @@ class Elsewhere:
             record.attached = False
         record.owner = self.number
         record.epoch += 1
-        directory.writer.own(record.sid, asked)
+        directory.writer.own(record.sid, asked, record.sent_qseq)
         directory.write(record)
 
     def announce(self, cid: str, at_ms: int) -> None:
@@ -113,9 +139,16 @@ class Elsewhere:
     def release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
         directory = self._directory
         record = directory.by_sid.get(sid)
+        if (
+            record is not None
+            and record.owner == self.number
+            and not self.owns(record)
+            and not directory.is_claimed(cid)
+        ):
+            self.own(record, True)  # it was handed over to us for a client that has gone
         if record is None or not self.owns(record):
             answer(True, False)
-        elif directory.is_claimed(cid):
+        elif directory.is_claimed(cid) or directory.is_unsure(sid):
             directory.timers.at(now_ms + RETRY_MS, lambda later_ms: self.release(peer, answer, later_ms, cid, sid))
         elif cid in directory.owners:
             directory.end(cid, directory.owners[cid], TAKEN_OVER, lambda: self._hand_over(peer, answer, record))
@@ -124,11 +157,11 @@ class Elsewhere:
 
     def _hand_over(self, peer: Link, answer: Answer, record: SessionRecord) -> None:
         directory = self._directory
-        if directory.by_sid.get(record.sid) is not record:  # it ended with its connection
+        if directory.by_sid.get(record.sid) is not record or not self.owns(record):  # it ended, or another host has it
             answer(True, False)
             return
         self.give(record, peer.number)
-        answer(True, True)
+        answer(True, directory.writer.context())
 
     def give(self, record: SessionRecord, number: int) -> None:
         """From now on it is that host's, which takes it when it is told that it has this commit."""
@@ -147,52 +180,47 @@ class Elsewhere:
 
     # -- what other hosts have committed ------------------------------------------------------------------------------------
 
-    def apply(self, rest: list[tuple[str, bytes, bytes | None]], now_ms: int) -> list[list[Any]]:
+    def apply(self, changes: Iterable[Change], now_ms: int) -> list[list[Any]]:
         """Records of sessions, subscriptions and wills; the changes of subscriptions that workers have to be told."""
-        changes: list[list[Any]] = []
-        for database, key, value in rest:
+        told: list[list[Any]] = []
+        for database, key, value, both in changes:
             if database == "sessions":
-                self._apply_session(key, value, now_ms)
+                self._apply_session(key, value, both)
             elif database == "subs":
                 record = self._directory.by_sid.get(int.from_bytes(key[:8], "big"))
-                changes += self._directory.subscriptions.apply(record, key, value)
+                told += self._directory.subscriptions.apply(record, key, value)
             else:
                 self._apply_will(key, value)
-        return changes
+        return told
 
-    def reset(self, rest: list[tuple[str, bytes, bytes | None]], now_ms: int) -> list[list[Any]]:
-        """As `apply`, but their records count whatever their epochs: ours are of commits that are undone."""
-        directory = self._directory
-        for database, key, value in rest:
-            if database == "sessions":
-                stored = directory.writer.get("sessions", key)
-                ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
-                theirs = None if value is None else _decode_session(value)
-                if ours is not None and (theirs is None or theirs.sid != ours.sid):
-                    self.end_here(ours)
-                    ours = None
-                if theirs is not None and value is not None:
-                    self._adopt(theirs, key, value, ours)
-        return self.apply([each for each in rest if each[0] != "sessions"], now_ms)
+    def look_at_strays(self, now_ms: int) -> None:
+        """Entries of sessions that we do not know: of one that is over, or whose record comes later, from a third host."""
+        if self._directory.writer.strays and not self._strays_due:
+            self._strays_due = True
+            self._directory.timers.at(now_ms + STRAY_MS, self._purge_strays)
 
-    def _apply_session(self, key: bytes, value: bytes | None, now_ms: int) -> None:
+    def _purge_strays(self, now_ms: int) -> None:
+        directory, self._strays_due = self._directory, False
+        for sid in list(directory.writer.strays):
+            if sid not in directory.by_sid:
+                directory.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), False)
+        directory.writer.strays.clear()
+
+    def _apply_session(self, key: bytes, value: bytes | None, both: bool) -> None:
+        """`both`: they did not know of ours, nor we of theirs. Then every host has to choose the same one."""
         directory = self._directory
         stored = directory.writer.get("sessions", key)
         ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
-        if value is None:
-            if ours is not None and not self.owns(ours):
-                self.end_here(ours)
-            return
-        theirs = _decode_session(value)
-        if ours is None:
-            self._adopt(theirs, key, value)
-        elif (theirs.epoch, theirs.owner) < (ours.epoch, ours.owner):
-            directory.write(ours)  # so that they learn of it
-        elif ours.sid == theirs.sid:
-            self._adopt(theirs, key, value, ours)
-        else:
+        theirs = None if value is None else _decode_session(value[HEADER_BYTES:])
+        if both and ours is not None and theirs is not None:
+            dots = directory.writer.dot_in(value), directory.writer.dot_at("sessions", key)
+            if _rank(theirs, dots[0]) < _rank(ours, dots[1]):
+                return
+        if ours is not None and (theirs is None or theirs.sid != ours.sid):
             self.end_here(ours)
-            self._adopt(theirs, key, value)
+            ours = None
+        if theirs is not None and value is not None:
+            self._adopt(theirs, key, value, ours)
 
     def end_here(self, record: SessionRecord) -> None:
         """The host that owned it has ended it."""
@@ -201,7 +229,7 @@ class Elsewhere:
         if owner is not None and owner.session is record:
             directory.end(record.client_id, owner, TAKEN_OVER)
         directory.writer.keep_here("sessions", client_key(record.client_id), None)
-        directory.subscriptions.drop(record.sid, here=True)
+        directory.subscriptions.drop(record.sid)
         directory.forget(record, False)
 
     def _adopt(self, theirs: SessionRecord, key: bytes, value: bytes, ours: SessionRecord | None = None) -> None:
@@ -228,7 +256,7 @@ class Elsewhere:
         if value is None:
             directory.wills.fired(will_id)
         else:
-            directory.wills.adopt(will_id, _decode_will(value))
+            directory.wills.adopt(will_id, _decode_will(value[HEADER_BYTES:]))
 
     def tell_all(self, link: Link) -> None:
         """A worker that outlived our last life may not have heard of subscriptions that other hosts made in it."""

@@ -45,13 +45,6 @@ class Handover:
             directory.expire_later(record)
         return len(theirs) - len(taken)
 
-    def forget(self, most: int) -> int:
-        """This host has left: what others do with the sessions it would not learn. How many are still here."""
-        directory = self._directory
-        for record in list(islice(directory.sessions.values(), most)):
-            directory.elsewhere.end_here(record)
-        return len(directory.sessions)
-
     def _is_known(self, record: SessionRecord) -> bool:
         return self._directory.by_sid.get(record.sid) is record
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from node.sessions.outbox import Answer, Outbox
-from storage.layout import SessionRecord, Subscription, subscription_key, u64
+from storage.layout import HEADER_BYTES, SessionRecord, Subscription, subscription_key, u64
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(Subscription).decode
@@ -62,14 +62,11 @@ class Subscriptions:
             [record.sid, record.client_id, record.user, each.filter, each.options, each.identifier] for each in found
         ]
 
-    def drop(self, sid: int, here: bool = False) -> None:
-        """The session is over; `here`: another host has ended it."""
+    def drop(self, sid: int) -> None:
+        """The session is over."""
         self.shared.pop(sid, None)
         for key in self._writer.keys("subs", u64(sid)):
-            if here:
-                self._writer.keep_here("subs", key, None)
-            else:
-                self._writer.delete("subs", key)
+            self._writer.delete("subs", key)
 
     def apply(self, record: SessionRecord | None, key: bytes, value: bytes | None) -> list[Change]:
         """What another host has changed."""
@@ -78,7 +75,7 @@ class Subscriptions:
         if record is None or (value is None and stored is None):
             return []
         if value is not None:
-            found = _decode(value)
+            found = _decode(value[HEADER_BYTES:])
             if stored is None:
                 self._count(record.sid, found.filter, 1)
             return [[record.sid, record.client_id, record.user, found.filter, found.options, found.identifier]]

@@ -162,9 +162,6 @@ def test_a_dead_host_is_removed_and_its_sessions_go_on(hosts: list[Host]) -> Non
         wait_for(lambda: client.take().payload == b"later", 10)  # what it had had may come again before, see below
 
 
-@pytest.mark.xfail(
-    strict=True, reason="three hosts: a snapshot does not say what was deleted while a host was no member"
-)
 def test_a_removed_host_that_joins_again_repeats_nothing(hosts: list[Host]) -> None:
     with hosts[2].client() as client:
         assert client.connect("dead1", **DURABLE).session_present

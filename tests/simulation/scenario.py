@@ -178,9 +178,11 @@ class Scenario:
         found += self.ledger.lost()
         if not self.wild:
             found += self.ledger.twice() + self.ledger.disordered()
+        for host in self.hosts:
+            self._sweep(host)
         contents = [self.contents(host) for host in self.hosts]
         for name in REPLICATED:
-            if name in ("queue", "inbox", "bodies", "packet_ids"):
+            if name in ("queue", "inbox", "bodies") or (name == "packet_ids" and not self.wild):
                 found += [
                     f"{name} of {host} keeps {len(each[name])}"
                     for host, each in zip(self.hosts, contents, strict=True)
@@ -204,6 +206,14 @@ class Scenario:
             ]
             if len(owners) != 1 or owners != at:
                 found.append(f"{client.cid}: its session is owned by {owners}, it is connected at {at}")
+
+    def _sweep(self, host: Host) -> None:
+        assert host.keeper is not None
+        writer = host.keeper.writer
+        writer.begin()
+        writer.sweep()
+        writer.sweep()
+        writer.commit()
 
     def _delivers(self, host: Host, cid: str) -> bool:
         assert host.keeper is not None

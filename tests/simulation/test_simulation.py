@@ -8,20 +8,20 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from node import replicas
-from tests.simulation.known import BUGS, TWO_HOSTS
+from tests.simulation.known import BUGS, KNOWN
 from tests.simulation.scenario import Scenario
 
 SHM = Path("/dev/shm")
-GROUP = (
-    4  # seeds by what they simulate: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
-)
-SEEDS = range(400)
-SOAK_SEEDS = range(400, 20_000)
+SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
+SOAK_SEEDS = range(2000, 100_000)
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 
 
@@ -45,8 +45,17 @@ def check(seed: int) -> None:
     assert not wrong, f"MQNODE_SIM_SEED={seed}: " + "; ".join(wrong)
 
 
-def failing(seeds: range) -> list[int]:
-    return [seed for seed in seeds if simulate(seed)[0]]
+def wrong_in(seed: int) -> str:
+    return "; ".join(simulate(seed)[0])
+
+
+def failing(seeds: Iterable[int]) -> dict[int, str]:
+    """{seed: what went wrong}, on all cores."""
+    seeds = list(seeds)
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+        return {
+            seed: wrong for seed, wrong in zip(seeds, pool.map(wrong_in, seeds, chunksize=10), strict=True) if wrong
+        }
 
 
 @pytest.mark.parametrize("seed", [int(ASKED)] if ASKED else [])
@@ -55,32 +64,22 @@ def test_one(seed: int) -> None:
 
 
 @pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
-@pytest.mark.parametrize("kind", [0, 1], ids=["a_fault_at_a_time", "any_faults"])
-def test_two_hosts(kind: int) -> None:
-    for seed in SEEDS[kind::GROUP]:
-        if seed not in TWO_HOSTS:
-            check(seed)
+@pytest.mark.timeout(600)
+def test_two_and_three_hosts() -> None:
+    assert failing(seed for seed in SEEDS if seed not in KNOWN) == {}
 
 
 @pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
 @pytest.mark.parametrize(
     "seed",
-    [pytest.param(seed, marks=pytest.mark.xfail(strict=True, reason=BUGS[bug])) for seed, bug in TWO_HOSTS.items()],
+    [pytest.param(seed, marks=pytest.mark.xfail(strict=True, reason=BUGS[bug])) for seed, bug in KNOWN.items()],
 )
 def test_known(seed: int) -> None:
     """Take a seed off the list when what it shows is mended."""
     check(seed)
 
 
-@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
-@pytest.mark.xfail(strict=True, reason=BUGS["late put"])
-@pytest.mark.parametrize("kind", [2, 3], ids=["a_fault_at_a_time", "any_faults"])
-def test_three_hosts(kind: int) -> None:
-    assert failing(SEEDS[kind:40:GROUP]) == []
-
-
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kind", [0, 1])
-def test_many(kind: int) -> None:
-    assert failing(SOAK_SEEDS[kind::GROUP]) == []
+@pytest.mark.timeout(4 * 3600)
+def test_many() -> None:
+    assert failing(SOAK_SEEDS) == {}

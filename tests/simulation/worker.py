@@ -131,7 +131,7 @@ class Connection:
                 self.worker.host.world.fault(f"{self.worker.host}: body {body:x} of {self.sid:x}/{qseq:x} is missing")
                 self.inflight.pop(packet_id)
                 return
-            record = stored[4:]
+            record = stored[12:]
         self.send("publish", packet_id, options & 3, payload_of(record))
 
     def _on_puback(self, packet_id: int) -> None:
@@ -256,6 +256,8 @@ class Worker:
             self._wire.send((REQUEST, body))
 
     def _on_subs_changed(self, changes: list[list[Any]]) -> None:
+        if self.subscriptions is None:
+            return  # it will read them all
         for sid, _, _, filter, options, _ in changes:
             if options is None:
                 self.subscriptions.discard((sid, filter))
@@ -306,6 +308,8 @@ class Worker:
             del self.clients[connection.client.cid]
         if connection.claimed:
             self._release(connection)
+        else:
+            self.call("unclaim", {"cid": connection.client.cid, "conn": connection.number}, lambda ok, result: None)
 
     def _release(self, connection: Connection) -> None:
         arguments = {

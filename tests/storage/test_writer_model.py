@@ -266,7 +266,7 @@ class WriterModel(RuleBasedStateMachine):
         qseq = self.qseq(sid, entry)
         self.apply(struct.pack("<BIQQ", 3, 16, sid, qseq))
         if qseq in self.state.queues.get(sid, {}):
-            self.state.queues[sid][qseq] = Entry(2, (), None, RECEIVED, 7)
+            self.state.queues[sid][qseq] = Entry(2, (), None, RECEIVED, 15)
 
     @rule(which=WHICH, packet_id=st.integers(1, 3))
     def released(self, which: int, packet_id: int) -> None:
@@ -331,7 +331,7 @@ class WriterModel(RuleBasedStateMachine):
         if record[0] & 4:
             self.retain(record)
         for sid, options, identifiers, share in targets:
-            head = 7 + 4 * len(identifiers) + (2 + len(share) if share else 0)
+            head = 15 + 4 * len(identifiers) + (2 + len(share) if share else 0)
             size = head + len(record) + (0 if len(targets) == 1 else 12)
             self.enqueue(sid, Entry(options, tuple(identifiers), share, record, size))
 

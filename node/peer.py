@@ -1,0 +1,60 @@
+"""Another host as this one's keeper knows it, and what keepers say to each other.
+
+A PEER frame is `16s` node id and a message: one byte of Say, then its body. A link that opens begins with HELLO, answered by
+OPEN, which says which of the other's commits are here. Then CHANGES in the order of the commits, or first SNAPSHOT where the
+outbox does not go back so far; HAVE answers them when they are on disk and the workers know. Requests travel in the same
+order as commits: who is handed a session has its queue by then.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+import msgspec
+
+from node.sessions.outbox import EVENT, REPLY, REQUEST
+
+Context = dict[int, int]  # number of a host -> its last commit that a store has, see storage/writer.pyx
+
+decode_context = msgspec.msgpack.Decoder(Context).decode
+decode_changes = msgspec.msgpack.Decoder(tuple[int, Context, bytes, bool]).decode
+decode_part = msgspec.msgpack.Decoder(
+    tuple[int, bytes, int, bytes, Context, bytes, list[tuple[int, bytes, int, bool]]]
+).decode
+
+
+class Say(enum.IntEnum):
+    HELLO = 0  # `<QB` number of the sender's host, wants one back
+    OPEN = 1  # `<QQB` the receiver's last commit that the sender has, the sender's last, has acknowledged without the receiver
+    CHANGES = 2  # [number of the commit, the sender's context, changes, is the context that of the commit?]
+    HAVE = 3  # `<Q` number
+    SNAPSHOT = 4  # [database and key from which on it is, database and key up to which, context, changes, burials]
+    SNAPSHOT_END = 5  # the sender's context when it began
+    TAIL = 6  # keys of commits that nobody was told of, as in the outbox
+    RESET = 7  # what they hold at the peer that went on, as changes
+    CONTEXT = 8  # the sender's
+    SYNC = 9  # wants a snapshot
+    REQUEST = REQUEST + 10
+    REPLY = REPLY + 10
+    EVENT = EVENT + 10
+
+
+class Peer:
+    """Another host, as the directory's outbox knows it."""
+
+    def __init__(self, node_id: bytes, number: int) -> None:
+        self.node_id = node_id
+        self.name = node_id.hex()[:8]
+        self.number = number  # 0: never heard of it
+        self.evictions = 0
+        self.open_said = False  # since its link came up
+        self.refused = False  # since then: it said what is not understood
+        self.last = 0  # its last commit when its link opened
+        self.has = 0  # our last commit that it had then, or when it was evicted
+        self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
+        self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
+        self.waiting: deque[tuple[int, bytes]] = deque()  # its commits, and what comes in their order
+        self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
+        self.context: Context = {}
+        self.asked = False  # for a snapshot

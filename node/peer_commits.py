@@ -1,0 +1,130 @@
+"""What other hosts have committed, on its way into this host's store, and the answer that it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from node.peer import Context, Peer, Say, decode_changes, decode_context
+from node.sessions.directory import Directory
+from storage.writer import Writer
+
+_encode = msgspec.msgpack.encode
+
+
+class PeerCommits:
+    """`say(peer, say, message)` sends; `learned(peer)`: we have more of its commits; `take(peer, say, message, now_ms)`: what
+    else comes in their order."""
+
+    def __init__(
+        self, writer: Writer, directory: Directory, number: int, peers: dict[bytes, Peer],
+        say: Callable[[Peer, Say, bytes], None], learned: Callable[[Peer], None],
+        take: Callable[[Peer, int, bytes, int], None],
+    ) -> None:  # fmt: skip
+        self._writer, self._directory, self._number, self._peers = writer, directory, number, peers
+        self._say, self._learned, self._take = say, learned, take
+        self._have: list[Peer] = []
+
+    def go_on(self, now_ms: int) -> None:
+        """Take what came in the order of commits, but no commit before those of third hosts that its host had seen: so order
+        holds for a publisher that goes from one host to another."""
+        more = True
+        while more:
+            more = False
+            for peer in self._peers.values():
+                while peer.waiting and self._may_take(peer, *peer.waiting[0]):
+                    self._take_one(peer, *peer.waiting.popleft(), now_ms)
+                    more = True
+
+    def _may_take(self, peer: Peer, say: int, message: bytes) -> bool:
+        if say != Say.CHANGES or len(self._peers) < 2:
+            return True
+        number, context, _, is_new = decode_changes(message)
+        self.look_at(peer, context)
+        is_next = number == self._writer.peer_seq(peer.number) + 1  # else it was sent before its host knew what we have
+        return not is_next or not is_new or bool(self._writer.has_seen(context | {peer.number: 0}))
+
+    def _take_one(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
+        if say == Say.CHANGES:
+            number, context, changes, _ = decode_changes(message)
+            self._changes(peer, number, context, changes, now_ms)
+        else:
+            self._take(peer, say, message, now_ms)
+
+    def _changes(self, peer: Peer, number: int, context: Context, changes: bytes, now_ms: int) -> None:
+        known = self._writer.peer_seq(peer.number)
+        if number <= known:  # sent again
+            peer.applying.append([known, 0])
+            self._have.append(peer)
+        elif number == known + 1:
+            told = self._apply(peer, changes, context, now_ms)
+            self._writer.learn({peer.number: number})
+            self._known(peer, number, told)
+
+    def part(
+        self, peer: Peer, database: int, after: bytes, last: int, until: bytes, context: Context, part: bytes,
+        burials: list[tuple[int, bytes, int, bool]], now_ms: int
+    ) -> None:  # fmt: skip
+        """Of the peer's snapshot: what it has there, and what it has no more."""
+        gone = self._writer.overtaken(burials) + self._writer.absent(database, after, last, until, part, context)
+        self._directory.subscriptions.make_known(
+            self._apply(peer, gone + part, context, now_ms), lambda ok, result: None
+        )
+
+    def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> list[Any]:
+        told = self._directory.elsewhere.apply(self._writer.records_of(peer.number, changes, context), now_ms)
+        self._writer.apply_changes(peer.number, changes, context)
+        self._directory.elsewhere.look_at_strays(now_ms)
+        return told
+
+    def _known(self, peer: Peer, number: int, told: list[Any]) -> None:
+        """We have all of its commits up to this one. It is told so when they are on disk, and when our workers know."""
+        self._learned(peer)
+        entry = [number, 1]
+        peer.applying.append(entry)
+
+        def known(ok: bool, result: Any) -> None:
+            entry[1] = 0
+            if peer not in self._have:
+                self._have.append(peer)
+
+        self._directory.subscriptions.make_known(told, known)
+
+    def snapshot_ended(self, peer: Peer, message: bytes, now_ms: int) -> None:
+        self._writer.learn(decode_context(message))
+        self._known(peer, self._writer.peer_seq(peer.number), [])
+        peer.asked = False
+        self.go_on(now_ms)
+
+    def answer(self) -> None:
+        """After our commit: what is on disk now, too."""
+        for peer in self._have:
+            self._answer(peer)
+        self._have.clear()
+
+    def _answer(self, peer: Peer) -> None:
+        number = 0
+        while peer.applying and not peer.applying[0][1]:
+            number = peer.applying.popleft()[0]
+        if number:
+            self._say(peer, Say.HAVE, number.to_bytes(8, "little"))
+
+    # -- what a host that is gone has told one of us only --------------------------------------------------------------------
+
+    def compare(self) -> None:
+        for peer in self._directory.elsewhere.peers.values():
+            self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
+            self.look_at(peer, peer.context)
+
+    def look_at(self, peer: Peer, context: Context) -> None:
+        """It may have commits of a host that will not send them to us any more."""
+        peer.context = context
+        if peer.asked:
+            return
+        there = self._directory.elsewhere.peers.keys() | {self._number}
+        missing = (number for number, seq in context.items() if seq > self._writer.peer_seq(number))
+        if any(number not in there and self._directory.elsewhere.is_gone(number) for number in missing):
+            peer.asked = True
+            self._say(peer, Say.SYNC, b"")
