@@ -1,8 +1,8 @@
 """Which of our commits the peers have, and so which may be acknowledged (guarantees.md §2). Pure.
 
-A peer is in sync once it has acknowledged our last commit; from then on every acknowledgement waits for it, until it is
-evicted. With none in sync a host acknowledges alone, or, if it is strict, nothing. Commits are numbered 1, 2, 3 …; a peer takes
-them in this order and says which was the last.
+When a peer lacks little, acknowledgements begin to wait for it; it is in sync once it has what was acknowledged before that,
+and stays so until it is evicted. With none in sync a host acknowledges alone, or, if it is strict, nothing. Commits are
+numbered 1, 2, 3 …; a peer takes them in this order and says which was the last.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 WINDOW_BYTES = 16 << 20  # sent to a peer and not acknowledged
+NEAR = 64  # commits that a peer lacks when we begin to wait for it
 TIMES_MAX, SPACING_MS = 1000, 100
 
 
@@ -24,6 +25,7 @@ class Peer:
     has: int = 0
     sending: bool = False
     in_sync: bool = False
+    behind: int | None = None  # the last commit that was acknowledged without it; from then on all wait for it
     unacknowledged_bytes: int = 0
 
 
@@ -66,6 +68,8 @@ class Replication:
     def opened(self, key: Hashable, has: int) -> Peer:
         """The peer is there and has our commits up to `has`: those behind it are to be sent."""
         peer = self.peers.setdefault(key, Peer())
+        if has < peer.has:  # an old copy of its disk: it lacks what was acknowledged
+            peer.in_sync, peer.behind = False, None
         peer.sent = peer.has = has
         peer.sending = True
         peer.unacknowledged_bytes = 0
@@ -74,8 +78,10 @@ class Replication:
 
     def broken(self, key: Hashable) -> None:
         """The link is down; what waits for the peer goes on waiting, it may be back at once."""
-        if key in self.peers:
-            self.peers[key].sending = False
+        peer = self.peers.get(key)
+        if peer is not None:
+            peer.sending = False
+            peer.behind = peer.behind if peer.in_sync else None
 
     def evicted(self, key: Hashable) -> None:
         """The peer is gone: nothing waits for it any more. The caller has made that durable and visible before."""
@@ -101,7 +107,9 @@ class Replication:
         self._look(peer)
 
     def _look(self, peer: Peer) -> None:
-        if peer.has == self.last:
+        if peer.behind is None and self.last - peer.has <= NEAR:
+            peer.behind = self.last
+        if peer.behind is not None and peer.has >= peer.behind:
             peer.in_sync = True
 
     def wants(self, key: Hashable) -> bool:
@@ -113,7 +121,9 @@ class Replication:
     def released(self) -> int:
         """The last commit that this host and every peer in sync has; a strict host's that any other had."""
         alone = self._copied if self.strict else self.last
-        return min((peer.has for peer in self.peers.values() if peer.in_sync), default=alone)
+        if self.strict and not self.in_sync:
+            return alone
+        return min((peer.has for peer in self.peers.values() if peer.behind is not None), default=alone)
 
     @property
     def in_sync(self) -> int:

@@ -35,6 +35,7 @@ class Say(enum.IntEnum):
     RESET = 7  # what they hold at the peer that went on, as changes
     CONTEXT = 8  # the sender's
     SYNC = 9  # wants a snapshot
+    IN_SYNC = 11  # nothing is acknowledged without the receiver any more, and it has all that was
     REQUEST = REQUEST + 10
     REPLY = REPLY + 10
     EVENT = EVENT + 10
@@ -50,7 +51,6 @@ class Peer:
         self.evictions = 0
         self.open_said = False  # since its link came up
         self.refused = False  # since then: it said what is not understood
-        self.last = 0  # its last commit when its link opened
         self.has = 0  # our last commit that it had then, or when it was evicted
         self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
         self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came

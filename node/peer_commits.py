@@ -15,16 +15,14 @@ _encode = msgspec.msgpack.encode
 
 
 class PeerCommits:
-    """`say(peer, say, message)` sends; `learned(peer)`: we have more of its commits; `take(peer, say, message, now_ms)`: what
-    else comes in their order."""
+    """`say(peer, say, message)` sends; `take(peer, say, message, now_ms)`: what else comes in their order."""
 
     def __init__(
         self, writer: Writer, directory: Directory, number: int, peers: dict[bytes, Peer],
-        say: Callable[[Peer, Say, bytes], None], learned: Callable[[Peer], None],
-        take: Callable[[Peer, int, bytes, int], None],
+        say: Callable[[Peer, Say, bytes], None], take: Callable[[Peer, int, bytes, int], None],
     ) -> None:  # fmt: skip
         self._writer, self._directory, self._number, self._peers = writer, directory, number, peers
-        self._say, self._learned, self._take = say, learned, take
+        self._say, self._take = say, take
         self._have: list[Peer] = []
 
     def go_on(self, now_ms: int) -> None:
@@ -81,7 +79,6 @@ class PeerCommits:
 
     def _known(self, peer: Peer, number: int, told: list[Any]) -> None:
         """We have all of its commits up to this one. It is told so when they are on disk, and when our workers know."""
-        self._learned(peer)
         entry = [number, 1]
         peer.applying.append(entry)
 

@@ -42,7 +42,7 @@ class Replicas:
         self.replication = Replication(writer.seq, strict)
         self.evicted: set[bytes] = set()
         self._times = Times()
-        self._commits = PeerCommits(writer, directory, number, self.peers, self._say, self._look, self._take)
+        self._commits = PeerCommits(writer, directory, number, self.peers, self._say, self._take)
         self._first = writer.seq  # our last commit of earlier lives
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
@@ -187,6 +187,8 @@ class Replicas:
             self._commits.look_at(peer, decode_context(message))
         elif say == Say.SYNC:
             peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
+        elif say == Say.IN_SYNC:
+            self._expect_no_more(peer.node_id)
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
         else:
@@ -238,7 +240,7 @@ class Replicas:
         return self._writer.get("meta", META_EVICTED + peer.node_id) is not None
 
     def _opened(self, peer: Peer, has: int, last: int, evicted: int) -> None:
-        peer.has, peer.last = has, last
+        peer.has = has
         if evicted and not self._has_evicted(peer) and has < self._first and self._writer.keeps(has + 1):
             # Our last commits waited for it when we died, so nobody was told of them; it has gone on without them.
             self._say(peer, Say.TAIL, self._writer.tail(has, self._first))
@@ -263,7 +265,8 @@ class Replicas:
             peer.snapshot = (0, b"", self._writer.context())
         self.replication.opened(peer, min(has, self._writer.seq))
         self._directory.elsewhere.up(peer)
-        self._look(peer)
+        if self.replication.peers[peer].in_sync:
+            self._say(peer, Say.IN_SYNC, b"")
         self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
 
     def _acknowledged(self, peer: Peer, number: int) -> None:
@@ -271,13 +274,10 @@ class Replicas:
         self.replication.acknowledged(peer, number)
         if self.replication.in_sync > before:
             self._log.info("peer_in_sync", peer=peer.name)
+            self._say(peer, Say.IN_SYNC, b"")
         state = self.replication.peers.get(peer)
         if state is not None and state.in_sync and self._has_evicted(peer):
             self._writer.delete("meta", META_EVICTED + peer.node_id)
-
-    def _look(self, peer: Peer) -> None:
-        if self._writer.peer_seq(peer.number) >= peer.last:
-            self._expect_no_more(peer.node_id)
 
     def _expect_no_more(self, node_id: bytes) -> None:
         if self._expected is not None:
