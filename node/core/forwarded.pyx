@@ -6,8 +6,10 @@ from libc.string cimport memcmp, memcpy
 
 cdef enum:
     RECORD_BYTES = 19       # flags, lengths of topic, properties and payload, expiry in the sender's store clock
+    REPEATED_BYTES = 5      # flags, length of the payload; topic of the record before
     EXPIRY_AT = 11
     SHARED = 8
+    REPEATED = 16
 
 
 cdef struct Record:
@@ -19,9 +21,12 @@ cdef struct Record:
 
 
 cdef int read(Record* record, const uint8_t* p, size_t left) except -1:
+    """`record` has the one before, whose name a repeated one keeps; NULL: there is none."""
     cdef uint16_t topic, share
     cdef uint32_t properties, payload
     cdef size_t head = RECORD_BYTES
+    if left >= REPEATED_BYTES and p[0] & REPEATED:
+        return read_repeated(record, p, left)
     if left < RECORD_BYTES or (p[0] & SHARED and left < RECORD_BYTES + 2):
         raise ValueError("a message ends in its header")
     record.flags = p[0]
@@ -37,6 +42,21 @@ cdef int read(Record* record, const uint8_t* p, size_t left) except -1:
         record.name += 2
         record.name_length = share
     record.size = head + topic + properties + payload
+    return check_size(record, left)
+
+
+cdef int read_repeated(Record* record, const uint8_t* p, size_t left) except -1:
+    cdef uint32_t payload
+    if record.name == NULL or (record.flags | p[0]) & SHARED:
+        raise ValueError("a message repeats the topic of none")
+    memcpy(&payload, p + 1, 4)
+    record.flags = p[0]
+    record.expires_ms = 0
+    record.size = REPEATED_BYTES + payload
+    return check_size(record, left)
+
+
+cdef inline int check_size(Record* record, size_t left) except -1:
     if record.size > left:
         raise ValueError(f"a message of {record.size} bytes, of which {left} are there")
     return 0
@@ -45,6 +65,7 @@ cdef int read(Record* record, const uint8_t* p, size_t left) except -1:
 def count(const uint8_t[::1] messages) -> int:
     cdef Record record
     cdef size_t at = 0, found = 0, size = messages.shape[0]
+    record.name = NULL
     while at < size:
         read(&record, &messages[at], size - at)
         at += record.size
@@ -63,6 +84,7 @@ def split(const uint8_t[::1] messages, by_topic, by_group, int64_t later_ms=0) -
     cdef const uint8_t* base = &messages[0] if size else NULL
     cdef dict parts = {}
     cdef tuple places = (), found
+    record.name = NULL
     while at < size:
         read(&record, base + at, size - at)
         if record.expires_ms and later_ms:

@@ -2,7 +2,8 @@
 # A worker whose subscribers do not keep up tells the sibling to HOLD: who publishes there waits, as if he were here.
 #
 # PUBLISH frame: records `<BHIIQ` flags (bits 0-1 QoS, 2 retain, 3 shared), lengths of topic, properties, payload,
-# expiry (store clock ms, 0 never); if shared `<H` length and SHARE/FILTER; then topic, properties, payload.
+# expiry (store clock ms, 0 never); if shared `<H` length and SHARE/FILTER; then topic, properties, payload. One of the
+# topic of the record before, which is not shared, without properties and expiry: `<BI` flags (bit 4), length; payload.
 # ROUTES frame: records `<BHHH` kind (0 gone, 1 there, 2 members of a shared group), length of the filter, and for
 # kind 2 how many members any message reaches there, and how many only QoS 0; then the filter (kind 2: SHARE/FILTER).
 # HOLD frame: the topic whose publishers have to wait; empty: nobody has to any more.
@@ -14,6 +15,9 @@ cdef enum:
     FRAME_PUBLISH = 7
     FRAME_ROUTES = 8
     FRAME_HOLD = 9
+
+    SHARED = 8
+    REPEATED = 16           # a message of the topic of the one before
 
     HELD_TOPICS_MAX = 64    # with more, all publishers for that sibling wait
 
@@ -28,20 +32,43 @@ cdef inline char* write_link_header(char* p, uint8_t kind, uint32_t length) noex
     return p + 5
 
 
-cdef int forward(Link link, Publication* pub, bint normal, Group* group) except -1:
-    """Add the message to the frame that leaves for a sibling at the end of this wake-up."""
+cdef int forward(Link link, Publication* pub, uint64_t topic, Group* group) except -1:
+    """Add the message to the frame that leaves for a sibling at the end of this wake-up. `topic`: see Link, 0 if shared."""
+    cdef uint32_t size
+    cdef uint8_t flags = pub.qos | (4 if pub.retain else 0)
+    cdef char* p
+    if link.publishes > FRAME_ENOUGH:
+        close_publishes(link)
+    if topic and topic == link.topic and link.publishes and pub.properties_length == 0 and pub.expires_ms == 0:
+        size = 5 + pub.payload_length
+        p = reserve(link, size)
+        p[0] = <char>(flags | REPEATED)
+        p = put_u32(p + 1, pub.payload_length)
+        memcpy(p, pub.payload, pub.payload_length)
+    else:
+        size = write_in_full(link, pub, flags, group)
+        link.topic = topic
+    wrote(link, size)
+    link.publishes += size
+    link.loop.stats[S_SIBLING_SENT] += 1
+    if output_size(link) > LINK_HIGH_WATER:
+        link.congested = True
+    return 0
+
+
+cdef uint32_t write_in_full(Link link, Publication* pub, uint8_t flags, Group* group) except 0:
     cdef uint32_t size = 19 + pub.topic_length + pub.properties_length + pub.payload_length
     cdef char* p
     if group != NULL:
         size += 2 + group.name_length + 1 + filter_length(group.node)
-    if link.publishes > FRAME_ENOUGH:
-        close_publishes(link)
+    if link.output == NULL:
+        link.output = with_room(NULL, 5 + size, 2 * FRAME_ENOUGH)
     p = reserve(link, 5 + size)
     if link.publishes == 0:
         wrote(link, 5)          # close_publishes fills it in
         touch(link)
         p += 5
-    p[0] = <char>(pub.qos | (4 if pub.retain else 0) | (0 if normal else 8))
+    p[0] = <char>(flags if group == NULL else flags | SHARED)
     p = put_u16(p + 1, <uint16_t>pub.topic_length)
     p = put_u32(p, pub.properties_length)
     p = put_u32(p, pub.payload_length)
@@ -51,14 +78,8 @@ cdef int forward(Link link, Publication* pub, bint normal, Group* group) except 
     memcpy(p, pub.topic, pub.topic_length)
     p += pub.topic_length
     memcpy(p, pub.properties, pub.properties_length)
-    p += pub.properties_length
-    memcpy(p, pub.payload, pub.payload_length)
-    wrote(link, size)
-    link.publishes += size
-    link.loop.stats[S_SIBLING_SENT] += 1
-    if output_size(link) > LINK_HIGH_WATER:
-        link.congested = True
-    return 0
+    memcpy(p + pub.properties_length, pub.payload, pub.payload_length)
+    return size
 
 
 cdef void close_publishes(Link link) noexcept:
@@ -173,42 +194,52 @@ cdef int read_publishes(Link link, const char* p, uint32_t length) except -1:
     """Messages that came in at a sibling: for our live subscribers, and by QoS 0 for attached durable ones."""
     cdef Loop loop = link.loop
     cdef Publication pub
-    cdef Match* match
-    cdef uint16_t topic, share
+    cdef Match* match = NULL        # of the message before; delivery does not change the tree
     cdef const char* end = p + length
-    cdef const char* name
-    cdef uint8_t flags
-    while end - p >= 19:
-        flags = <uint8_t>p[0]
-        memcpy(&topic, p + 1, 2)
-        memcpy(&pub.properties_length, p + 3, 4)
-        memcpy(&pub.payload_length, p + 7, 4)
-        memcpy(&pub.expires_ms, p + 11, 8)
-        p += 19
-        name = NULL
-        share = 0
-        if flags & 8:
-            memcpy(&share, p, 2)
-            name = p + 2
-            p += 2 + share
-        pub.topic = p
-        pub.topic_length = topic
-        pub.properties = p + topic
-        pub.payload = pub.properties + pub.properties_length
-        pub.qos = flags & 3
-        pub.retain = bool(flags & 4)
-        pub.received_ms = loop.now_ms + loop.clock_offset_ms
-        p = pub.payload + pub.payload_length
+    pub.received_ms = loop.now_ms + loop.clock_offset_ms
+    while p < end:
         loop.stats[S_SIBLING_RECEIVED] += 1
         loop.overfull = loop.output_bytes > loop.worker_output_max
-        if name != NULL:
-            take_shared(loop, &pub, name[:share])
-        else:
-            match = loop.tree.match(pub.topic, topic)
+        pub.qos = p[0] & 3
+        pub.retain = bool(p[0] & 4)
+        if p[0] & REPEATED:
+            if match == NULL:
+                raise ValueError("a message without a topic")
+            memcpy(&pub.payload_length, p + 1, 4)
+            pub.properties_length = 0
+            pub.expires_ms = 0
+            pub.payload = p + 5
             route_here(loop, &pub, match)
+        elif p[0] & SHARED:
+            match = NULL
+            read_shared(loop, &pub, p)
+        else:
+            read_body(&pub, p, p + 19)
+            match = loop.tree.match(pub.topic, pub.topic_length)
+            route_here(loop, &pub, match)
+        p = pub.payload + pub.payload_length
         if loop.overfull:
-            hold(link, pub.topic[:topic])
+            hold(link, pub.topic[:pub.topic_length])
     return 0
+
+
+cdef inline void read_body(Publication* pub, const char* head, const char* topic) noexcept:
+    cdef uint16_t topic_length
+    memcpy(&topic_length, head + 1, 2)
+    memcpy(&pub.properties_length, head + 3, 4)
+    memcpy(&pub.payload_length, head + 7, 4)
+    memcpy(&pub.expires_ms, head + 11, 8)
+    pub.topic = topic
+    pub.topic_length = topic_length
+    pub.properties = topic + topic_length
+    pub.payload = pub.properties + pub.properties_length
+
+
+cdef int read_shared(Loop loop, Publication* pub, const char* p) except -1:
+    cdef uint16_t length
+    memcpy(&length, p + 19, 2)
+    read_body(pub, p, p + 21 + length)
+    return take_shared(loop, pub, p[21:21 + length])
 
 
 cdef int hold(Link link, bytes topic) except -1:
@@ -235,11 +266,12 @@ cdef int read_hold(Link link, bytes topic) except -1:
     return 0
 
 
-cdef int wait_for_sibling(Link link, Publication* pub, Connection publisher) except -1:
+cdef inline int wait_for_sibling(Link link, Publication* pub, Connection publisher) except -1:
     """Does this publisher have to wait, after what was forwarded?"""
     if publisher is None:
         return 0
-    if link.congested or len(link.held) > HELD_TOPICS_MAX or (link.held and pub.topic[:pub.topic_length] in link.held):
+    cdef Py_ssize_t held = len(link.held)
+    if link.congested or held > HELD_TOPICS_MAX or (held and pub.topic[:pub.topic_length] in link.held):
         link.loop.blocked = True
     return 0
 
@@ -249,8 +281,9 @@ cdef int route_here(Loop loop, Publication* pub, Match* match) except -1:
     cdef Session session
     cdef uint32_t i
     cdef uint8_t options
-    for i in range(4):
-        loop.frames[i].built = False
+    if match.target_count > 1:
+        for i in range(4):
+            loop.frames[i].built = False
     for i in range(match.target_count):
         target = match.targets + i
         session = <Session>target.session

@@ -166,6 +166,7 @@ cdef class Link(Stream):
     cdef readonly int index         # of the sibling worker
     cdef public object context
     cdef uint32_t publishes         # bytes of the open PUBLISH frame at the end of the output, 0: none is open
+    cdef uint64_t topic             # of the last message in it (Match.number); 0: it cannot be repeated
     cdef set held                   # topics whose publishers the sibling wants to wait
     cdef set holding                # those that we told it
 

@@ -309,7 +309,7 @@ cdef int route_onwards(Loop loop, Publication* pub, Match* match, uint64_t worke
         if workers & 1:
             link = <Link>loop.siblings[index]
             if link is not None:
-                forward(link, pub, True, NULL)
+                forward(link, pub, match.number, NULL)
                 wait_for_sibling(link, pub, publisher)
         workers >>= 1
         index += 1

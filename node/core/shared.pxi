@@ -91,7 +91,7 @@ cdef int route_group(Loop loop, Group* group, Publication* pub, Connection publi
     for index in range(len(loop.siblings)):
         candidates = sibling_members(loop, group, pub, index)
         if chosen < candidates:
-            forward(<Link>loop.siblings[index], pub, False, group)
+            forward(<Link>loop.siblings[index], pub, 0, group)
             wait_for_sibling(<Link>loop.siblings[index], pub, publisher)
             return REACHED
         chosen -= candidates

@@ -50,6 +50,7 @@ cdef struct Match:
     uint32_t group_count
     uint32_t topic_length
     char* topic
+    uint64_t number         # of the topic, never used again: who keeps it knows the topic when it comes again
 
 cdef struct NodeList:
     Node** nodes
@@ -72,6 +73,7 @@ cdef class TopicTree:
     cdef Match* last        # that was asked for, if it is still cached
     cdef uint64_t cached_targets
     cdef readonly uint64_t cached
+    cdef uint64_t numbers   # given to topics
     cdef NodeList frontier
     cdef NodeList following
     cdef Target* found      # scratch of one match

@@ -337,6 +337,8 @@ cdef class TopicTree:
             memcpy(match.topic, topic, length)
             match.topic_length = <uint32_t>length
             match.hash = topic_hash(topic, length)
+            self.numbers += 1
+            match.number = self.numbers
             way = self.cache + (match.hash & (CACHE_SETS - 1)) * 2
             if way[1] != NULL:
                 self.cached_targets -= way[1].target_count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -18,8 +19,11 @@ class Record(NamedTuple):
     properties: bytes
     payload: bytes
     expires_ms: int
+    repeats: bool  # the topic of the one before
 
     def bytes(self, later_ms: int = 0) -> bytes:
+        if self.repeats:
+            return struct.pack("<BI", 1 | 16, len(self.payload)) + self.payload
         expires_ms = max(1, self.expires_ms + later_ms) if self.expires_ms else 0
         lengths = len(self.topic), len(self.properties), len(self.payload)
         head = struct.pack("<BHIIQ", 1 | 8 * bool(self.share), *lengths, expires_ms)
@@ -29,17 +33,29 @@ class Record(NamedTuple):
 
 PLACES = {b"a": (1,), b"b": (1, 2), b"c": (2,), b"d": ()}
 GROUPS = {b"g/a": (1,), b"g/b": (2,)}
+
+
+def repeated(records: list[Record]) -> list[Record]:
+    """Those that may be are written as repetitions."""
+    written = records[:1]
+    for before, record in pairwise(records):
+        same = record.topic == before.topic and not (record.share or before.share)
+        written.append(record._replace(repeats=same and not record.properties and not record.expires_ms))
+    return written
+
+
 RECORDS = st.lists(
     st.builds(
         Record,
         st.sampled_from(sorted(PLACES)),
-        st.sampled_from([b"", *GROUPS]),
-        st.binary(max_size=8),
+        st.sampled_from([b"", b"", b"", *GROUPS]),
+        st.sampled_from([b"", b"", b"property"]),
         st.binary(max_size=300),
         st.sampled_from([0, 5, 1 << 40]),
+        st.just(False),
     ),
     max_size=30,
-)
+).map(repeated)
 
 
 @given(RECORDS, st.sampled_from([0, 7, -7]))
@@ -65,4 +81,13 @@ def test_a_frame_that_is_cut_is_refused(records: list[Record], missing: int) -> 
     with pytest.raises(ValueError, match="a message"):
         forwarded.count(whole)
     with pytest.raises(ValueError, match="a message"):
+        forwarded.split(whole, PLACES.__getitem__, lambda name, qos: GROUPS[name])
+
+
+@pytest.mark.parametrize("before", [b"", Record(b"a", b"g/a", b"", b"?", 0, False).bytes()])
+def test_a_message_that_repeats_the_topic_of_none_is_refused(before: bytes) -> None:
+    whole = before + Record(b"a", b"", b"", b"!", 0, True).bytes()
+    with pytest.raises(ValueError, match="repeats"):
+        forwarded.count(whole)
+    with pytest.raises(ValueError, match="repeats"):
         forwarded.split(whole, PLACES.__getitem__, lambda name, qos: GROUPS[name])

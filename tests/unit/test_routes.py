@@ -1,4 +1,4 @@
-"""Merged routes and split frames against the plainest model of them: who subscribed to what, and which filter matches."""
+"""Merged routes against the plainest model of them: who subscribed to what, and which filter matches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node import forwarded
 from node.holds import Holds
 from node.routes import GONE, MEMBERS, THERE, Routes
 from tests.unit.test_core_topics import naive_match
@@ -106,41 +105,6 @@ def test_each_member_of_a_group_has_its_turn(members, qos):
     turns = Counter(place for _ in range(3 * sum(weights.values())) for place in routes.member_of(b"g/t", qos))
     assert turns == Counter({place: 3 * weight for place, weight in weights.items() if weight})
     assert sum(weights.values()) or routes.member_of(b"g/t", qos) == ()
-
-
-messages = st.lists(
-    st.tuples(
-        st.sampled_from(TOPICS), st.integers(0, 2), st.sampled_from(["", *GROUPS]), st.binary(max_size=9),
-        st.binary(max_size=99), st.sampled_from([0, 5000, 10**12]),
-    ),
-    max_size=20,
-)  # fmt: skip
-
-
-def packed(topic: str, qos: int, share: str, properties: bytes, payload: bytes, expires_ms: int) -> bytes:
-    head = struct.pack("<BHIIQ", qos | (8 if share else 0), len(topic), len(properties), len(payload), expires_ms)
-    return (
-        head
-        + (struct.pack("<H", len(share)) + share.encode() if share else b"")
-        + topic.encode()
-        + properties
-        + payload
-    )
-
-
-@given(messages, st.sampled_from([-7000, 0, 250]))
-def test_a_frame_is_split_in_order_and_expiries_move(sent, later_ms):
-    by_topic = {topic.encode(): PLACES[: number % 4] for number, topic in enumerate(TOPICS)}
-    frame = bytearray(b"".join(packed(*each) for each in sent))
-    assert forwarded.count(frame) == len(sent)
-    parts = forwarded.split(frame, by_topic.__getitem__, lambda name, qos: PLACES[qos : qos + 1], later_ms)
-    for place in PLACES:
-        expected = b"".join(
-            packed(*each[:5], max(1, each[5] + later_ms) if each[5] else 0)
-            for each in sent
-            if place in (PLACES[each[1] : each[1] + 1] if each[2] else by_topic[each[0].encode()])
-        )
-        assert parts.get(place, b"") == expected
 
 
 @given(st.lists(st.tuples(places, st.sampled_from([b"", b"a", b"b", b"c"])), max_size=30))
