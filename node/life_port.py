@@ -39,9 +39,8 @@ def open_life_port(interconnect: str) -> socket.socket:
 class LifePort:
     """What supervisord's loop wants to find in its map of descriptors."""
 
-    def __init__(self) -> None:
-        self._listening = socket.socket(fileno=LIFE_FD)
-        self._listening.set_inheritable(False)
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
 
     def readable(self) -> bool:
         return True

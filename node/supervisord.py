@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -81,7 +82,7 @@ def main() -> None:
     options.signal_receiver = Signals(supervisor)
     Waker()
     if LISTENS in os.environ:
-        socket_map[LIFE_FD] = LifePort()
+        socket_map[LIFE_FD] = LifePort(socket.socket(fileno=LIFE_FD))
     with suppress(ExitNow):
         supervisor.main()
     options.close_httpservers()
