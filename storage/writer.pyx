@@ -306,7 +306,7 @@ cdef class Writer:
         if self.touched:
             self.seq += 1
             if self.mixed:
-                self.changes = self.encoded(self.transaction, self.touched)
+                self.changes = self.encoded(self.transaction, self.touched, self.dot)
             self.put("outbox", u64(self.seq), bytes(self.touched))
             self.put("meta", META_SEQ, u64(self.seq))
         self.close_cursors()
@@ -955,11 +955,13 @@ cdef class Writer:
         """The open transaction, or one that reads the last commit."""
         return self.environment.begin() if self.transaction is None else self.transaction
 
-    cdef bytearray encoded(self, transaction, touched):
-        """What these keys hold now, as changes."""
+    cdef bytearray encoded(self, transaction, touched, uint64_t commit=0):
+        """What these keys hold now, as changes; of a `commit`: what is still as it left them. The rest comes with what changed it."""
         cdef bytearray found = bytearray()
         for database, key, erased in decode_keys(bytes(touched)):
             value = transaction.get(key, db=self.handles[database])
+            if value is not None and commit and dot_of(value) != commit:
+                continue
             if value is not None:
                 add_put(found, database, key, value)
                 body = body_of(value) if database == QUEUE or database == INBOX else 0
@@ -982,8 +984,9 @@ cdef class Writer:
         if not cursor.set_range(u64(after + 1)) or cursor.key() != u64(after + 1):
             return None
         for key, touched in cursor.iternext():
-            changes = bytes(self.encoded(transaction, touched))
-            found.append((int.from_bytes(key, "big"), changes))
+            seq = get_big(<const char*><bytes>key)
+            changes = bytes(self.encoded(transaction, touched, self.number | seq))
+            found.append((seq, changes))
             size += len(changes)
             if size >= bytes_max:
                 break
