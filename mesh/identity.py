@@ -1,7 +1,7 @@
 """Who this host is to the others: an id that outlives its name and address, and a CURVE key pair.
 
-One file, `identity.json` in the data directory, mode 0600, made once: atomically and durably, so that a host that has told
-its id to anybody has it for ever. The secret key never leaves it.
+One file, `identity.json` in the data directory, mode 0600, made atomically and durably, so that a host that has told
+its id to anybody has it for ever. Its keys can be changed. The secret key never leaves it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -41,8 +42,12 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def create() -> Identity:
+    return with_new_keys(secrets.token_bytes(NODE_ID_BYTES))
+
+
+def with_new_keys(node_id: bytes) -> Identity:
     public_key, secret_key = zmq.curve_keypair()
-    return Identity(secrets.token_bytes(NODE_ID_BYTES), public_key.decode(), secret_key.decode())
+    return Identity(node_id, public_key.decode(), secret_key.decode())
 
 
 def fingerprint(public_key: str) -> str:
@@ -54,7 +59,7 @@ def fingerprint(public_key: str) -> str:
 def load_or_create(path: Path) -> Identity:
     """The identity in the file, which is made if there is none. Of two processes that make it at once both get the same."""
     if not path.exists():
-        _write_new(path, create())
+        _write(path, create(), new=True)
     return _load(path)
 
 
@@ -80,7 +85,13 @@ def _load(path: Path) -> Identity:
     return identity
 
 
-def _write_new(path: Path, identity: Identity) -> None:
+def replace(path: Path, identity: Identity) -> None:
+    """From now on the file holds these keys."""
+    _write(path, identity, new=False)
+
+
+def _write(path: Path, identity: Identity, new: bool) -> None:
+    """`new`: only if there is none."""
     fields = _File(identity.node_id.hex(), identity.public_key, identity.secret_key)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -89,12 +100,13 @@ def _write_new(path: Path, identity: Identity) -> None:
             file.write(msgspec.json.format(msgspec.json.encode(fields)) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(draft, path)  # unlike rename, it never replaces an identity
-        except FileExistsError:
-            return
+        if new:
+            with suppress(FileExistsError):
+                os.link(draft, path)  # unlike rename, it never replaces an identity
+        else:
+            draft.rename(path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -42,6 +42,7 @@ class Member(msgspec.Struct, frozen=True):
     state: State
     stamp: Stamp
     level: int = 0  # what its release understands (mesh/versions.py); 0: it does not say
+    next_key: str = ""  # accepted, too: it will take the place of the present one
 
     def check(self) -> None:
         if len(self.node_id) != NODE_ID_BYTES:
@@ -55,12 +56,12 @@ class Member(msgspec.Struct, frozen=True):
             raise MembershipError(
                 f'"{self.address}" is no address of an interconnect. Write HOST:PORT, for example 10.9.0.1:7001.'
             )
-        if not _KEY.fullmatch(self.public_key):
+        if not _KEY.fullmatch(self.public_key) or (self.next_key and not _KEY.fullmatch(self.next_key)):
             raise MembershipError(f"the public key of {self.name} is none: 40 characters of Z85")
 
-    def order(self) -> tuple[Stamp, str, str, str, str, int]:
+    def order(self) -> tuple[Stamp, str, str, str, str, int, str]:
         """Stamps are unique, but a host restored from a backup may use one twice: then the rest decides, everywhere alike."""
-        return self.stamp, self.state, self.name, self.address, self.public_key, self.level
+        return self.stamp, self.state, self.name, self.address, self.public_key, self.level, self.next_key
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -77,6 +78,7 @@ class _FileMember(msgspec.Struct, frozen=True):
     state: State
     stamp: str
     level: int = 0
+    next_key: str = ""
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -176,7 +178,8 @@ class Membership(msgspec.Struct, frozen=True):
     def to_json(self) -> bytes:
         members = [
             _FileMember(
-                each.node_id.hex(), each.name, each.address, each.public_key, each.state, str(each.stamp), each.level
+                each.node_id.hex(), each.name, each.address, each.public_key, each.state, str(each.stamp), each.level,
+                each.next_key,
             )
             for _, each in sorted(self.members.items())
         ]  # fmt: skip
@@ -190,7 +193,9 @@ class Membership(msgspec.Struct, frozen=True):
             members = {}
             for each in file.members:
                 node_id, stamp = bytes.fromhex(each.node_id), Stamp.parse(each.stamp)
-                member = Member(node_id, each.name, each.address, each.public_key, each.state, stamp, each.level)
+                member = Member(
+                    node_id, each.name, each.address, each.public_key, each.state, stamp, each.level, each.next_key
+                )
                 member.check()
                 members[node_id] = member
         except (msgspec.DecodeError, ValueError) as error:

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Protocol
 
 import gevent
+import msgspec
 import zmq
 from gevent.event import Event
 from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, getaddrinfo
@@ -174,6 +175,20 @@ class Transport:
         if node_id in self._peers:
             self._peers[node_id].life.stopped()
 
+    def use_key(self, identity: Identity) -> None:
+        """This host has other keys now, which its peers accept already: all connections are made anew at once."""
+        self._identity = identity
+        self._router.unbind(f"tcp://{self.address}")
+        self._router.setsockopt(zmq.CURVE_SECRETKEY, identity.secret_key.encode())
+        self._router.bind(f"tcp://{self.address}")
+        for peer in list(self._peers.values()):
+            self._redial(peer)
+
+    def _redial(self, peer: Peer) -> None:
+        peer.hang_up()
+        self._tell(peer, peer.channel.lost())
+        peer.dial_at_ms = 0.0
+
     def refuse(self, node_id: bytes, why: str) -> None:
         """The handler does not understand what this peer says: no link with it until it has started anew."""
         if (peer := self._peers.get(node_id)) is not None:
@@ -203,14 +218,16 @@ class Transport:
             self._handler.down(node_id, LEFT)
         for node_id, member in members.items():
             peer = self._peers.setdefault(node_id, Peer(member, self._channel(node_id)))
+            if peer.member.public_key == member.next_key:
+                member = _with_next_key(member)  # it uses it already, and this table is older
             if (peer.member.address, peer.member.public_key) != (member.address, member.public_key):
-                peer.hang_up()
                 peer.member = member
-                self._tell(peer, peer.channel.lost())
                 peer.channel.address = ""
-                peer.dial_at_ms = 0.0
+                self._redial(peer)
             peer.member = member
-        self._by_key = {peer.member.public_key: peer for peer in self._peers.values()}
+        self._by_key = {
+            key: peer for peer in self._peers.values() for key in (peer.member.public_key, peer.member.next_key) if key
+        }
 
     def _channel(self, peer_id: bytes) -> Channel:
         return Channel(self._party, peer_id, lambda: secrets.randbits(64) or 1, now_ms())
@@ -239,10 +256,14 @@ class Transport:
         return True
 
     def _message(self, part: zmq.Frame) -> None:
-        peer = self._by_key.get(str(part.get("User-Id")))
+        key = str(part.get("User-Id"))
+        peer = self._by_key.get(key)
         if peer is None:
             self.strangers += 1
             return
+        if key == peer.member.next_key:
+            peer.member = _with_next_key(peer.member)
+            self._redial(peer)
         peer.counters.bytes_in += len(part)
         self._tell(peer, peer.channel.received(now_ms(), part.buffer))
         if not peer.channel.open and not peer.writable():
@@ -346,6 +367,10 @@ class Transport:
         ):
             socket.setsockopt(option, value)
         return socket
+
+
+def _with_next_key(member: Member) -> Member:
+    return msgspec.structs.replace(member, public_key=member.next_key, next_key="")
 
 
 def _source(bind: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 LOWEST = HIGHEST = 1
 LEVEL = 1
+KEYS_ROTATE = 1  # the level for a record with two keys
 
 
 def incompatible(lowest: int, highest: int, release: str = "", ours: str = "") -> str:

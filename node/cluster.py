@@ -7,7 +7,10 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
+
+import msgspec
 
 from mesh import identity, versions
 from mesh.hlc import Clock, Stamp
@@ -24,7 +27,8 @@ class Cluster:
     def __init__(self, data_dir: Path, name: str, address: str, cluster_name: str) -> None:
         self._path = data_dir / "cluster.json"
         self._tokens_path = data_dir / "tokens"
-        self.identity = identity.load_or_create(data_dir / identity.FILE_NAME)
+        self._identity_path = data_dir / identity.FILE_NAME
+        self.identity = identity.load_or_create(self._identity_path)
         self.name, self.address = name, address
         self.wanted_name = "" if cluster_name == ANY_NAME else cluster_name
         self.table = self._load(cluster_name)
@@ -44,9 +48,9 @@ class Cluster:
         known = self.table.members.get(self.identity.node_id)
         if self.has_left:
             return  # until it joins again
-        wanted = (self.name, self.address, "active", versions.LEVEL)
-        if known is None or (known.name, known.address, known.state, known.level) != wanted:
-            self.keep(self.table.with_member(self.member(self.stamp())))
+        wanted = self.member(self.stamp())
+        if known is None or wanted != msgspec.structs.replace(known, stamp=wanted.stamp):
+            self.keep(self.table.with_member(wanted))
 
     def member(self, stamp: Stamp) -> Member:
         own = self.identity
@@ -67,11 +71,25 @@ class Cluster:
         """The configuration names another cluster than that to which this host belongs, and which keeps its name."""
         return self.wanted_name not in ("", self.table.name)
 
+    def announce(self, next_key: str) -> None:
+        """The others accept it from now on, beside the present one."""
+        self.keep(self.table.with_member(msgspec.structs.replace(self.member(self.stamp()), next_key=next_key)))
+
+    def use_key(self, new: identity.Identity) -> None:
+        identity.replace(self._identity_path, new)
+        self.identity = new
+        self._introduce()
+
     def leave(self) -> None:
         self.keep(self.table.without(self.identity.node_id, self.stamp()))
 
     def stamp(self) -> Stamp:
         return self._clock.now(time.time_ns() // 1_000_000)
+
+    @property
+    def digest(self) -> str:
+        """Of the table: the same where the table is."""
+        return blake2b(self.table.to_json(), digest_size=8).hexdigest()
 
     def keep(self, table: Membership) -> None:
         """From now on this is the table, on disk before this returns."""

@@ -19,6 +19,7 @@ from mesh.token import SECRET_BYTES, Token, TokenError
 from mesh.zap import TransportError
 from node.door import JOIN_PORT, KNOCK_PORT, now_ms, port_above
 from node.keeper_bridge import RECEIVE_BYTES, REPLY, REQUEST, frame
+from node.key_rotation import rotate_key
 from node.peers import take_frames
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ class ClusterRequests:
         self._cluster.keep(self._cluster.table.without(member.node_id, self._cluster.stamp()))
         self._interconnect.table_changed()
         return self.on_nodes()
+
+    def on_rotate_key(self) -> dict[str, str]:
+        return rotate_key(self._interconnect)
 
     def on_leave(self) -> bool:
         self._interconnect.leave()

@@ -59,6 +59,14 @@ class Door:
             self._knock_server.stop()
             self._knock_server = None
 
+    def use_key(self) -> None:
+        """The host has another key: who comes from now on finds that."""
+        for server in (self._join_server, self._knock_server):
+            if server is not None:
+                server.stop()
+        self._join_server = self._knock_server = None
+        self.look()
+
     # -- for mesh/join.py -----------------------------------------------------------------------------------------------------
 
     def membership(self) -> Membership:

@@ -20,6 +20,7 @@ from gevent.event import Event
 
 from mesh import channel, transport
 from mesh.hlc import StampError
+from mesh.identity import Identity
 from mesh.membership import Membership, MembershipError
 from node import counters, log, process
 from node.admin.host import VERSION
@@ -163,6 +164,14 @@ class Interconnect:
         self.start_transport()
         if had_left:
             self.discovery.start()
+
+    def use_key(self, new: Identity) -> None:
+        self.cluster.use_key(new)
+        if self._transport is not None:
+            self._transport.use_key(new)
+        self.door.use_key()
+        self.discovery.stop()
+        self.discovery.start()
 
     def leave(self) -> None:
         """From now on this host is no member; returns when the others know it."""

@@ -44,6 +44,7 @@ class Report(msgspec.Struct):
     queued_messages: int
     links: dict[str, LinkReport]  # by node id, in hex
     degraded_since_ms: int | None = None
+    table: str = ""  # of members, that it has: its digest
 
 
 class Reports:
@@ -70,7 +71,7 @@ class Reports:
         totals, reasons = self._host.totals(), self._host.not_ready()
         self._heard[self._own] = Report(
             VERSION, not reasons, reasons, totals["clients_connected"], totals["sessions"], totals["queued_messages"],
-            self._links, self._degraded_since_ms,
+            self._links, self._degraded_since_ms, self._cluster.digest,
         )  # fmt: skip
         return msgspec.msgpack.encode(self._heard[self._own])
 
@@ -99,6 +100,15 @@ class Reports:
     def heard(self, node_id: bytes, body: bytes) -> None:
         with suppress(msgspec.DecodeError):  # of a release that says it otherwise: nothing is shown of that host
             self._heard[node_id] = msgspec.msgpack.decode(body, type=Report)
+
+    def without_table(self) -> list[str]:
+        """The names of the other members that do not have the table of this host."""
+        up = {node_id for node_id, link in self._links.items() if link.state == "up"}
+        return [
+            name for node_id, name in self._cluster.table.shown_names().items()
+            if node_id != self._own
+            and not (node_id.hex() in up and node_id in self._heard and self._heard[node_id].table == self._cluster.digest)
+        ]  # fmt: skip
 
     # -- for the command line -------------------------------------------------------------------------------------------------
 

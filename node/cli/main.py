@@ -21,6 +21,7 @@ _COMMANDS = {
     "cluster": "cluster",
     "join": "join",
     "leave": "leave",
+    "keys": "keys",
     "users": "users",
     "acl": "acl",
     "config": "config",

@@ -1,12 +1,13 @@
 """Hosts of different releases: upgraded one after the other under load, and down again; and those that do not fit.
 
-The other release is this one with other figures in mesh/versions.py, set by a sitecustomize.py of the host's processes. Two
-releases as they are: `make soak` with MQNODE_OTHER_RELEASE (docs/operating.md, Upgrade).
+The other release is this one with other figures in mesh/versions.py, set by a sitecustomize.py of its processes; or, by
+`make soak`, a checkout of another commit, in which `setup.py build_ext --inplace` has run: MQNODE_OTHER_RELEASE=FOLDER.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ def say(self, peer, kind, message):
 Replicas._say = say
 """
 
-Release = Callable[[Host, str], None]
+Release = Callable[[Host, str | Path], None]
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +53,18 @@ def pair() -> Iterator[list[Host]]:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
-    """`release(host, source)`: stop it and start it as the release that `source` makes of this one; "": this one."""
+    """`release(host, source)`: restart it as the release that `source` makes of this one ("": this one), or that of a folder."""
 
-    def install(host: Host, source: str) -> None:
+    def install(host: Host, source: str | Path) -> None:
+        host.stop()
+        host.environ["PYTHONPATH"] = str(source if isinstance(source, Path) else made(source))
+        host.start()
+
+    def made(source: str) -> Path:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(source)
-        host.stop()
-        host.environ["PYTHONPATH"] = str(folder)
-        host.start()
+        return folder
 
     return install
 
@@ -78,9 +82,8 @@ def said(host: Host, event: str) -> list[Any]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.timeout(180)
-def test_up_one_after_the_other_and_down_again(pair: list[Host], release: Release) -> None:
-    """Rows 107, 111: N-1 beside N, N alone, N beside N-1; nothing is lost, and what is new begins when both have it."""
+def up_and_down_again(pair: list[Host], release: Release, other: str | Path, higher: int) -> None:
+    """N-1 beside N, N alone, N beside N-1, under load. `higher`: levels by which the other one is above this one."""
     [level] = {nodes(host)["level"] for host in pair}
     dice = random.Random(SEED)
 
@@ -91,7 +94,7 @@ def test_up_one_after_the_other_and_down_again(pair: list[Host], release: Releas
     ledger = Ledger(client, SEED, rate=40.0, fickle=0.0)
     ledger.start()
     first, second = pair
-    for host, source, expected in ((first, NEXT, 0), (second, NEXT, 1), (first, "", 0)):
+    for host, source, expected in ((first, other, 0), (second, other, higher), (first, "", 0)):
         goal = {each: len(each.acked) + 10 for each in ledger.publishers}
         wait_for(lambda goal=goal: all(len(each.acked) > count for each, count in goal.items()), 30, ledger.summary)
         release(host, source)
@@ -100,6 +103,13 @@ def test_up_one_after_the_other_and_down_again(pair: list[Host], release: Releas
         wait_for(lambda wanted=wanted: {nodes(each)["level"] for each in pair} == wanted, 10, f"level {wanted}")
     errors = ledger.finish(60)
     assert not errors, "\n".join(errors)
+
+
+@pytest.mark.timeout(180)
+def test_up_one_after_the_other_and_down_again(pair: list[Host], release: Release) -> None:
+    """Rows 107, 111: nothing is lost, and what is new begins when both have it."""
+    first, _ = pair
+    up_and_down_again(pair, release, NEXT, 1)
     status = json.loads(first.mqnode("cluster", "status", "--json").stdout)
     assert [each["release"] for each in status["nodes"]][1] == "99.0"
     assert any("waits until all hosts have it: upgrade h1" in warning for warning in status["warnings"])
@@ -146,6 +156,14 @@ def test_what_is_not_understood_stops_the_link_and_nothing_is_skipped(pair: list
     release(second, "")
     in_sync(first, second)
     wait_for(lambda: len(first.get("/v1/retained")[1]) == 2, 10)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("MQNODE_OTHER_RELEASE" not in os.environ, reason="no other release is named")
+@pytest.mark.timeout(180)
+def test_another_release_as_it_is(pair: list[Host], release: Release) -> None:
+    up_and_down_again(pair, release, Path(os.environ["MQNODE_OTHER_RELEASE"]), 0)
+    release(pair[1], "")
 
 
 def test_a_cluster_keeps_its_name(pair: list[Host]) -> None:

@@ -1,0 +1,95 @@
+"""A host gets other keys while its cluster is under load (hardening.md B4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from mesh.identity import Identity, load_or_create
+from tests.broker import wait_for
+from tests.cluster.hosts import MESH, TIMEOUT_S, Host, in_sync, join, running_hosts
+from tests.cluster.loopback import Loopback
+from tests.cluster.network import INTERCONNECT
+from tests.faults.ledger import Ledger
+from tests.faults.test_kill import SEED
+from tests.mqtt import Client
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[list[Host]]:
+    with Loopback("h1", "h2") as network, running_hosts(network, interconnect=MESH) as hosts:
+        join(*hosts)
+        yield hosts
+
+
+def identity(host: Host) -> Identity:
+    return load_or_create(host.data_dir / "identity.json")
+
+
+def lets_in(host: Host, client: Identity, server: Identity) -> bool:
+    """Does the host's interconnect take a connection with these keys?"""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.CURVE_SERVERKEY, server.public_key.encode()),
+            (zmq.CURVE_PUBLICKEY, client.public_key.encode()),
+            (zmq.CURVE_SECRETKEY, client.secret_key.encode()),
+        ):
+            dealer.setsockopt(option, value)
+        dealer.connect(f"tcp://{host.network.address(host.name, INTERCONNECT)}:7001")
+        found = bool(monitor.poll(2000))
+        dealer.disable_monitor()
+        monitor.close()
+        return found
+
+
+def test_new_keys_under_load_and_no_link_is_given_up(pair: list[Host]) -> None:
+    _, second = pair
+    before = [identity(host) for host in pair]
+    assert lets_in(second, before[0], before[1]), "the test can tell"
+    in_sync(*pair)
+    turn = iter(range(10**9))
+
+    def client(version: int) -> Client:
+        host = pair[next(turn) % 2]
+        return Client(host.port, version, host=host.address, timeout_s=TIMEOUT_S)
+
+    ledger = Ledger(client, SEED, rate=40.0, fickle=0.0)
+    ledger.start()
+    for host in pair:
+        goal = {each: len(each.acked) + 10 for each in ledger.publishers}
+        wait_for(lambda goal=goal: all(len(each.acked) > count for each, count in goal.items()), 30, ledger.summary)
+        rotated = host.mqnode("keys", "rotate", "--json")
+        assert rotated.returncode == 0, rotated.stderr
+        assert json.loads(rotated.stdout)["fingerprint"] != json.loads(rotated.stdout)["before"]
+        in_sync(*pair)
+    errors = ledger.finish(60)
+    assert not errors, "\n".join(errors)
+    after = [identity(host) for host in pair]
+    for old, new in zip(before, after, strict=True):
+        assert old.node_id == new.node_id
+        assert old.public_key != new.public_key
+    for host, other in (pair, pair[::-1]):
+        assert host.metric(f'mqnode_evictions_total{{peer="{other.name}"}}') == 0
+    assert lets_in(second, after[0], after[1])
+    assert not lets_in(second, before[0], after[1]), "its old key is worth nothing any more"
+    assert not lets_in(second, after[0], before[1])
+
+
+def test_the_new_keys_outlive_a_restart_and_a_host_that_is_away_forbids_others(pair: list[Host]) -> None:
+    first, second = pair
+    second.kill_all()
+    refused = first.mqnode("keys", "rotate")
+    assert refused.returncode == 1
+    kept = identity(first)
+    assert "h2 cannot be told the new key now: nothing was changed" in refused.stderr
+    second.start()
+    in_sync(*pair)
+    first.stop()
+    first.start()
+    in_sync(*pair)
+    assert identity(first) == kept
