@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import pytest
 
 from tests.broker import Broker, running
+from tests.mqtt import packet, properties, text
 from tests.protocol.clients import Clients
 
 FILTER_INVALID, NOT_AUTHORIZED = 0x8F, 0x87
+RETAIN_AS_PUBLISHED = 8
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +149,26 @@ def test_publishing_to_the_brokers_topics_is_refused(clients: Clients, name: str
     client.subscribe((name, 2 | 0x20))
     assert clients.connect().publish_all(name, b"mine", 1, retain=True).reason == NOT_AUTHORIZED
     client.expect_nothing()
+
+
+def test_topics_that_follow_each_other_are_not_mixed_up(clients: Clients, topic: str, there: int) -> None:
+    """In one go: topics that come again or change, with and without properties and retain, of any length."""
+    subscriber = clients.connect(worker=there)
+    subscriber.subscribe((f"{topic}/#", 1 | RETAIN_AS_PUBLISHED))
+    messages = [
+        (
+            f"{topic}/{'aabab'[n % 5]}",
+            n % 2,
+            n % 4 == 3,
+            {"content_type": "x"} if n % 7 == 6 else {},
+            bytes(n * 31 % 500),
+        )
+        for n in range(300)
+    ]
+    sent = b""
+    for id, (name, qos, retain, values, payload) in enumerate(messages, 1):
+        body = text(name) + (struct.pack(">H", id) if qos else b"") + properties(**values)
+        sent += packet(0x30 | qos << 1 | retain, body + payload)
+    clients.connect().send(sent)
+    got = [subscriber.take() for _ in messages]
+    assert [(each.topic, each.qos, each.retain, each.properties, each.payload) for each in got] == messages
