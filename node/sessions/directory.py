@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from node.sessions.elsewhere import Elsewhere
+from node.sessions.expiry import Expiry, is_expired
 from node.sessions.outbox import Answer, Link, Outbox
 from node.sessions.owners import Owner, Owners
 from node.sessions.purges import Purges
@@ -25,7 +26,6 @@ from node.sessions.timers import Timers
 from node.sessions.wills import Wills
 from storage.layout import SessionRecord, client_key
 
-NEVER = 0xFFFFFFFF
 WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewhere before their wills fire
 MOVED_GRACE_MS = 10_000  # a client that was sent to another host, before its will fires
 RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom they have
@@ -49,13 +49,13 @@ class Directory:
         self.by_sid: dict[int, SessionRecord] = {}
         self.subscriptions = Subscriptions(writer, self.outbox)
         self.purges = Purges(writer, self.timers, self.outbox)
+        self.expiry = Expiry(self)
         self.tally: dict[str, int] = {}
         self._claims: dict[str, deque[tuple[Link, dict[str, Any], Answer]]] = {}
         self._left: dict[
             int, int
         ] = {}  # sid -> last qseq at our start, where no worker has said yet who has the session
         self._have_said = False  # have all workers said whom they have, since our start?
-        self._expiry_ms: dict[int, int] = {}  # sid -> when its expiry is looked at
 
     # -- start ----------------------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class Directory:
                 if record.attached:
                     self._detached(record, record.expiry_s, None, now_ms)
                 else:
-                    self.expire_later(record)
+                    self.expiry.later(record)
         self.wills.orphaned(self.elsewhere.number, {owner.will_id for owner in self.owners.values()}, now_ms)
 
     # -- links ----------------------------------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ class Directory:
         epoch = (
             now_ms if record is None else record.epoch
         )  # so of two that are born one after the other the later one is higher
-        if record is not None and (claim["clean"] or record.user != claim["user"] or self._expired(record, now_ms)):
-            self._end(record, now_ms)
+        if record is not None and (claim["clean"] or record.user != claim["user"] or is_expired(record, now_ms)):
+            self.end_session(record, now_ms)
             record = None
         else:
             self.wills.returned(cid, now_ms)
@@ -282,7 +282,7 @@ class Directory:
             self.wills.drop(owner.will_id)
         else:
             self.wills.gone(owner.will_id, now_ms, grace_ms)
-        if record is not None and self.sessions.get(cid) is record:
+        if record is not None and self.sessions.get(cid) is record and self.elsewhere.owns(record):
             self._detached(record, record.expiry_s if expiry_s is None else expiry_s, sent, now_ms)
 
     def _detached(self, record: SessionRecord, expiry_s: int, sent: int | None, now_ms: int) -> None:
@@ -296,40 +296,14 @@ class Directory:
         record.sent_qseq = max(record.sent_qseq, sent)
         self._presence(record, False)
         if expiry_s == 0:
-            self._end(record, now_ms)
+            self.end_session(record, now_ms)
             return
         self.write(record)
-        self.expire_later(record)
+        self.expiry.later(record)
 
     def _last_qseq(self, record: SessionRecord) -> int:
         last: int = self.writer.queue_of(record.sid).next_qseq - 1
         return last
-
-    def expire_later(self, record: SessionRecord) -> None:
-        """One timer a session: whoever comes and goes all day long must not leave one each time."""
-        if record.expiry_s == NEVER:
-            return
-        due_ms = record.detached_ms + record.expiry_s * 1000
-        if self._expiry_ms.get(record.sid, due_ms + 1) > due_ms:
-            self._expiry_ms[record.sid] = due_ms
-            self.timers.at(due_ms, lambda now_ms: self._expire(record, due_ms, now_ms))
-
-    def _expire(self, record: SessionRecord, due_ms: int, now_ms: int) -> None:
-        if self._expiry_ms.get(record.sid) != due_ms:
-            return  # an earlier timer was set since
-        del self._expiry_ms[record.sid]
-        if self.by_sid.get(record.sid) is not record or record.attached:
-            return
-        if self._expired(record, now_ms):
-            self.count("sessions_expired")
-            self._end(record, now_ms)
-        else:
-            self.expire_later(record)
-
-    def _expired(self, record: SessionRecord, now_ms: int) -> bool:
-        if record.attached or record.expiry_s == NEVER:
-            return False
-        return now_ms >= record.detached_ms + record.expiry_s * 1000
 
     # -- sessions -----------------------------------------------------------------------------------------------------------
 
@@ -340,7 +314,7 @@ class Directory:
     def write(self, record: SessionRecord) -> None:
         self.writer.put("sessions", client_key(record.client_id), _encode(record))
 
-    def _end(self, record: SessionRecord, now_ms: int) -> None:
+    def end_session(self, record: SessionRecord, now_ms: int) -> None:
         """The session is over: its will is due, nothing matches it any more, its queue goes bit by bit."""
         if self.sessions.get(record.client_id) is record:
             self.writer.delete("sessions", client_key(record.client_id))
@@ -365,7 +339,7 @@ class Directory:
         def delete(ok: bool, result: Any) -> None:
             record = self.sessions.get(cid)
             if record is not None:
-                self._end(record, self.now_ms)
+                self.end_session(record, self.now_ms)
             answer(True, record is not None)
 
         if owner is None:

@@ -176,7 +176,7 @@ class Elsewhere:
             record = self._directory.by_sid.get(sid)
             if record is not None and (record.owner, record.epoch) == (self.number, epoch):
                 self.own(record, asked=True)
-                self._directory.expire_later(record)
+                self._directory.expiry.later(record)
 
     # -- what other hosts have committed ------------------------------------------------------------------------------------
 

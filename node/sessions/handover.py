@@ -42,7 +42,7 @@ class Handover:
         taken = list(islice((each for each in theirs if not self._is_in_use(each)), most))
         for record in taken:
             directory.elsewhere.own(record, asked=False)
-            directory.expire_later(record)
+            directory.expiry.later(record)
         return len(theirs) - len(taken)
 
     def _is_known(self, record: SessionRecord) -> bool:
