@@ -239,11 +239,11 @@ class Keeper:
 
     def _hello(self, link: Link, hello: dict[str, Any], now_ms: int) -> None:
         link.role = hello["role"]
+        about = {"incarnation": self.store.incarnation, "clock_offset_ms": self.clock_offset_ms}
         if link.role == "interconnect":
             self.replicas.connected(link, hello["members"])
             for node_id in hello["left"]:
                 self.replicas.left(node_id, now_ms)
-            about = {"incarnation": self.store.incarnation, "clock_offset_ms": self.clock_offset_ms}
             link.queue(EVENT, _encode(["welcome", about]))
         if link.role != "worker":
             return
@@ -259,12 +259,7 @@ class Keeper:
         stalled = self.replicas.is_stalled
         if stalled:
             link.committed = 0  # that its operations are committed is told when peers have them, too
-        welcome = {
-            "store": self.store.number,
-            "committed": link.committed,
-            "clock_offset_ms": self.clock_offset_ms,
-            "incarnation": self.store.incarnation,
-        }
+        welcome = {"store": self.store.number, "committed": link.committed, **about}
         self.directory.outbox.event(link, "welcome", welcome, urgent=stalled)
         self.directory.worker_came(link, hello["clients"], hello["loaded"], now_ms)
         if len(self.directory.outbox.links) >= self.workers:
@@ -354,6 +349,8 @@ class Keeper:
             self._set_full(self.disk.check(self.store.reusable_bytes()), self.store.at_limit())
             self.slot[counters.INDEX["store_map_bytes"]] = self.store.map_bytes()
             self.slot[counters.INDEX["store_used_bytes"]] = self.store.used_bytes()
+        elif input_bytes and not self.writer.full and self.store.at_limit():
+            self._set_full(False, True)
         if now - self.last_reader_check > READER_CHECK_S:
             self.last_reader_check = now
             self.store.environment.reader_check()

@@ -86,8 +86,9 @@ class Store:
 
     def at_limit(self) -> bool:
         """Is max_map_bytes so near that nothing new may be stored?"""
-        left = self._max_map_bytes - self.used_bytes() + self.reusable_bytes()
-        return left < min(_ROOM_BYTES, self._max_map_bytes // 4)
+        room = min(_ROOM_BYTES, self._max_map_bytes // 4)
+        left = self._max_map_bytes - self.used_bytes()
+        return left < room and left + self.reusable_bytes() < room
 
     def make_room(self, input_bytes: int) -> None:
         """Grow the map, between transactions, so that the next one cannot meet its end. Only addresses: no room on the disk."""
