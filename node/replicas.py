@@ -22,7 +22,7 @@ PART_BYTES = 1 << 20
 IN_SYNC = b"1"  # what is stored with the eviction of a peer that had all
 KEPT_COMMITS = 200_000  # in the outbox, for a peer that is away; beyond it gets a snapshot
 TRIM = 1000  # at a time
-EVENTS = {"connected", "given"}  # that keepers send each other
+REQUESTS, EVENTS = {"release", "kick"}, {"connected", "given"}  # that keepers send each other
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
@@ -204,7 +204,7 @@ class Replicas:
     def _asked(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
         content = _decode(message) if say in (Say.REQUEST, Say.EVENT) else ("", {})
         method, arguments = content[-2:]
-        if say == Say.REQUEST and method == "release":
+        if say == Say.REQUEST and method in REQUESTS:
             self._directory.request(peer, content[0], method, arguments, now_ms)
         elif say == Say.EVENT and method in EVENTS:
             getattr(self._directory.elsewhere, method)(**arguments)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from node.cli.options import NAME, config_option, confirm, json_option, list_options, yes_option
+
+if TYPE_CHECKING:
+    from node.cli.api import Api
 
 _VERSIONS = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 
@@ -94,30 +99,45 @@ def show_client(client_id: str, config_path: str, as_json: bool) -> None:
 @config_option
 @json_option
 def kick_client(client_id: str, yes: bool, config_path: str, as_json: bool) -> None:
-    """End a client's connection. Most clients come back at once.
+    """End a client's connection, at whichever host it is. Most clients come back at once.
 
     \b
     Example:
       mqnode clients kick sensor-17
     """
     from node.cli.api import Api
-    from node.cli.output import counted, printable, show_json
+    from node.cli.output import printable, show_json
 
     with Api(config_path) as api:
         if not yes:
-            found = api.get("v1", "clients", client_id)
-            name = f"The client {printable(client_id)} (user {printable(found['user'])}, {printable(found['address'])})"
-            if found["durable"]:
-                loss = f"{name} will be disconnected. Its session with subscriptions and queue stays."
-            else:
-                loss = (
-                    f"{name} will be disconnected, and its session ends with the connection: "
-                    f"{counted(found['subscriptions'], 'subscription')} and "
-                    f"{counted(found['inflight'] + found['waiting'], 'message')} on the way to it will be lost."
-                )
-            confirm(loss, "Disconnect it?", yes)
+            confirm(_loss(api, client_id, config_path), "Disconnect it?", yes)
         answer = api.delete("v1", "clients", client_id)
     if as_json:
         show_json(answer)
     else:
         click.echo(f"{printable(client_id)} is disconnected.")
+
+
+def _loss(api: Api, client_id: str, config_path: str) -> str:
+    """What the client and its user lose."""
+    from node.cli.api import NotFound
+    from node.cli.options import load_config
+    from node.cli.output import counted, printable
+
+    try:
+        found = api.get("v1", "clients", client_id)
+    except NotFound:
+        if not load_config(config_path).interconnect.bind:
+            raise
+        return (
+            f"The client {printable(client_id)} is not connected to this host. If another host of the cluster has it, it will be "
+            "disconnected there; unless its session is durable, that ends with the connection."
+        )
+    name = f"The client {printable(client_id)} (user {printable(found['user'])}, {printable(found['address'])})"
+    if found["durable"]:
+        return f"{name} will be disconnected. Its session with subscriptions and queue stays."
+    return (
+        f"{name} will be disconnected, and its session ends with the connection: "
+        f"{counted(found['subscriptions'], 'subscription')} and "
+        f"{counted(found['inflight'] + found['waiting'], 'message')} on the way to it will be lost."
+    )

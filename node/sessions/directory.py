@@ -350,7 +350,7 @@ class Directory:
     def _on_kick(self, link: Link, answer: Answer, now_ms: int, cid: str, reason: int = KICKED) -> None:
         owner = self.owners.get(cid)
         if owner is None:
-            answer(True, False)
+            self.elsewhere.kick(link, answer, cid)
             return
         self.outbox.ask(
             owner.link, "takeover", {"cid": cid, "conn": owner.connection, "reason": reason},

@@ -134,6 +134,18 @@ class Elsewhere:
         elif owner.session is None and (owner.at_ms, self.number) < (at_ms, number):
             directory.end(cid, owner, TAKEN_OVER)
 
+    def kick(self, link: Link, answer: Answer, cid: str) -> None:
+        """The client is not here: the host that has it ends its connection. Who is asked by another host asks no further."""
+        others = [] if link in self.peers.values() else list(self.peers.values())
+
+        def ask_next(ok: bool, result: Any) -> None:
+            if result is True or not others:
+                answer(True, result is True)
+            else:
+                self._directory.outbox.ask(others.pop(), "kick", {"cid": cid}, ask_next)
+
+        ask_next(True, False)
+
     # -- another host asks for a session ------------------------------------------------------------------------------------
 
     def release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:

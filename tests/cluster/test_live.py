@@ -165,6 +165,19 @@ def test_only_the_interested_host_gets_it(hosts: list[Host]) -> None:
         other.nothing()
 
 
+@pytest.mark.parametrize("expiry_s", [0, 60])
+def test_a_client_is_kicked_from_any_host(hosts: list[Host], expiry_s: int) -> None:
+    with hosts[1].client() as client:
+        client.connect("kicked", session_expiry=expiry_s)
+        assert hosts[0].mqnode("clients", "kick", "kicked", "--yes").returncode == 0
+        farewell = client.expect_closed()
+        assert farewell is not None
+        assert farewell.reason == 0x98
+    asked = hosts[0].mqnode("clients", "kick", "kicked", "--yes")
+    assert asked.returncode == 1
+    assert "no client 'kicked' is connected" in asked.stderr
+
+
 @pytest.mark.parametrize("qos", [0, 1])
 def test_a_shared_group_has_members_on_all_hosts(hosts: list[Host], qos: int) -> None:
     members = [connected(host) for host in hosts for _ in range(2)]
