@@ -52,9 +52,7 @@ class Directory:
         self.expiry = Expiry(self)
         self.tally: dict[str, int] = {}
         self._claims: dict[str, deque[tuple[Link, dict[str, Any], Answer]]] = {}
-        self._left: dict[
-            int, int
-        ] = {}  # sid -> last qseq at our start, where no worker has said yet who has the session
+        self._left: dict[int, int] = {}  # sid -> last qseq at our start, until a worker has said who has the session
         self._have_said = False  # have all workers said whom they have, since our start?
 
     # -- start ----------------------------------------------------------------------------------------------------------
@@ -218,9 +216,7 @@ class Directory:
         cid = claim["cid"]
         record = self.sessions.get(cid)
         present_before = record is not None
-        epoch = (
-            now_ms if record is None else record.epoch
-        )  # so of two that are born one after the other the later one is higher
+        epoch = now_ms if record is None else record.epoch  # of two born one after the other the later one is higher
         if record is not None and (claim["clean"] or record.user != claim["user"] or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
             record = None
