@@ -180,7 +180,7 @@ class Transport:
         self._identity = identity
         self._router.unbind(f"tcp://{self.address}")
         self._router.setsockopt(zmq.CURVE_SECRETKEY, identity.secret_key.encode())
-        self._router.bind(f"tcp://{self.address}")
+        zap.spawn(partial(zap.bind_again, self._router, self.address))
         for peer in list(self._peers.values()):
             self._redial(peer)
 

@@ -20,6 +20,7 @@ ENDPOINT = "inproc://zeromq.zap.01"
 OLDEST_LIBZMQ = (4, 3, 3)  # older ones: CVE-2019-13132, CVE-2020-15166, CVE-2021-20237
 HANDSHAKE_MS = 5000
 POLL_S = 1.0
+REBIND_S = 2.0  # less than an eviction takes
 
 Socket = zmq.Socket[bytes]
 
@@ -98,6 +99,19 @@ def server(context: zmq.Context[Socket], domain: str, bind: str, secret_key: str
             f"of this host; who has the port: ss -ltnp 'sport = :{bind.rpartition(':')[2]}'"
         ) from error
     return socket
+
+
+def bind_again(socket: Socket, address: str) -> None:
+    """After `unbind`, which ends the listener at some later moment."""
+    deadline = time.monotonic() + REBIND_S
+    while True:
+        try:
+            socket.bind(f"tcp://{address}")
+            return
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE or time.monotonic() > deadline:
+                raise
+        gevent.sleep(0.005)
 
 
 class Authenticator:

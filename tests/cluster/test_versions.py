@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.broker import wait_for
-from tests.cluster.hosts import MESH, TIMEOUT_S, Host, in_sync, join, running_hosts
-from tests.cluster.loopback import Loopback
+from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
+from tests.cluster.network import Network
 from tests.faults.ledger import Ledger
 from tests.faults.test_kill import SEED
 from tests.mqtt import Client
@@ -45,8 +45,8 @@ Release = Callable[[Host, str | Path], None]
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[list[Host]]:
-    with Loopback("h1", "h2") as network, running_hosts(network, interconnect=MESH) as hosts:
+def pair(network: Network) -> Iterator[list[Host]]:
+    with running_hosts(network, interconnect=MESH) as hosts:
         join(*hosts)
         yield hosts
 
@@ -57,7 +57,8 @@ def release(tmp_path: Path) -> Release:
 
     def install(host: Host, source: str | Path) -> None:
         host.stop()
-        host.environ["PYTHONPATH"] = str(source if isinstance(source, Path) else made(source))
+        folder = source if isinstance(source, Path) else made(source)
+        host.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '/')}"
         host.start()
 
     def made(source: str) -> Path:
@@ -88,8 +89,7 @@ def up_and_down_again(pair: list[Host], release: Release, other: str | Path, hig
     dice = random.Random(SEED)
 
     def client(version: int) -> Client:
-        host = dice.choice(pair)
-        return Client(host.port, version, host=host.address, timeout_s=TIMEOUT_S)
+        return dice.choice(pair).client(version)
 
     ledger = Ledger(client, SEED, rate=40.0, fickle=0.0)
     ledger.start()

@@ -1,8 +1,10 @@
-"""Who is no member gets nowhere, and delays nobody."""
+"""S28, S29: who is no member gets nowhere, and delays nobody. S28 goes on in tests/cluster/test_keys.py."""
 
 from __future__ import annotations
 
+import re
 import socket
+from pathlib import Path
 
 import gevent
 import pytest
@@ -72,6 +74,15 @@ def test_garbage_and_half_handshakes_delay_nobody(cluster: Cluster) -> None:
         except ConnectionResetError:
             pass
         stranger.close()
+
+
+def test_filters_are_never_subscriptions_of_zeromq() -> None:
+    """libzmq recursed as deep as a topic is long: nothing here publishes or subscribes by ZeroMQ."""
+    root = Path(__file__).parent.parent.parent
+    sources = [path for folder in ("mesh", "node") for path in (root / folder).rglob("*.py*") if path.suffix != ".pyc"]
+    types = {found for path in sources for found in re.findall(r"zmq\.([A-Z]+)\)", path.read_text())}
+    assert {"ROUTER", "DEALER"} <= types, "the test can see the types of sockets"
+    assert not types & {"PUB", "SUB", "XPUB", "XSUB"}
 
 
 def test_a_libzmq_with_known_holes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
