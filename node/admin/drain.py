@@ -1,10 +1,9 @@
 """The clients of this host go to the others, and on `mqnode leave` the host, too: one step after the other, in a greenlet.
 
 serving -> waiting (nobody is accepted; clients may go by themselves) -> moving (they are sent away, so many a second) -> copying
-(the others get what they lack, and the sessions) -> drained, or left (and its store is a new, empty one: a host that joins again gets
-all from the others). A leave that does not get through in its time, or is
-cancelled, ends with the host serving again. All of this is in the memory of this process: if it dies, the host serves again, and
-the command can be given again.
+(the others get what they lack, and the sessions) -> drained, or left (and its store is a new, empty one: a host that joins again
+gets all from the others). A leave that does not get through in its time, or is cancelled, ends with the host serving again. All of
+this is in the memory of this process: if it dies, the host serves again, and the command can be given again.
 """
 
 from __future__ import annotations

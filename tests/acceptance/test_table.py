@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 117
-WITHOUT_A_TEST = ("with the mesh", "not yet")
-# what one host can show; whoever adds the mesh leaves this as it is
+WITHOUT_A_TEST = "not yet: "
+# what one host can show
 ON_ONE_HOST = {
     1, 2, 3, 6, 7, 13, 16, 18, 20, 21, 23, 25, 27, 30, 42, 44, 45, 46, 48, 50, 51, 52, 53, 54, 56, 59, 63, 65, 66, 68, 72, 73,
     75, 79, 100, 110, 112, 115, 117,
@@ -36,13 +36,13 @@ def test_every_named_test_exists() -> None:
     for number, (promise, shown) in table().items():
         named = re.findall(r"`([^`]+)::([^`]+)`", shown)
         assert promise, number
-        assert named or shown in WITHOUT_A_TEST, number
+        assert named or shown.startswith(WITHOUT_A_TEST), number
         for path, name in named:
             assert name in names_in(path), f"row {number}: {path}::{name}"
 
 
 def test_what_one_host_can_show_is_shown() -> None:
-    assert not {number for number in ON_ONE_HOST if table()[number][1] in WITHOUT_A_TEST}
+    assert not {number for number in ON_ONE_HOST if table()[number][1].startswith(WITHOUT_A_TEST)}
 
 
 def test_each_test_of_this_folder_is_named() -> None:
