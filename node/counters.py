@@ -41,6 +41,7 @@ COUNTERS = (
     "commits", "commit_ns", "commit_ops", "fsync_errors",
     "owner_down_queued", "solo_acks",
     "redispatched", "retained_set", "retained_deleted", "handler_errors",
+    "digests_compared", "digests_skipped", "digest_mismatches", "digest_repairs",
 )  # fmt: skip
 GAUGES = (
     "connections", "clients_connected", "subscriptions", "subscriptions_shared",
@@ -48,7 +49,7 @@ GAUGES = (
     "output_bytes", "paused_publishers", "store_used_bytes", "store_map_bytes", "loop_lag_us", "disk_full",
     "ready", "keeper_connected", "siblings_connected", "match_cache_entries", "topic_nodes", "wills_pending",
     "peers", "peers_in_sync", "peers_evicted", "degraded",
-    "draining", "left", "others",
+    "draining", "left", "others", "digest_mismatch_buckets",
 )  # fmt: skip
 # upper bounds in microseconds of the buckets of PUBLISH-received to PUBACK/PUBREC-released, the last is open
 ACK_LATENCY_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 0)

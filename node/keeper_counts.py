@@ -28,4 +28,5 @@ def show_copies(slot: memoryview, replicas: Replicas) -> None:
     slot[INDEX["peers"]] = len(replicas.peers)
     slot[INDEX["peers_in_sync"]] = replicas.replication.in_sync
     slot[INDEX["peers_evicted"]] = len(replicas.evicted)
+    slot[INDEX["digest_mismatch_buckets"]] = replicas.digests.differing
     slot[INDEX["degraded"]] = int(replicas.degraded)

@@ -35,6 +35,8 @@ class Say(enum.IntEnum):
     RESET = 7  # what they hold at the peer that went on, as changes
     CONTEXT = 8  # the sender's
     SYNC = 9  # wants a snapshot
+    DIGEST = 12  # the sender's context, digests of its store
+    REPAIR = 13  # the sender's context, part of its store; empty: wants all of the receiver's
     IN_SYNC = 11  # nothing is acknowledged without the receiver any more, and it has all that was
     REQUEST = REQUEST + 10
     REPLY = REPLY + 10

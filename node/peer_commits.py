@@ -77,6 +77,13 @@ class PeerCommits:
         self._directory.elsewhere.look_at_strays(now_ms)
         return told
 
+    def repair(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> None:
+        """Of the peer's store: what is missing in ours."""
+        self._writer.repairing = True
+        told = self._apply(peer, changes, context, now_ms)
+        self._writer.repairing = False
+        self._directory.subscriptions.make_known(told, lambda ok, result: None)
+
     def _known(self, peer: Peer, number: int, told: list[Any]) -> None:
         """We have all of its commits up to this one. It is told so when they are on disk, and when our workers know."""
         entry = [number, 1]

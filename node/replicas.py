@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from mesh.replication import Replication, Times
+from node.digests import Digests
 from node.keeper_link import Link
 from node.peer import Peer, Say, decode_context, decode_part
 from node.peer_commits import PeerCommits
@@ -43,6 +44,7 @@ class Replicas:
         self.evicted: set[bytes] = set()
         self._times = Times()
         self._commits = PeerCommits(writer, directory, number, self.peers, self._say, self._take)
+        self.digests = Digests(writer, directory, log, self._send_behind, self._commits.repair)
         self._first = writer.seq  # our last commit of earlier lives
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
@@ -107,6 +109,7 @@ class Replicas:
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
             self._expect_no_more(node_id)
+            self.digests.gone(peer)
             state = self.replication.peers.get(peer)
             was_in_sync = state is not None and state.in_sync
             if was_in_sync or not self._has_evicted(peer):
@@ -154,7 +157,7 @@ class Replicas:
                 "was_in_sync": self._writer.get("meta", META_EVICTED + peer.node_id) == IN_SYNC, "evictions": peer.evictions,
                 "lag_ops": max(0, self._writer.seq - has), "lag_s": self._times.lag_ms(has, now_ms) / 1000,
             })  # fmt: skip
-        return {"number": self._number, "peers": found}
+        return {"number": self._number, "peers": found, "digests": self.digests.own()}
 
     @property
     def is_stalled(self) -> bool:
@@ -180,8 +183,10 @@ class Replicas:
         elif say == Say.RESET:
             self._reset(peer, message, now_ms)
         elif say == Say.SNAPSHOT:
+            self.digests.partial.add(peer)
             self._commits.part(peer, *decode_part(message), now_ms=now_ms)
         elif say == Say.SNAPSHOT_END:
+            self.digests.partial.discard(peer)
             self._commits.snapshot_ended(peer, message, now_ms)
         elif say == Say.CONTEXT:
             self._commits.look_at(peer, decode_context(message))
@@ -198,6 +203,8 @@ class Replicas:
     def _take(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
         if say == Say.REPLY:
             self._directory.outbox.answered(*_decode(message))
+        elif say in (Say.DIGEST, Say.REPAIR):
+            self.digests.take(peer, say, message, now_ms)
         else:
             self._asked(peer, say, message, now_ms)
 
@@ -265,6 +272,7 @@ class Replicas:
             peer.snapshot = (0, b"", self._writer.context())
         self.replication.opened(peer, min(has, self._writer.seq))
         self._directory.elsewhere.up(peer)
+        self.digests.opened(peer)
         if self.replication.peers[peer].in_sync:
             self._say(peer, Say.IN_SYNC, b"")
         self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
@@ -298,10 +306,11 @@ class Replicas:
                 last, now_ms, min((self._had(peer) for peer in self.peers.values()), default=last - 1)
             )
         self._commits.answer()
+        self.digests.tell()
 
     def catch_up(self) -> bool:
         """Send more to those who lack something; True if there is more to do at once."""
-        more = False
+        more = not self._full() and self.digests.send_repairs()
         for peer in self.peers.values():
             if not self.replication.wants(peer) and peer.snapshot is None:
                 continue
@@ -340,7 +349,10 @@ class Replicas:
 
     def send(self, peer: Peer, kind: int, message: Any) -> None:
         """A frame of the directory's outbox; not before the commits that it follows."""
-        peer.to_say.append((self._writer.seq, Say(kind + 10), _encode(message)))
+        self._send_behind(peer, Say(kind + 10), _encode(message))
+
+    def _send_behind(self, peer: Peer, say: Say, message: bytes) -> None:
+        peer.to_say.append((self._writer.seq, say, message))
         self._speak(peer)
 
     def _speak(self, peer: Peer) -> None:

@@ -9,6 +9,9 @@ identifiers; that many `<I`; if shared `<H` length and SHARE/FILTER; then the me
 
 What another host did to a key is judged by its dot (storage/layout.py) and by its *context*: {number of a host: its last commit
 that the other one had seen}. Who had seen what we have wins; of two that had not seen each other both sides choose the same.
+
+Hosts with equal contexts hold the same keys and dots. To see that they do there is a digest of each replicated database, kept up
+with each change: how many keys it has, and the XOR of what `mix` makes of each key and its dot. Of `bodies` there is none.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -62,6 +65,7 @@ cdef enum:
     TAKE = 1
     BOTH = 2
 
+cdef uint64_t ODD = 0x9E3779B97F4A7C15      # of the golden ratio: its multiples are spread well
 cdef uint64_t COMMIT_MASK = (<uint64_t>1 << NUMBER_BITS) - 1
 DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
 
@@ -146,6 +150,9 @@ cdef class Writer:
     cdef bytearray touched
     cdef bint mixed             # changes of ours came before some of another host
     cdef bint applying          # changes of another host
+    cdef public bint repairing  # what they bring of another host's is missing here, whatever we have seen
+    cdef uint64_t[8] kept       # of each of layout.REPLICATED, while recording: how many keys …
+    cdef uint64_t[8] digest     # … and the XOR of what `mix` makes of them
     cdef set loose              # bodies that nothing refers to, not yet or no more: since the last `sweep` …
     cdef set looser             # … and before it
     cdef readonly uint64_t seq  # of the last commit that peers have to have
@@ -218,6 +225,8 @@ cdef class Writer:
             for key in transaction.cursor(db=self.databases["packet_ids"]).iternext(values=False):
                 self.queue_of(int.from_bytes(key[:8], "big"))   # of a session that is over: so that it is purged
             self.retained_messages = transaction.stat(self.databases["retained"])["entries"]
+            if self.recording:
+                self.sum_up(transaction)
 
     cdef load_known(self, transaction):
         self.known = {}
@@ -230,6 +239,32 @@ cdef class Writer:
         for key in transaction.cursor(db=self.databases["erased"]).iternext(values=False):
             dot = int.from_bytes(key[1:9], "big")
             self.erased[key[0], key[9:], dot >> NUMBER_BITS] = dot & COMMIT_MASK
+
+    cdef sum_up(self, transaction):
+        """The digests, from all that is there."""
+        cdef bytes key, value
+        cdef int database
+        for database in range(len(REPLICATED)):
+            self.kept[database] = self.digest[database] = 0
+            if database != BODIES:
+                for key, value in transaction.cursor(db=self.handles[database]):
+                    self.change_digest(database, key, None, value)
+
+    cdef int change_digest(self, int database, bytes key, bytes ours, bytes value) except -1:
+        """`key` held `ours` and holds `value` now; None: nothing."""
+        if ours is not None:
+            self.kept[database] -= 1
+            self.digest[database] ^= mix(key, dot_of(ours))
+        if value is not None:
+            self.kept[database] += 1
+            self.digest[database] ^= mix(key, dot_of(value))
+        return 0
+
+    def digests(self):
+        """{database: (keys, digest)} of the store with this context, None while a commit changes it."""
+        if self.transaction is not None and self.touched or not self.recording:
+            return None
+        return {name: (self.kept[i], self.digest[i]) for i, name in enumerate(REPLICATED) if i != BODIES}
 
     cdef int count_entry(self, Queue queue, bytes entry) except -1:
         queue.count += 1
@@ -327,7 +362,8 @@ cdef class Writer:
     def put(self, str database, bytes key, bytes value):
         self.operations += 1
         if database in REPLICATED:
-            self.store(REPLICATED.index(database), key, sealed(value, self.dot))
+            ours = self.transaction.get(key, db=self.databases[database]) if self.recording else None
+            self.store(REPLICATED.index(database), key, ours, sealed(value, self.dot))
         else:
             self.transaction.put(key, value, db=self.databases[database])
 
@@ -340,13 +376,14 @@ cdef class Writer:
 
     def keep_here(self, str database, bytes key, value):
         """Put the value as it came or, with None, delete it: another host has done so, it is no change of ours."""
-        self.put_plain(REPLICATED.index(database), key, value)
+        self.put_plain(REPLICATED.index(database), key, self.transaction.get(key, db=self.databases[database]), value)
 
     def keys(self, str database, bytes prefix):
         """All keys of a replicated database that begin with `prefix`."""
         return [key for key, _ in self.entries(REPLICATED.index(database), prefix)]
 
-    cdef int store(self, int database, bytes key, bytes value) except -1:
+    cdef int store(self, int database, bytes key, bytes ours, bytes value) except -1:
+        """`ours`: what is there, if anything."""
         if database == QUEUE:
             self.queue.put(key, value)
         elif database == BODIES:
@@ -356,6 +393,8 @@ cdef class Writer:
             self.transaction.put(key, value, db=self.handles[database])
         if self.recording:
             self.record(database, key, value)
+            if database != BODIES:
+                self.change_digest(database, key, ours, value)
         return 0
 
     cdef bint erase(self, int database, bytes key) except -1:
@@ -363,14 +402,21 @@ cdef class Writer:
         cdef bytes value = self.transaction.pop(key, db=self.handles[database])
         if value is None:
             return False
-        self.record_erased(database, key, dot_of(value))
+        self.record_erased(database, key, value)
         return True
 
     cdef int record(self, int database, bytes key, bytes value) except -1:
         add_put(self.changes, database, key, value)
         return add_key(self.touched, database, key, 0)
 
-    cdef int record_erased(self, int database, bytes key, uint64_t dot) except -1:
+    cdef int record_erased(self, int database, bytes key, bytes value) except -1:
+        """`value` is not there any more."""
+        if self.recording:
+            self.change_digest(database, key, value, None)
+        return self.record_over(database, key, dot_of(value))
+
+    cdef int record_over(self, int database, bytes key, uint64_t dot) except -1:
+        """What `dot` put is gone, or shall be."""
         if self.recording:
             add_erased(self.changes, database, key, dot)
             add_key(self.touched, database, key, dot)
@@ -479,9 +525,10 @@ cdef class Writer:
         if packet_id:
             key = u64(publisher) + packet_id.to_bytes(2, "big")
             content = zlib.crc32(record[17:end - record]).to_bytes(4, "little")    # without the times
-            if self.is_repeated(publisher, self.transaction.get(key, db=self.packet_ids), content):
+            flow = self.transaction.get(key, db=self.packet_ids)
+            if self.is_repeated(publisher, flow, content):
                 return
-            self.store(PACKET_IDS, key, sealed(content, self.dot))
+            self.store(PACKET_IDS, key, flow, sealed(content, self.dot))
         if self.full and not will and not moved:
             if packet_id:
                 self.erase(PACKET_IDS, key)
@@ -538,11 +585,12 @@ cdef class Writer:
         if size > self.retained_bytes_max:
             return False
         value = self.enclosed(record, size)
-        if self.transaction.get(key, db=self.retained) is None:
+        ours = self.transaction.get(key, db=self.retained)
+        if ours is None:
             if self.retained_messages >= self.retained_max:
                 return False
             self.retained_messages += 1
-        self.store(RETAINED, key, value)
+        self.store(RETAINED, key, ours, value)
         return True
 
     cdef enqueue(self, const char* target, uint16_t count, const char* record, uint32_t size):
@@ -562,7 +610,7 @@ cdef class Writer:
         if not inline and body in self.references:
             self.next_body += 1
             self.next_changed = True
-            self.store(BODIES, u64(body), self.enclosed(record, size))
+            self.store(BODIES, u64(body), None, self.enclosed(record, size))
 
     cdef bytes enclosed(self, const char* record, uint64_t size):
         cdef bytes value = PyBytes_FromStringAndSize(NULL, HEADER + size)
@@ -600,7 +648,7 @@ cdef class Writer:
         memcpy(p + OPTIONS + head_size, rest, rest_size)
         if self.foreign and sid in self.foreign:
             seal(value, self.dot)
-            self.store(INBOX, u64(sid) + u64(self.number | self.next_body), value)
+            self.store(INBOX, u64(sid) + u64(self.number | self.next_body), None, value)
             self.refer(value)
             self.next_body += 1
             self.next_changed = True
@@ -613,7 +661,7 @@ cdef class Writer:
         seal(entry, self.dot)
         if queue.next_qseq == queue.reserved:
             self.reserve(queue)
-        self.store(QUEUE, queue_key(queue.sid, queue.next_qseq), entry)
+        self.store(QUEUE, queue_key(queue.sid, queue.next_qseq), None, entry)
         queue.next_qseq += 1
         self.count_entry(queue, entry)
         self.wake(queue)
@@ -646,7 +694,7 @@ cdef class Writer:
         cdef bytes key = queue_key(sid, qseq), value = self.queue.pop(key)
         if value is None:
             return False
-        self.record_erased(QUEUE, key, dot_of(value))
+        self.record_erased(QUEUE, key, value)
         self.discount_entry(sid, value)
         return True
 
@@ -666,7 +714,7 @@ cdef class Writer:
         if value is None or value[FLAGS] & RECEIVED:
             return
         left = sealed(bytes((INLINE | RECEIVED, 2, 0)), self.dot)
-        self.store(QUEUE, key, left)
+        self.store(QUEUE, key, value, left)
         self.discount_entry(sid, value)
         self.count_entry(self.queue_of(sid), left)
 
@@ -812,9 +860,11 @@ cdef class Writer:
         if theirs is None and not is_over:
             self.bury(database, key, dot)
         if ours is None:
-            return NOTHING if theirs is None or is_over else TAKE
+            return NOTHING if theirs is None or is_over and not self.repairing else TAKE
         if dot_of(ours) == dot:
             return TAKE if ours != theirs else NOTHING      # differs within one commit only
+        if self.repairing and is_over:
+            return BOTH if covers(context, dot_of(ours)) else NOTHING
         if covers(context, dot_of(ours)):
             return TAKE
         return NOTHING if theirs is None or is_over else BOTH
@@ -858,7 +908,7 @@ cdef class Writer:
             if database == QUEUE or database == INBOX:
                 self.apply_entry(database, key, value, dot, context)
             elif database == BODIES:
-                self.put_plain(BODIES, key, value)
+                self.put_plain(BODIES, key, None, value)
                 if get_big(<const char*>key) not in self.references:
                     self.loose.add(get_big(<const char*>key))
             elif database == PACKET_IDS or database == RETAINED:
@@ -896,12 +946,15 @@ cdef class Writer:
         cdef bytes ours = self.transaction.get(key, db=self.handles[database])
         cdef int verdict = self.judge(database, key, ours, value, dot, context)
         if verdict == TAKE or verdict == BOTH and rank(database, value) > rank(database, ours):
-            self.put_plain(database, key, value)
+            self.put_plain(database, key, ours, value)
             if database == RETAINED:
                 self.retained_messages += (value is not None) - (ours is not None)
         return 0
 
-    cdef int put_plain(self, int database, bytes key, bytes value) except -1:
+    cdef int put_plain(self, int database, bytes key, bytes ours, bytes value) except -1:
+        """What another host put, or with None erased, where we have `ours`."""
+        if self.recording and database != BODIES:
+            self.change_digest(database, key, ours, value)
         if value is None:
             self.transaction.delete(key, db=self.handles[database])
         else:
@@ -934,11 +987,11 @@ cdef class Writer:
         else:                   # it was put before the other host knew that we deliver now
             if not value[FLAGS] & RECEIVED:
                 self.append(queue, bytes(bytearray(value)))
-            self.record_erased(database, key, dot)
+            self.record_over(database, key, dot)
         return 0
 
     cdef int put_entry(self, int database, uint64_t sid, bytes key, bytes ours, bytes value) except -1:
-        self.put_plain(database, key, value)
+        self.put_plain(database, key, ours, value)
         if value is not None:
             if database == QUEUE:
                 self.count_entry(self.queue_of(sid), value)
@@ -1029,9 +1082,30 @@ cdef class Writer:
             database, after = database + 1, b""
         return bytes(found)
 
+    def missing(self, bytes part, dict context):
+        """(changes, number of entries): what of the part of another host's store ours should have and has not.
+
+        Nothing if that host has not seen the same as we, but for our own last commits: what they changed is left out.
+        """
+        cdef bytearray found = bytearray()
+        cdef int count = 0
+        own = self.number >> NUMBER_BITS
+        if {**context, own: 0} != {**self.known, own: 0}:
+            return b"", 0
+        touched = self.tail(context.get(own, 0), self.seq) + bytes(self.touched)
+        lately = {(database, key) for database, key, _ in decode_keys(touched)}
+        for database, key, value, dot in decode(part):
+            ours = self.transaction.get(key, db=self.handles[database])
+            if (database, key) not in lately and (ours is None or database != BODIES and dot_of(ours) != dot):
+                add_put(found, database, key, value)
+                count += 1
+        return bytes(found), count
+
     def begin_recording(self):
         """From now on commits have numbers and are kept for peers. The first number stands for all that was here before."""
-        self.recording = True
+        if not self.recording:
+            self.recording = True
+            self.sum_up(self.transaction)
         if self.seq == 0:
             self.seq = 1
             self.dot = self.number | 2
@@ -1070,7 +1144,7 @@ cdef class Writer:
             if database == QUEUE or database == INBOX:
                 self.put_entry(database, int.from_bytes(key[:8], "big"), key, ours, value)
             elif database != BODIES or value is not None:
-                self.put_plain(database, key, value)
+                self.put_plain(database, key, ours, value)
             if database == RETAINED:
                 self.retained_messages += (value is not None) - (ours is not None)
             if database == BODIES and value is not None:
@@ -1085,7 +1159,7 @@ cdef class Writer:
     cdef int record_reset(self, int database, bytes key, bytes value) except -1:
         if value is not None:
             return self.record(database, key, value)
-        return self.record_erased(database, key, self.dot - 1)
+        return self.record_over(database, key, self.dot - 1)
 
     def trim(self, uint64_t until, int most):
         """Forget what every peer has."""
@@ -1110,6 +1184,21 @@ cdef seal(bytes value, uint64_t dot):
 
 cdef inline uint64_t dot_of(bytes value) noexcept:
     return get_u64(<const char*>value + 4)
+
+
+cdef uint64_t mix(bytes key, uint64_t dot) noexcept:
+    """A number for both that no other such pair has, but by chance."""
+    cdef const char* p = key
+    cdef Py_ssize_t size = len(key)
+    cdef uint64_t mixed = dot * ODD, word
+    while size > 0:
+        word = 0
+        memcpy(&word, p, min(size, 8))
+        mixed = (mixed ^ word) * ODD
+        mixed ^= mixed >> 32
+        p += 8
+        size -= 8
+    return mixed * ODD
 
 
 cdef bint is_first(int database, bytes value) noexcept:

@@ -48,6 +48,11 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_store_operations": ("Operations committed", "", {"": "commit_ops"}),
     "mqnode_solo_acks": ("Operations acknowledged while another host had no copy of them", "", {"": "solo_acks"}),
     "mqnode_owner_down_queued": ("Messages queued for sessions whose host was evicted", "", {"": "owner_down_queued"}),
+    "mqnode_digests_compared": ("Comparisons of this store with another host's, by result", "result", {
+        "compared": "digests_compared", "skipped": "digests_skipped"}),
+    "mqnode_digest_mismatches": ("Of these, those that found a difference", "", {"": "digest_mismatches"}),
+    "mqnode_digest_repairs": ("Parts of another host's store that held what this one lacked", "", {
+        "": "digest_repairs"}),
     "mqnode_store_errors": ("Errors of the disk", "", {"": "fsync_errors"}),
 }  # fmt: skip
 GAUGES = {
@@ -66,6 +71,10 @@ GAUGES = {
     "mqnode_peers": ("Other hosts that this one has met since it started", "peers"),
     "mqnode_peers_evicted": ("Of these, those that are cut off or dead", "peers_evicted"),
     "mqnode_peers_in_sync": ("Of these, those that have all that is acknowledged", "peers_in_sync"),
+    "mqnode_digest_mismatch_buckets": (
+        "Databases that differed from another host's when last compared",
+        "digest_mismatch_buckets",
+    ),
     "mqnode_loop_lag_seconds": ("By how much the worker's last tick was late", "loop_lag_us"),
     "mqnode_wills_pending": ("Wills of connected or delayed clients", "wills_pending"),
 }

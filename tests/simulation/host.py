@@ -80,6 +80,8 @@ class SimKeeper(Keeper):
 
     def _note(self, event: str, **facts: Any) -> None:
         self.host.world.say(f"{self.host} {event} {facts.get('peer', '')}")
+        if event == "stores_differ":
+            self.host.world.wrong.append(f"{self.host} and {facts['peer']} differ: {facts['databases']}")
 
     def _open_store(self) -> Store:
         store = open_store(store_path(self.config.node.data_dir), 1 << 26, 1 << 30)

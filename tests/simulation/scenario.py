@@ -12,6 +12,7 @@ from pathlib import Path
 
 from node import replicas
 from storage.layout import REPLICATED
+from storage.writer import Writer
 from tests.simulation.client import Client, Ledger
 from tests.simulation.host import CRASH_POINTS, Host
 from tests.simulation.world import Pair, World
@@ -197,6 +198,7 @@ class Scenario:
                 }
             )
             found += [f"{name} differ at {key.hex()}: {[each[name].get(key) for each in contents]}" for key in keys[:3]]
+        found += self._digests()
         for client in self.clients:
             owners = [str(host) for host in self.hosts if self._delivers(host, client.cid)]
             at = [
@@ -206,6 +208,15 @@ class Scenario:
             ]
             if len(owners) != 1 or owners != at:
                 found.append(f"{client.cid}: its session is owned by {owners}, it is connected at {at}")
+
+    def _digests(self) -> list[str]:
+        """Those kept up with each change are those of what is there, and the same on all hosts."""
+        keepers = [host.keeper for host in self.hosts if host.keeper is not None]
+        kept = [keeper.writer.digests() for keeper in keepers]
+        stores = [(keeper.store.environment, keeper.store.databases, keeper.config.limits) for keeper in keepers]
+        there = [Writer(*store).digests() for store in stores]
+        is_same = kept == there and all(each == kept[0] for each in kept)
+        return [] if is_same else [f"digests {kept}, of what is there {there}"]
 
     def _sweep(self, host: Host) -> None:
         assert host.keeper is not None

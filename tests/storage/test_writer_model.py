@@ -152,6 +152,7 @@ class WriterModel(RuleBasedStateMachine):
 
     def compare(self) -> None:
         state, bodies = self.committed, set()
+        assert self.writer.digests() == Writer(self.store.environment, self.store.databases, self.limits).digests()
         with self.store.environment.begin() as transaction:
             records = {
                 name: dict(transaction.cursor(db=database)) for name, database in self.store.databases.items()
@@ -185,6 +186,11 @@ class WriterModel(RuleBasedStateMachine):
         assert self.writer.retained_messages == len(self.state.retained)
 
     # -- what the keeper changes --------------------------------------------------------------------------------------
+
+    @rule()
+    def meet_peers(self) -> None:
+        """From then on digests are kept."""
+        self.writer.begin_recording()
 
     @rule()
     def open_session(self) -> None:
