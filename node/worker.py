@@ -108,12 +108,15 @@ class Worker:
         self.stop.wait()
         self._shut_down()
 
+    def show_clients(self) -> None:
+        """Call it with each change: a host that leaves waits until there is none."""
+        self.slot[counters.INDEX["clients_connected"]] = len(self.clients)
+
     def _tick(self) -> None:
         counters.beat(self.slot)
         self.loop.tick()
         self.loop.refuses_publish = self.refuses("publish")
         gauge = counters.INDEX
-        self.slot[gauge["clients_connected"]] = len(self.clients)
         self.slot[gauge["keeper_connected"]] = int(self.keeper.link is not None)
         self.slot[gauge["siblings_connected"]] = self.links.sibling_count
         for place, listener in enumerate(self.config.listeners[: counters.LISTENERS_MAX]):

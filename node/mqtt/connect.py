@@ -187,6 +187,7 @@ class Connects:
         handshake: Handshake = connection.handshake
         packet = handshake.packet
         worker.clients[connection.client_id] = connection
+        worker.show_clients()
         connection.send(self._connack(connection, result["present"], properties))
         if handshake.exchange is None:
             connection.handshake = None

@@ -106,6 +106,7 @@ class Ends:
         client_id = connection.client_id
         if worker.clients.get(client_id) is connection:
             del worker.clients[client_id]
+            worker.show_clients()
         if connection.claimed:
             worker.release(connection)
             worker.access("disconnect", connection, cause=connection.end_reason or "connection closed")
