@@ -48,6 +48,7 @@ def remove(host: Host, name: str) -> dict[str, Any]:
         pass
     log.logger("admin").warning(
         "host_removed", name=name, sessions=found["sessions"], queued_messages=found["queued_messages"],
+        cause="somebody said that it is dead for good: mqnode cluster remove",
         effect="its sessions go on at this host; what only its disk has comes back if it joins again", next="nothing",
     )  # fmt: skip
     return found

@@ -130,10 +130,10 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def test_starts_says_ready_and_stops(host: Host) -> None:
     assert host.process is not None
     begin = time.monotonic()
-    host.notified("READY=1")
+    host.notified("READY=1", timeout_s=60)
     ready_s = time.monotonic() - begin
     print(f"ready after {ready_s:.2f} s")
-    assert ready_s < 5  # 1.5 s on two free cores
+    assert ready_s < 5 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1))  # 1.5 s on two free cores
     host.notified("WATCHDOG=1")
     assert (host.run / "supervisord.conf").stat().st_mode & 0o777 == 0o600
     assert host.run.stat().st_mode & 0o777 == 0o700

@@ -21,7 +21,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run(*command: str, timeout_s: float = 300) -> str:
+def run(*command: str, timeout_s: float = 900) -> str:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
     assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
     return result.stdout
@@ -38,7 +38,7 @@ def mqnode(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin/mqnode"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_installed_wheel_serves(mqnode: Path, tmp_path: Path) -> None:
     port = free_port()
     config = tmp_path / "mqnode.toml"
