@@ -236,6 +236,8 @@ class Replicas:
             self._writer.put("meta", META_NODE + peer.node_id, u64(number))
         self._directory.elsewhere.members.add(number)
         if wants:
+            peer.to_say.clear()  # if its keeper has started anew, nobody answers what the one before was asked
+            self._directory.outbox.left(peer)
             self._say(peer, Say.HELLO, _HELLO.pack(self._number, 0))
         elif peer.open_said:
             return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Ends:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self._waiting: dict[int, Callable[[], None]] = {}  # number of a connection -> who waits until it is closed
+        self._waiting: dict[int, list[Callable[[], None]]] = {}  # number of a connection -> who wait until it is closed
 
     def packet(self, connection: Connection, body: bytes) -> None:
         """DISCONNECT [MQTT-3.14]."""
@@ -85,7 +85,7 @@ class Ends:
         if connection is None or connection.number != number:
             done()
             return
-        self._waiting[number] = done
+        self._waiting.setdefault(number, []).append(done)  # two hosts may ask at the same time
         if reason == codes.SESSION_TAKEN_OVER:
             self.worker.count("takeovers")
         self.drop(connection, reason, "session taken over" if reason == codes.SESSION_TAKEN_OVER else "kicked")
@@ -112,6 +112,5 @@ class Ends:
             worker.access("disconnect", connection, cause=connection.end_reason or "connection closed")
         elif connection.handshake is not None and connection.handshake.claims:
             worker.keeper.call("unclaim", {"cid": client_id, "conn": connection.number})
-        done = self._waiting.pop(connection.number, None)
-        if done is not None:
+        for done in self._waiting.pop(connection.number, ()):
             done()

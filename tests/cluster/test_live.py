@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -163,6 +164,21 @@ def test_only_the_interested_host_gets_it(hosts: list[Host]) -> None:
             assert sum(there.read().bytes.values()) > 200_000
             assert sum(away.read().bytes.values()) < QUIET_BYTES
         other.nothing()
+
+
+def test_two_hosts_ask_a_third_one_for_a_session_at_the_same_time(hosts: list[Host]) -> None:
+    """Both are answered: whoever waits for the session gets it in the end."""
+
+    def connects(host: Host) -> None:
+        with host.client() as client:
+            client.connect("wanted", clean=False, session_expiry=60)
+
+    with ThreadPoolExecutor() as pool:
+        for _ in range(10):
+            with hosts[0].client() as client:
+                client.connect("wanted", clean=False, session_expiry=60)
+                for each in [pool.submit(connects, host) for host in hosts[1:]]:
+                    each.result(20)
 
 
 @pytest.mark.parametrize("expiry_s", [0, 60])
