@@ -131,6 +131,9 @@ class ClusterRequests:
     def on_links(self) -> dict[str, Any]:
         return self._interconnect.reports.links()
 
+    def on_digest(self) -> dict[str, Any]:
+        return self._interconnect.reports.digests()
+
     def on_status(self) -> dict[str, Any]:
         return self._interconnect.reports.status()
 

@@ -222,7 +222,7 @@ class Interconnect:
         self._keeper.look()
         links = self.links()
         self._say_refusals(links)
-        report = self.reports.make(links, self._keeper.copies)
+        report = self.reports.make(links, self._keeper.copies, self._keeper.digests)
         for node_id in self._keeper.up:
             self._send(node_id, REPORT, report)
 

@@ -52,6 +52,7 @@ class KeeperBridge:
     ) -> None:
         self.up: set[bytes] = set()
         self.copies: dict[bytes, dict[str, Any]] = {}  # how far each peer is with our commits, as the keeper said last
+        self.digests: Any = None  # what the keeper's store holds: node/digests.py
         self._asked = False
         self._evicted: set[bytes] = set()
         self._log = log.logger("interconnect")
@@ -129,7 +130,7 @@ class KeeperBridge:
                 self._read(link)
             self._keeper = None
             self._asked = False
-            self.copies = {}
+            self.copies, self.digests = {}, None
             link.close()
             self._log.warning("keeper_lost", effect="nothing is replicated until it is back", next="mqnode status")
 
@@ -150,6 +151,7 @@ class KeeperBridge:
             _, ok, result = _decode(body)
             if ok:
                 self.copies = {bytes.fromhex(each["node_id"]): each for each in result["peers"]}
+                self.digests = result["digests"]
         elif kind == EVENT:
             method, arguments = _decode(body)
             if method == "welcome":

@@ -35,6 +35,13 @@ class LinkReport(msgspec.Struct):
     life_port: bool = False  # of the peer's host is open: its death would be noticed at once
 
 
+class Digests(msgspec.Struct, array_like=True):
+    """What the store of a host holds, as node/digests.py compares it."""
+
+    context: dict[int, int]
+    databases: dict[str, tuple[int, int]]
+
+
 class Report(msgspec.Struct):
     version: str
     ready: bool
@@ -45,6 +52,7 @@ class Report(msgspec.Struct):
     links: dict[str, LinkReport]  # by node id, in hex
     degraded_since_ms: int | None = None
     table: str = ""  # of members, that it has: its digest
+    digests: Digests | None = None  # while they can be told
 
 
 class Reports:
@@ -57,7 +65,7 @@ class Reports:
 
     # -- this host ------------------------------------------------------------------------------------------------------------
 
-    def make(self, links: dict[bytes, Counters], copies: dict[bytes, dict[str, Any]]) -> bytes:
+    def make(self, links: dict[bytes, Counters], copies: dict[bytes, dict[str, Any]], digests: Any = None) -> bytes:
         now_ms = time.time_ns() // 1_000_000
         others = [each.node_id for each in self._cluster.table.active() if each.node_id != self._own]
         self._links = {
@@ -72,6 +80,7 @@ class Reports:
         self._heard[self._own] = Report(
             VERSION, not reasons, reasons, totals["clients_connected"], totals["sessions"], totals["queued_messages"],
             self._links, self._degraded_since_ms, self._cluster.digest,
+            None if digests is None else msgspec.convert(digests, Digests),
         )  # fmt: skip
         return msgspec.msgpack.encode(self._heard[self._own])
 
@@ -170,6 +179,28 @@ class Reports:
             "links": links,
             "warnings": warnings,
         }
+
+    def digests(self) -> dict[str, Any]:
+        """What each host holds; `equal` is None while that cannot be said: hosts compare with the same commits only."""
+        hosts = []
+        for node in self.nodes()["nodes"]:
+            report = self._heard.get(bytes.fromhex(node["node_id"]))
+            told = report.digests if report is not None and node["state"] == "up" else None
+            hosts.append({
+                "name": node["name"], "state": node["state"],
+                "context": None if told is None else {str(number): told.context[number] for number in sorted(told.context)},
+                "databases": None if told is None else {
+                    name: {"entries": count, "digest": f"{digest:016x}"} for name, (count, digest) in told.databases.items()
+                },
+            })  # fmt: skip
+        known = [each for each in hosts if each["context"] is not None]
+        differs = any(
+            one["context"] == other["context"] and one["databases"] != other["databases"]
+            for one in known
+            for other in known
+        )
+        are_comparable = len(known) == len(hosts) and all(each["context"] == known[0]["context"] for each in known)
+        return {"equal": False if differs else True if are_comparable else None, "hosts": hosts}
 
     def _different(self, nodes: list[dict[str, Any]]) -> list[str]:
         releases = sorted({node["release"] for node in nodes if node["release"]})

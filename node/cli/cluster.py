@@ -8,6 +8,7 @@ import click
 
 from node.cli import secret
 from node.cli.approval import approve, pending
+from node.cli.cluster_digest import digest
 from node.cli.cluster_state import links, status
 from node.cli.interconnect import ask
 from node.cli.leave import drain, remove
@@ -91,6 +92,6 @@ def create(config_path: str, as_json: bool, ttl: int) -> None:
         click.echo(f"  mqnode join --peer {answer['address']} --token {answer['token']}")
 
 
-for each in (drain, remove, links, status, pending, approve):
+for each in (drain, remove, links, status, digest, pending, approve):
     command.add_command(each)
 command.add_command(nodes, "show")

@@ -1,0 +1,92 @@
+"""Do the hosts hold the same? Said, found and repaired: digests, and the report of what a heal merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from storage.layout import open_databases, open_environment
+from tests.broker import wait_for
+from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
+from tests.cluster.network import Network
+
+
+@pytest.fixture(scope="module")
+def pair(network: Network) -> Iterator[tuple[Host, Host]]:
+    with running_hosts(network, interconnect=MESH) as (first, second):
+        join(first, second)
+        yield first, second
+
+
+def digest(host: Host) -> dict[str, Any]:
+    """As this host knows it; the others tell it five times a second."""
+    asked = host.mqnode("cluster", "digest", "--json")
+    found: dict[str, Any] = json.loads(asked.stdout)
+    assert asked.returncode == {True: 0, False: 1, None: 2}[found["equal"]], asked.stderr
+    return found
+
+
+def queued(host: Host) -> list[int]:
+    """In the queues of each host, once their digests are equal."""
+    found = digest(host)
+    return [each["databases"]["queue"]["entries"] for each in found["hosts"]] if found["equal"] else []
+
+
+def subscribe(host: Host, cid: str, topic: str) -> None:
+    with host.client() as client:
+        client.connect(cid, clean=False, session_expiry=600)
+        client.subscribe((topic, 1))
+
+
+def publish(host: Host, topic: str, *payloads: bytes) -> None:
+    with host.client() as publisher:
+        publisher.connect()
+        for payload in payloads:
+            assert publisher.publish_all(topic, payload, 1).reason == 0
+
+
+def receive(host: Host, cid: str, count: int) -> list[bytes]:
+    with host.client() as client:
+        client.connect(cid, clean=False, session_expiry=600)
+        return [client.take().payload for _ in range(count)]
+
+
+def lose_an_entry(host: Host) -> None:
+    """Of its queues, as a disk might; the host does not run."""
+    environment = open_environment(host.data_dir / "store", 1 << 30)
+    queue = open_databases(environment, create=False)["queue"]
+    with environment.begin(write=True) as transaction, transaction.cursor(db=queue) as cursor:
+        assert cursor.first()
+        cursor.delete()
+    environment.close()
+
+
+def test_hosts_that_are_in_sync_have_equal_digests(pair: tuple[Host, Host]) -> None:
+    first, second = pair
+    subscribe(first, "equal", "equal/#")
+    publish(second, "equal/x", b"1", b"2", b"3")
+    for host in pair:
+        wait_for(lambda host=host: queued(host) == [3, 3], 10, host.log)
+        assert "Equal: all hosts hold the same." in host.mqnode("cluster", "digest").stdout
+    assert receive(second, "equal", 3) == [b"1", b"2", b"3"]
+    wait_for(lambda: queued(first) == [0, 0], 10)
+
+
+def test_what_a_disk_has_lost_is_found_and_comes_from_the_other_host(pair: tuple[Host, Host]) -> None:
+    first, second = pair
+    subscribe(first, "lossy", "lossy/#")
+    publish(second, "lossy/x", b"1", b"2", b"3")
+    wait_for(lambda: queued(first) == [3, 3], 10)
+    found = second.metric("mqnode_digest_mismatches_total")
+    first.stop()
+    lose_an_entry(first)
+    assert second.mqnode("cluster", "digest").returncode == 2, "a host that is away cannot be compared"
+    first.start()
+    in_sync(first, second)
+    wait_for(lambda: second.metric("mqnode_digest_mismatches_total") > found, 40, first.log)
+    wait_for(lambda: queued(second) == [3, 3], 20, first.log)
+    assert "stores_differ" in first.log() + second.log()
+    assert sorted(receive(second, "lossy", 3)) == [b"1", b"2", b"3"]
