@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import gevent
@@ -116,22 +117,33 @@ def test_resets_under_load_lose_no_frame_unnoticed(pair: Pair) -> None:
             else:
                 gevent.sleep(0.005)
 
-    loading = gevent.spawn(load)
+    stalled_s = 0.0
+
+    def watch() -> None:
+        nonlocal stalled_s
+        while True:
+            before_s = time.monotonic()
+            gevent.sleep(0.05)
+            stalled_s = max(stalled_s, time.monotonic() - before_s)
+
+    loading, watching = gevent.spawn(load), gevent.spawn(watch)
     for _ in range(6):
         seen = len(receiver.frames)
-        green_wait(lambda: len(receiver.frames) > seen + 500, 10)  # noqa: B023
+        green_wait(lambda: len(receiver.frames) > seen + 500, 30)  # noqa: B023
         ups = pair.names(0).count("up")
         pair.proxies[1].reset()  # carries heartbeats only: if none is lost, nothing is
         pair.proxies[0].reset()
-        green_wait(lambda: pair.names(0).count("up") > ups, 10, f"{pair.hosts[0].events}")  # noqa: B023
+        green_wait(lambda: pair.names(0).count("up") > ups, 30, f"{pair.hosts[0].events}")  # noqa: B023
     loading.kill()
+    watching.kill()
     arrived: dict[int, list[int]] = {}
     for _, _, body in receiver.frames:
         of, number = map(int, body.split(b" ")[:2])
         arrived.setdefault(of, []).append(number)
     assert len(arrived) >= 6
     assert all(numbers == list(range(len(numbers))) for numbers in arrived.values())
-    assert channel.EVICTED not in pair.names(0) + pair.names(1)
+    if stalled_s < 1:  # else this process had no CPU, and silence was one
+        assert channel.EVICTED not in pair.names(0) + pair.names(1)
 
 
 @pytest.mark.parametrize("cut", [[0], [1], [0, 1]], ids=["there", "back", "both"])

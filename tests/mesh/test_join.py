@@ -211,7 +211,7 @@ identity = load_or_create(Path(sys.argv[1]))
 token, name, address = Token.parse(sys.argv[2]), sys.argv[3], sys.argv[4]
 table = join.join(join.Joiner(identity, name, address), token)
 host = Host(identity, table, address, echo=True)
-gevent.sleep(30)
+gevent.sleep(90)
 """
 
 
@@ -228,7 +228,7 @@ def test_who_has_joined_is_connected(tmp_path: Path) -> None:
         command = [sys.executable, "-c", JOINER, tmp_path / f"{number}.json", token, f"n{number}", address]
         joiners.append(subprocess.Popen(command))
     try:
-        green_wait(lambda: sorted(event[0] for event in host.events) == ["up", "up"], 15)
+        green_wait(lambda: sorted(event[0] for event in host.events) == ["up", "up"], 60)
         assert {event[1] for event in host.events} == {door.table.find(name).node_id.hex() for name in ("n2", "n3")}
     finally:
         for process in joiners:
