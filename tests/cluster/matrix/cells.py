@@ -24,7 +24,8 @@ ALWAYS = {
 _STALE = "a key that one host puts and another one deletes at the same time ends differently at each: each applies the other's last"
 _JOINS = "a newcomer sends back what another member had just given it, deleted meanwhile: delivered again, packet ids left behind"
 _AGAIN = (
-    "the host that starts first delivers again what the other, killed a moment later, had delivered and then undoes"
+    "a worker sends a client that has just connected all that its queue holds, also what the other hosts do not have yet: "
+    "a host that starts without it numbers that anew"
 )
 KNOWN: dict[tuple[str, str], str] = {
     ("all_killed", "W2"): _AGAIN,
