@@ -134,6 +134,9 @@ class ClusterRequests:
     def on_digest(self) -> dict[str, Any]:
         return self._interconnect.reports.digests()
 
+    def on_heals(self) -> dict[str, Any]:
+        return {"host": self._cluster.name, "heals": self._interconnect.heals()}
+
     def on_status(self) -> dict[str, Any]:
         return self._interconnect.reports.status()
 

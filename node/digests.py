@@ -30,14 +30,14 @@ _decode_part = msgspec.msgpack.Decoder(tuple[Context, bytes]).decode
 
 
 class Digests:
-    """`send(peer, say, message)` in the order of our commits; `apply(peer, changes, context, now_ms)` what repairs ours."""
+    """`speak(peer)` sends what is `to_say`; `apply(peer, changes, context, now_ms)` what repairs ours."""
 
     def __init__(
-        self, writer: Writer, directory: Directory, log: Any, send: Callable[[Peer, Say, bytes], None],
+        self, writer: Writer, directory: Directory, log: Any, speak: Callable[[Peer], None],
         apply: Callable[[Peer, bytes, Context, int], None],
     ) -> None:  # fmt: skip
         self._writer, self._directory, self._log = writer, directory, log
-        self._send, self._apply = send, apply
+        self._speak, self._apply = speak, apply
         self._is_planned = False
         self._due: set[Peer] = set()  # who are to be told
         self._repaired: dict[Peer, tuple[int, bytes]] = {}  # who have asked: up to which key they have been sent all
@@ -85,6 +85,11 @@ class Digests:
             for peer in self._due & self._there:
                 self._send(peer, Say.DIGEST, _encode(own))
         self._due.clear()
+
+    def _send(self, peer: Peer, say: Say, message: bytes) -> None:
+        """In the order of our commits."""
+        peer.to_say.append((self._writer.seq, say, message))
+        self._speak(peer)
 
     # -- comparing --------------------------------------------------------------------------------------------------------------
 

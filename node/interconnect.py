@@ -186,6 +186,14 @@ class Interconnect:
         self._stop_transport()
         self._log.info("host_left", cluster=self.cluster.table.name, next="mqnode join, if it is to be a member again")
 
+    def heals(self) -> list[dict[str, Any]]:
+        """What this host has merged, the last first."""
+        names = self.cluster.table.shown_names()
+        return [
+            each | {"peer": names.get(bytes.fromhex(each["peer"]), each["peer"])}
+            for each in reversed(self._keeper.heals)
+        ]
+
     def references(self) -> dict[str, list[str]]:
         """Where clients may go to, by the type of their listener."""
         found: dict[str, list[str]] = {}

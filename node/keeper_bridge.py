@@ -53,6 +53,7 @@ class KeeperBridge:
         self.up: set[bytes] = set()
         self.copies: dict[bytes, dict[str, Any]] = {}  # how far each peer is with our commits, as the keeper said last
         self.digests: Any = None  # what the keeper's store holds: node/digests.py
+        self.heals: list[dict[str, Any]] = []  # node/heals.py
         self._asked = False
         self._evicted: set[bytes] = set()
         self._log = log.logger("interconnect")
@@ -151,7 +152,7 @@ class KeeperBridge:
             _, ok, result = _decode(body)
             if ok:
                 self.copies = {bytes.fromhex(each["node_id"]): each for each in result["peers"]}
-                self.digests = result["digests"]
+                self.digests, self.heals = result["digests"], result["heals"]
         elif kind == EVENT:
             method, arguments = _decode(body)
             if method == "welcome":

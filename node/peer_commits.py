@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from node.heals import Heals
 from node.peer import Context, Peer, Say, decode_changes, decode_context
 from node.sessions.directory import Directory
 from storage.writer import Writer
@@ -24,6 +25,7 @@ class PeerCommits:
         self._writer, self._directory, self._number, self._peers = writer, directory, number, peers
         self._say, self._take = say, take
         self._have: list[Peer] = []
+        self.heals: Heals | None = None
 
     def go_on(self, now_ms: int) -> None:
         """Take what came in the order of commits, but no commit before those of third hosts that its host had seen: so order
@@ -72,6 +74,8 @@ class PeerCommits:
         )
 
     def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> list[Any]:
+        if self.heals is not None:
+            self.heals.came(peer, changes)
         told = self._directory.elsewhere.apply(self._writer.records_of(peer.number, changes, context), now_ms)
         self._writer.apply_changes(peer.number, changes, context)
         self._directory.elsewhere.look_at_strays(now_ms)

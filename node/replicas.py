@@ -9,6 +9,7 @@ import msgspec
 
 from mesh.replication import Replication, Times
 from node.digests import Digests
+from node.heals import Heals
 from node.keeper_link import Link
 from node.peer import Peer, Say, decode_context, decode_part
 from node.peer_commits import PeerCommits
@@ -44,7 +45,8 @@ class Replicas:
         self.evicted: set[bytes] = set()
         self._times = Times()
         self._commits = PeerCommits(writer, directory, number, self.peers, self._say, self._take)
-        self.digests = Digests(writer, directory, log, self._send_behind, self._commits.repair)
+        self.heals = self._commits.heals = directory.elsewhere.heals = Heals(writer, log)
+        self.digests = Digests(writer, directory, log, self._speak, self._commits.repair)
         self._first = writer.seq  # our last commit of earlier lives
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
@@ -110,6 +112,7 @@ class Replicas:
         if evicted:
             self._expect_no_more(node_id)
             self.digests.gone(peer)
+            self.heals.began(peer, now_ms)
             state = self.replication.peers.get(peer)
             was_in_sync = state is not None and state.in_sync
             if was_in_sync or not self._has_evicted(peer):
@@ -157,7 +160,7 @@ class Replicas:
                 "was_in_sync": self._writer.get("meta", META_EVICTED + peer.node_id) == IN_SYNC, "evictions": peer.evictions,
                 "lag_ops": max(0, self._writer.seq - has), "lag_s": self._times.lag_ms(has, now_ms) / 1000,
             })  # fmt: skip
-        return {"number": self._number, "peers": found, "digests": self.digests.own()}
+        return {"number": self._number, "peers": found, "digests": self.digests.own(), "heals": self.heals.describe()}
 
     @property
     def is_stalled(self) -> bool:
@@ -194,6 +197,7 @@ class Replicas:
             peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
         elif say == Say.IN_SYNC:
             self._expect_no_more(peer.node_id)
+            self.heals.has_all(peer, "here", now_ms)
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
         else:
@@ -250,6 +254,7 @@ class Replicas:
 
     def _opened(self, peer: Peer, has: int, last: int, evicted: int) -> None:
         peer.has = has
+        self.heals.opened(peer, bool(evicted), max(0, self._writer.seq - has), self._directory.now_ms)
         if evicted and not self._has_evicted(peer) and has < self._first and self._writer.keeps(has + 1):
             # Our last commits waited for it when we died, so nobody was told of them; it has gone on without them.
             self._say(peer, Say.TAIL, self._writer.tail(has, self._first))
@@ -257,6 +262,7 @@ class Replicas:
         self._begin(peer, has)
 
     def _reset(self, peer: Peer, changes: bytes, now_ms: int) -> None:
+        self.heals.undone(peer, self._first - peer.has, now_ms)
         told = self._directory.elsewhere.apply(self._writer.records_in(changes), now_ms)
         self._writer.reset(peer.has, self._first, changes)
         self._directory.subscriptions.make_known(told, lambda ok, result: None)
@@ -284,6 +290,7 @@ class Replicas:
         self.replication.acknowledged(peer, number)
         if self.replication.in_sync > before:
             self._log.info("peer_in_sync", peer=peer.name)
+            self.heals.has_all(peer, "there", self._directory.now_ms)
             self._say(peer, Say.IN_SYNC, b"")
         state = self.replication.peers.get(peer)
         if state is not None and state.in_sync and self._has_evicted(peer):
@@ -351,10 +358,7 @@ class Replicas:
 
     def send(self, peer: Peer, kind: int, message: Any) -> None:
         """A frame of the directory's outbox; not before the commits that it follows."""
-        self._send_behind(peer, Say(kind + 10), _encode(message))
-
-    def _send_behind(self, peer: Peer, say: Say, message: bytes) -> None:
-        peer.to_say.append((self._writer.seq, say, message))
+        peer.to_say.append((self._writer.seq, Say(kind + 10), _encode(message)))
         self._speak(peer)
 
     def _speak(self, peer: Peer) -> None:

@@ -52,6 +52,7 @@ META_NUMBER = b"number"  # u64: this host's, in the upper bits of every id that 
 META_SEQ = b"seq"  # u64 of the last commit that changed what is replicated
 META_PEER = b"peer/"  # + u64 number of a peer: u64 of its last commit that is in this store
 META_EVICTED = b"evicted/"  # + 16 bytes id of a peer: "1" if it had all; since then we have acknowledged without it
+META_HEALS = b"heals"  # msgpack: node/heals.py
 META_NODE = b"node/"  # + 16 bytes id of a peer: u64 its number
 META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may have been used
 META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch

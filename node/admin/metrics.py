@@ -48,6 +48,8 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_store_operations": ("Operations committed", "", {"": "commit_ops"}),
     "mqnode_solo_acks": ("Operations acknowledged while another host had no copy of them", "", {"": "solo_acks"}),
     "mqnode_owner_down_queued": ("Messages queued for sessions whose host was evicted", "", {"": "owner_down_queued"}),
+    "mqnode_merge_sessions": ("Sessions that two hosts had changed apart, by whose record counts", "outcome", {
+        "here": "merge_sessions_here", "peer": "merge_sessions_peer"}),
     "mqnode_digests_compared": ("Comparisons of this store with another host's, by result", "result", {
         "compared": "digests_compared", "skipped": "digests_skipped"}),
     "mqnode_digest_mismatches": ("Of these, those that found a difference", "", {"": "digest_mismatches"}),

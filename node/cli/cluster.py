@@ -10,6 +10,7 @@ from node.cli import secret
 from node.cli.approval import approve, pending
 from node.cli.cluster_digest import digest
 from node.cli.cluster_state import links, status
+from node.cli.heal_report import heal_report
 from node.cli.interconnect import ask
 from node.cli.leave import drain, remove
 from node.cli.options import config_option, json_option
@@ -92,6 +93,6 @@ def create(config_path: str, as_json: bool, ttl: int) -> None:
         click.echo(f"  mqnode join --peer {answer['address']} --token {answer['token']}")
 
 
-for each in (drain, remove, links, status, digest, pending, approve):
+for each in (drain, remove, links, status, digest, heal_report, pending, approve):
     command.add_command(each)
 command.add_command(nodes, "show")

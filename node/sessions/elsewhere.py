@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from node.heals import Heals
 from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
 from storage.layout import HEADER_BYTES, NUMBER_BITS, SessionRecord, WillRecord, client_key
@@ -48,6 +49,7 @@ class Elsewhere:
         self.members: set[int] = set()  # numbers of the cluster's hosts
         self.are_all_known = True  # the numbers of all of them
         self._strays_due = False
+        self.heals: Heals | None = None
         self.handover = Handover(directory)
 
     def owns(self, record: SessionRecord) -> bool:
@@ -112,6 +114,8 @@ class Elsewhere:
             record.sent_qseq = max(record.sent_qseq, directory.writer.queue_of(record.sid).next_qseq - 1)
             directory.wills.lost(record.client_id, directory.now_ms)
             directory.count("takeovers_unclean")
+            if self.heals is not None:
+                self.heals.taken_over(record.owner)
         if record.attached:  # its host could not say when it lost the client
             record.detached_ms = directory.now_ms
             record.attached = False
@@ -226,7 +230,9 @@ class Elsewhere:
         theirs = None if value is None else _decode_session(value[HEADER_BYTES:])
         if both and ours is not None and theirs is not None:
             dots = directory.writer.dot_in(value), directory.writer.dot_at("sessions", key)
-            if _rank(theirs, dots[0]) < _rank(ours, dots[1]):
+            is_ours = _rank(theirs, dots[0]) < _rank(ours, dots[1])
+            self._merged(ours.client_id, is_ours)
+            if is_ours:
                 return
         if ours is not None and (theirs is None or theirs.sid != ours.sid):
             self.end_here(ours)
@@ -243,6 +249,12 @@ class Elsewhere:
         directory.writer.keep_here("sessions", client_key(record.client_id), None)
         directory.subscriptions.drop(record.sid)
         directory.forget(record, False)
+
+    def _merged(self, cid: str, is_ours: bool) -> None:
+        """Both sides had changed the session; whose record counts?"""
+        self._directory.count("merge_sessions_here" if is_ours else "merge_sessions_peer")
+        if self.heals is not None:
+            self.heals.merged(cid, is_ours)
 
     def _adopt(self, theirs: SessionRecord, key: bytes, value: bytes, ours: SessionRecord | None = None) -> None:
         """Their record counts; who is connected here by ours loses the session."""

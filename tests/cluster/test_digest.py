@@ -24,6 +24,7 @@ def pair(network: Network) -> Iterator[tuple[Host, Host]]:
 def digest(host: Host) -> dict[str, Any]:
     """As this host knows it; the others tell it five times a second."""
     asked = host.mqnode("cluster", "digest", "--json")
+    assert asked.stdout, asked.stderr
     found: dict[str, Any] = json.loads(asked.stdout)
     assert asked.returncode == {True: 0, False: 1, None: 2}[found["equal"]], asked.stderr
     return found
@@ -90,3 +91,43 @@ def test_what_a_disk_has_lost_is_found_and_comes_from_the_other_host(pair: tuple
     wait_for(lambda: queued(second) == [3, 3], 20, first.log)
     assert "stores_differ" in first.log() + second.log()
     assert sorted(receive(second, "lossy", 3)) == [b"1", b"2", b"3"]
+
+
+def test_a_heal_is_reported_and_the_digests_are_equal_afterwards(network: Network, pair: tuple[Host, Host]) -> None:
+    """Both sides serve the session while they are cut apart."""
+    first, second = pair
+    subscribe(first, "split", "split/#")
+    wait_for(lambda: digest(first)["equal"], 10)
+    network.cut("h1", "h2")
+    wait_for(lambda: all(host.metric("mqnode_peers_evicted") == 1 for host in pair), 15)
+    for host in pair:
+        subscribe(host, "split", f"split/{host.name}")
+        publish(host, "split/x", host.name.encode())
+    network.heal()
+    in_sync(first, second)
+    wait_for(lambda: queued(first) == [2, 2], 20, first.log)
+    for host, other in (pair, pair[::-1]):
+        wait_for(lambda host=host: heals(host)[0]["until_ms"] is not None, 10, host.log)
+        heal = heals(host)[0]
+        assert heal["peer"] == other.name
+        assert heal["from_ms"] < heal["until_ms"]
+        assert heal["commits_sent"] > 0
+        assert other.name in host.mqnode("cluster", "heal-report").stdout
+    assert sum(heals(host)[0]["entries_received"] for host in pair) > 0
+    winners = {
+        (host if winner == "this host" else other).name
+        for host, other in (pair, pair[::-1]) for cid, winner in heals(host)[0]["sessions"] if cid == "split"
+    }  # fmt: skip
+    assert len(winners) == 1, "who hears of the other's record first compares them; both keep the same one"
+    counted = [
+        host.metric(f'mqnode_merge_sessions_total{{outcome="{who}"}}') for host in pair for who in ("here", "peer")
+    ]
+    assert sum(counted) > 0
+    assert sorted(receive(first, "split", 2)) == [b"h1", b"h2"]
+
+
+def heals(host: Host) -> list[dict[str, Any]]:
+    asked = host.mqnode("cluster", "heal-report", "--json")
+    assert asked.returncode == 0, asked.stderr
+    found: list[dict[str, Any]] = json.loads(asked.stdout)["heals"]
+    return found
