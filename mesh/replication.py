@@ -83,6 +83,9 @@ class Replication:
             peer.sending = False
             peer.behind = peer.behind if peer.in_sync else None
 
+    def is_open(self, key: Hashable) -> bool:
+        return key in self.peers and self.peers[key].sending
+
     def evicted(self, key: Hashable) -> None:
         """The peer is gone: nothing waits for it any more. The caller has made that durable and visible before."""
         self._copied = self.released

@@ -92,6 +92,7 @@ class Keeper:
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, msgspec.MsgspecError) as error:
                 raise damaged(self.store.path, error) from error
         self.started_ms = self.now_ms()
+        self.writer.is_settling = bool(self.config.interconnect.bind)
         self.listening = self._listen(self.run_dir / "keeper.sock")
 
     def _open_store(self) -> Store:
@@ -165,6 +166,8 @@ class Keeper:
         self.directory.tick(now_ms)
         for link, kind, body in frames:
             self._take(link, kind, body, now_ms)
+        if self.writer.is_settling and self.replicas.is_settled(now_ms - self.started_ms):
+            self.writer.settle()
         for will_id in self.writer.fired_wills:
             self.directory.wills.fired(will_id)
         self.replicas.trim()
@@ -249,7 +252,7 @@ class Keeper:
             return
         if link.socket.fileno() not in self.links:
             return  # lost while it waited
-        if self.config.interconnect.bind and not self.replicas.is_settled(now_ms - self.started_ms):
+        if self.writer.is_settling:
             self.directory.timers.at(now_ms + SETTLE_MS, lambda later_ms: self._hello(link, hello, later_ms))
             return
         link.index, link.instance = hello["index"], hello["instance"]

@@ -52,6 +52,8 @@ class Peer:
         self.number = number  # 0: never heard of it
         self.evictions = 0
         self.open_said = False  # since its link came up
+        self.is_heard = False  # it has said what it has, and we have not begun yet
+        self.went_on = False  # without us
         self.refused = False  # since then: it said what is not understood
         self.has = 0  # our last commit that it had then, or when it was evicted
         self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began

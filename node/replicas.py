@@ -48,6 +48,7 @@ class Replicas:
         self.heals = self._commits.heals = directory.elsewhere.heals = Heals(writer, log)
         self.digests = Digests(writer, directory, log, self._speak, self._commits.repair)
         self._first = writer.seq  # our last commit of earlier lives
+        self._undone_after: int | None = None  # while we wait for what is to be there instead
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
     # -- the interconnect process -----------------------------------------------------------------------------------------
@@ -97,7 +98,8 @@ class Replicas:
         peer = self._peer(node_id)
         self.evicted.discard(node_id)
         peer.snapshot = None
-        peer.open_said = peer.asked = peer.refused = False
+        peer.open_said = peer.asked = peer.refused = peer.is_heard = False
+        self._undone_after = None
         peer.applying.clear()
         peer.waiting.clear()
         peer.to_say.clear()
@@ -123,6 +125,7 @@ class Replicas:
             self.replication.evicted(peer)
             self._directory.elsewhere.gone(peer.number, now_ms)
             self._commits.compare()
+            self._begin_all()
             if self.is_stalled:
                 self._say_stalled()
             elif was_in_sync:
@@ -220,7 +223,7 @@ class Replicas:
         elif say == Say.EVENT and method in EVENTS:
             getattr(self._directory.elsewhere, method)(**arguments)
         else:
-            self._refuse(peer, f"message {say} {method}")
+            self._refuse(peer, f"message {say} {method}".rstrip())
 
     def _refuse(self, peer: Peer, what: str) -> None:
         """Only a newer release says it, and without it what follows is not the same: the link ends."""
@@ -255,24 +258,44 @@ class Replicas:
     def _opened(self, peer: Peer, has: int, last: int, evicted: int) -> None:
         peer.has = has
         self.heals.opened(peer, bool(evicted), max(0, self._writer.seq - has), self._directory.now_ms)
-        if evicted and not self._has_evicted(peer) and has < self._first and self._writer.keeps(has + 1):
-            # Our last commits waited for it when we died, so nobody was told of them; it has gone on without them.
-            self._say(peer, Say.TAIL, self._writer.tail(has, self._first))
-            return
-        self._begin(peer, has)
+        peer.went_on = bool(evicted) and not self._has_evicted(peer)
+        peer.is_heard = True
+        self._begin_all()
+
+    def _begin_all(self) -> None:
+        """With each that has said what it has. Before that, our last commits are undone if all lack them: they waited for one that
+        has gone on without them when we died, so nobody was told."""
+        there = [peer for peer in self.peers.values() if peer.is_heard or self.replication.is_open(peer)]
+        gone = [peer for peer in self.peers.values() if peer.node_id in self.evicted]
+        is_all = len(there) + len(gone) == len(self.peers) and not self._unheard()
+        known = max((peer.has for peer in there), default=0)
+        for peer in [peer for peer in there if peer.is_heard]:
+            if not peer.went_on or known >= self._first or not self._writer.keeps(known + 1):
+                self._begin(peer, peer.has)
+            elif is_all and self._undone_after is None:
+                self._undone_after = known
+                self._say(peer, Say.TAIL, self._writer.tail(known, self._first))
+
+    def _unheard(self) -> bool:
+        """Are there members of whom we do not know yet whether they are there?"""
+        return bool(self._expected and self._expected - self.peers.keys())
 
     def _reset(self, peer: Peer, changes: bytes, now_ms: int) -> None:
-        self.heals.undone(peer, self._first - peer.has, now_ms)
+        after, self._undone_after = self._undone_after or 0, None
+        self.heals.undone(peer, self._first - after, now_ms)
         told = self._directory.elsewhere.apply(self._writer.records_in(changes), now_ms)
-        self._writer.reset(peer.has, self._first, changes)
+        self._writer.reset(after, self._first, changes)
         self._directory.subscriptions.make_known(told, lambda ok, result: None)
         self._log.warning(
-            "commits_undone", peer=peer.name, count=self._first - peer.has,
+            "commits_undone", peer=peer.name, count=self._first - after,
             cause="this host died before anybody was told of them, and the peer went on", effect="none is missing", next="nothing",
         )  # fmt: skip
-        self._begin(peer, peer.has)
+        for each in self.peers.values():
+            each.went_on = False
+        self._begin_all()
 
     def _begin(self, peer: Peer, has: int) -> None:
+        peer.is_heard = False  # and begun with
         if has > self._writer.seq:
             self._log.warning("rolled_back", peer=peer.name, cause="it has more of our commits than this store",
                               effect="everything is sent anew", next="was an old copy of the disk brought back?")  # fmt: skip
@@ -297,8 +320,7 @@ class Replicas:
             self._writer.delete("meta", META_EVICTED + peer.node_id)
 
     def _expect_no_more(self, node_id: bytes) -> None:
-        if self._expected is not None:
-            self._expected.discard(node_id)
+        (self._expected or set()).discard(node_id)
 
     # -- after the commit ------------------------------------------------------------------------------------------------------
 

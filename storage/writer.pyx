@@ -140,6 +140,7 @@ cdef class Writer:
     cdef public set foreign     # sids of the sessions that another host delivers
     cdef public object is_orphan    # sid -> has that host been evicted? None: no host has
     cdef public bint drops_orphans  # cluster.on_owner_down
+    cdef public bint is_settling    # other hosts may deliver what we believe to be ours
     cdef uint64_t dot           # of what is put in the open transaction
     cdef readonly dict known    # number of another host -> its last commit that is in this store
     cdef dict erased            # {(database, key, number): commit}: up to there, this host's puts are over that have not come yet
@@ -879,10 +880,23 @@ cdef class Writer:
         elif queue.next_qseq <= sent_qseq:
             queue.next_qseq = sent_qseq + 1
             self.reserve(queue)
-        for key, value in sorted(self.entries(INBOX, u64(sid)), key=self.received_ms):
+        self.move_in(queue, self.entries(INBOX, u64(sid)))
+
+    cdef int move_in(self, Queue queue, list entries) except -1:
+        """What came while another host delivered."""
+        for key, value in sorted(entries, key=self.received_ms):
             self.erase(INBOX, key)
             self.append(queue, bytes(bytearray(value)))
             self.forget(value)
+        return 0
+
+    def settle(self):
+        """What is ours is ours."""
+        self.is_settling = False
+        sids = {key[:8] for key in self.transaction.cursor(db=self.handles[INBOX]).iternext(values=False)}
+        for sid in sids:
+            if self.delivers(get_big(<const char*><bytes>sid)):
+                self.move_in(self.queue_of(get_big(<const char*><bytes>sid)), self.entries(INBOX, sid))
 
     def received_ms(self, tuple item):
         """Of an entry's message: a publisher that went from one host to another has its messages in order by it."""
@@ -978,7 +992,7 @@ cdef class Writer:
         if ours is not None:    # a PUBREC came at either
             if value[FLAGS] & RECEIVED or not ours[FLAGS] & RECEIVED and (verdict == TAKE or dot > dot_of(ours)):
                 self.put_entry(database, sid, key, ours, value)
-        elif sid in self.foreign:
+        elif not self.delivers(sid):
             self.put_entry(database, sid, key, None, value)
             if database == QUEUE and get_big(<const char*>key + 8) >= queue.next_qseq:
                 queue.next_qseq = get_big(<const char*>key + 8) + 1
@@ -1154,7 +1168,7 @@ cdef class Writer:
         self.applying = False
 
     cdef bint delivers(self, uint64_t sid) except -1:
-        return sid in self.queues and sid not in self.foreign
+        return sid in self.queues and sid not in self.foreign and not self.is_settling
 
     cdef int record_reset(self, int database, bytes key, bytes value) except -1:
         if value is not None:

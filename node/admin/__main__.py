@@ -82,8 +82,8 @@ def main(arguments: list[str]) -> None:
             "Set it to 127.0.0.1:PORT and put a TLS proxy in front of it."
         )
     host = Host(config)
-    host.counters.claim(counters.ADMIN)
     server = _serve(config.admin.bind, make_app(host, make_token(token_path(config))), _Handler)
+    host.counters.claim(counters.ADMIN)  # heartbeats are expected from here on
     gevent.spawn(_beat, host)
     gevent.signal_handler(signal.SIGTERM, server.stop)
     if config.admin.health_bind:

@@ -24,7 +24,7 @@ from node.sessions.purges import Purges
 from node.sessions.subscriptions import Subscriptions
 from node.sessions.timers import Timers
 from node.sessions.wills import Wills
-from storage.layout import SessionRecord, client_key
+from storage.layout import NUMBER_BITS, SessionRecord, client_key
 
 WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewhere before their wills fire
 MOVED_GRACE_MS = 10_000  # a client that was sent to another host, before its will fires
@@ -72,7 +72,10 @@ class Directory:
         self.subscriptions.load(subscriptions)
         known = set(self.by_sid)
         for sid in [sid for sid in self.writer.queues if sid not in known]:
-            self.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True)
+            if sid >> NUMBER_BITS == self.elsewhere.number:
+                self.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True)
+            else:
+                self.writer.strays.add(sid)
         self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
 
     def all_came(self) -> None:
@@ -84,6 +87,9 @@ class Directory:
         return sid in self._left and not self._have_said
 
     def _after_restart(self, now_ms: int) -> None:
+        if self.writer.is_settling:
+            self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
+            return
         self._have_said = True
         for record in list(self.sessions.values()):
             owner = self.owners.get(record.client_id)

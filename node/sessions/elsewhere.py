@@ -164,7 +164,7 @@ class Elsewhere:
             self.own(record, True)  # it was handed over to us for a client that has gone
         if record is None or not self.owns(record):
             answer(True, False)
-        elif directory.is_claimed(cid) or directory.is_unsure(sid):
+        elif directory.is_claimed(cid) or directory.is_unsure(sid) or directory.writer.is_settling:
             directory.timers.at(now_ms + RETRY_MS, lambda later_ms: self.release(peer, answer, later_ms, cid, sid))
         elif cid in directory.owners:
             directory.end(cid, directory.owners[cid], TAKEN_OVER, lambda: self._hand_over(peer, answer, record))
