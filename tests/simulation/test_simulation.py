@@ -20,8 +20,8 @@ from tests.simulation.known import BUGS, KNOWN
 from tests.simulation.scenario import Scenario
 
 SHM = Path("/dev/shm")
-SEEDS = range(1000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
-SOAK_SEEDS = range(1000, 100_000)
+SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
+SOAK_SEEDS = range(2000, 100_000)
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 
 
