@@ -99,7 +99,7 @@ def test_a_host_that_stops_says_so(pair: Pair) -> None:
         assert second.stop() == 0
         assert channel.STOPPED in said()  # before its end: nobody waits for it
         assert channel.DEAD not in said()
-        assert _evicted(first)
+        wait_for(lambda: _evicted(first), 1, "its keeper does not know")
     _back(pair, second)
 
 
