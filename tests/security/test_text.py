@@ -45,7 +45,7 @@ def test_s23_a_line_of_the_log_is_one_event(request: pytest.FixtureRequest, form
     for version in (4, 5):
         attempt(broker.port, version, client_id=line + "x" * 2000)  # too long: refused, and logged so
         with Client(broker.port, version) as client:
-            client.send(connect_packet(line, version=version, user=line, will=(line, b"w", 1, False)))
+            client.send(connect_packet(line, version=version, user=line, will=(line + "/will", b"w", 1, False)))
             client.receive()
             client.subscribe(line, "$share/" + line)
             client.publish(line, line.encode(), 1)
