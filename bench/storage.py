@@ -125,7 +125,7 @@ def acknowledgements(folder: Path, fan_out: int, size: int, batch: int) -> None:
         started = time.perf_counter()
         for sid in sids:
             after = 0
-            while entries := reader.read_queue(sid, after, 256, 1 << 20):
+            while entries := reader.read_queue(sid, after, (1 << 64) - 1, 256, 1 << 20):
                 after = entries[-1][0]
                 acks += [done(sid, entry[0]) for entry in entries]
         say(f"replay, fan-out {fan_out}, {size} B", len(acks), time.perf_counter() - started)

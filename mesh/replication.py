@@ -131,8 +131,3 @@ class Replication:
     @property
     def in_sync(self) -> int:
         return sum(peer.in_sync for peer in self.peers.values())
-
-    @property
-    def oldest_wanted(self) -> int:
-        """Every peer that we know has the commits up to here."""
-        return min((peer.has for peer in self.peers.values()), default=self.last)

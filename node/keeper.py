@@ -299,7 +299,6 @@ class Keeper:
                 said.append((link, COMMITTED, struct.pack("<QI", link.applied, len(link.refused)) + parts))
                 link.committed = link.applied
                 link.refused.clear()
-        said += self._wakes()
         for link, kind, message in self.directory.outbox.take_urgent():
             link.queue(kind, _encode(message))
         changed = self.writer.seq > self.last_seq
@@ -310,6 +309,7 @@ class Keeper:
                 said.append((link, kind, _encode(message)))
             else:
                 self.replicas.send(link, kind, message)
+        said += self._wakes()  # behind the replies: to who was granted a session in this turn, too
         if said or changed:
             self.held.append((self.writer.seq, self.writer.operations if changed else 0, said))
         self._reach_peers()

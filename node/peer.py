@@ -17,8 +17,10 @@ from node.sessions.outbox import EVENT, REPLY, REQUEST
 
 Context = dict[int, int]  # number of a host -> its last commit that a store has, see storage/writer.pyx
 
+Changes = tuple[int, Context, bytes, bool]  # as in Say.CHANGES
+
 decode_context = msgspec.msgpack.Decoder(Context).decode
-decode_changes = msgspec.msgpack.Decoder(tuple[int, Context, bytes, bool]).decode
+decode_changes = msgspec.msgpack.Decoder(Changes).decode
 decode_part = msgspec.msgpack.Decoder(
     tuple[int, bytes, int, bytes, Context, bytes, list[tuple[int, bytes, int, bool]]]
 ).decode
@@ -58,7 +60,7 @@ class Peer:
         self.has = 0  # our last commit that it had then, or when it was evicted
         self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
         self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
-        self.waiting: deque[tuple[int, bytes]] = deque()  # its commits, and what comes in their order
+        self.waiting: deque[tuple[int, bytes | Changes]] = deque()  # its commits, and what comes in their order
         self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
         self.context: Context = {}
         self.asked = False  # for a snapshot

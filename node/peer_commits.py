@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from node.heals import Heals
-from node.peer import Context, Peer, Say, decode_changes, decode_context
+from node.peer import Changes, Context, Peer, Say, decode_changes, decode_context
 from node.sessions.directory import Directory
 from storage.writer import Writer
 
@@ -19,13 +19,16 @@ class PeerCommits:
     """`say(peer, say, message)` sends; `take(peer, say, message, now_ms)`: what else comes in their order."""
 
     def __init__(
-        self, writer: Writer, directory: Directory, number: int, peers: dict[bytes, Peer],
+        self, writer: Writer, directory: Directory, number: int, peers: dict[bytes, Peer], heals: Heals,
         say: Callable[[Peer, Say, bytes], None], take: Callable[[Peer, int, bytes, int], None],
     ) -> None:  # fmt: skip
         self._writer, self._directory, self._number, self._peers = writer, directory, number, peers
-        self._say, self._take = say, take
+        self._heals, self._say, self._take = heals, say, take
         self._have: list[Peer] = []
-        self.heals: Heals | None = None
+
+    def came(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
+        peer.waiting.append((say, decode_changes(message) if say == Say.CHANGES else message))
+        self.go_on(now_ms)
 
     def go_on(self, now_ms: int) -> None:
         """Take what came in the order of commits, but no commit before those of third hosts that its host had seen: so order
@@ -38,20 +41,20 @@ class PeerCommits:
                     self._take_one(peer, *peer.waiting.popleft(), now_ms)
                     more = True
 
-    def _may_take(self, peer: Peer, say: int, message: bytes) -> bool:
-        if say != Say.CHANGES or len(self._peers) < 2:
+    def _may_take(self, peer: Peer, say: int, message: bytes | Changes) -> bool:
+        if isinstance(message, bytes) or len(self._peers) < 2:
             return True
-        number, context, _, is_new = decode_changes(message)
+        number, context, _, is_new = message
         self.look_at(peer, context)
         is_next = number == self._writer.peer_seq(peer.number) + 1  # else it was sent before its host knew what we have
         return not is_next or not is_new or bool(self._writer.has_seen(context | {peer.number: 0}))
 
-    def _take_one(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
-        if say == Say.CHANGES:
-            number, context, changes, _ = decode_changes(message)
-            self._changes(peer, number, context, changes, now_ms)
-        else:
+    def _take_one(self, peer: Peer, say: int, message: bytes | Changes, now_ms: int) -> None:
+        if isinstance(message, bytes):
             self._take(peer, say, message, now_ms)
+        else:
+            number, context, changes, _ = message
+            self._changes(peer, number, context, changes, now_ms)
 
     def _changes(self, peer: Peer, number: int, context: Context, changes: bytes, now_ms: int) -> None:
         known = self._writer.peer_seq(peer.number)
@@ -74,8 +77,7 @@ class PeerCommits:
         )
 
     def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> list[Any]:
-        if self.heals is not None:
-            self.heals.came(peer, changes)
+        self._heals.came(peer, changes)
         told = self._directory.elsewhere.apply(self._writer.records_of(peer.number, changes, context), now_ms)
         self._writer.apply_changes(peer.number, changes, context)
         self._directory.elsewhere.look_at_strays(now_ms)

@@ -44,8 +44,8 @@ class Replicas:
         self.replication = Replication(writer.seq, strict)
         self.evicted: set[bytes] = set()
         self._times = Times()
-        self._commits = PeerCommits(writer, directory, number, self.peers, self._say, self._take)
-        self.heals = self._commits.heals = directory.elsewhere.heals = Heals(writer, log)
+        self.heals = directory.elsewhere.heals = Heals(writer, log)
+        self._commits = PeerCommits(writer, directory, number, self.peers, self.heals, self._say, self._take)
         self.digests = Digests(writer, directory, log, self._speak, self._commits.repair)
         self._first = writer.seq  # our last commit of earlier lives
         self._undone_after: int | None = None  # while we wait for what is to be there instead
@@ -183,7 +183,8 @@ class Replicas:
         if say == Say.HELLO:
             self._greeted(peer, *_HELLO.unpack(message))
         elif say == Say.OPEN:
-            self._opened(peer, *_OPEN.unpack(message))
+            has, _, evicted = _OPEN.unpack(message)
+            self._opened(peer, has, evicted)
         elif say == Say.TAIL:
             self._say(peer, Say.RESET, self._writer.values_of(message))
         elif say == Say.RESET:
@@ -204,8 +205,7 @@ class Replicas:
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
         else:
-            peer.waiting.append((say, message))
-            self._commits.go_on(now_ms)
+            self._commits.came(peer, say, message, now_ms)
 
     def _take(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
         if say == Say.REPLY:
@@ -255,7 +255,7 @@ class Replicas:
     def _has_evicted(self, peer: Peer) -> bool:
         return self._writer.get("meta", META_EVICTED + peer.node_id) is not None
 
-    def _opened(self, peer: Peer, has: int, last: int, evicted: int) -> None:
+    def _opened(self, peer: Peer, has: int, evicted: int) -> None:
         peer.has = has
         self.heals.opened(peer, bool(evicted), max(0, self._writer.seq - has), self._directory.now_ms)
         peer.went_on = bool(evicted) and not self._has_evicted(peer)

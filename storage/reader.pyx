@@ -73,8 +73,12 @@ cdef class Reader:
 
     # -- queues -----------------------------------------------------------------------------------------------------------
 
-    def read_queue(self, unsigned long long sid, unsigned long long after_qseq, int max_messages, int max_bytes):
-        """[(qseq, received, options, identifiers, record, share)] behind `after_qseq`; a damaged one has record b""."""
+    def read_queue(self, unsigned long long sid, unsigned long long after_qseq, unsigned long long until_qseq,
+                   int max_messages, int max_bytes):
+        """[(qseq, received, options, identifiers, record, share)] behind `after_qseq`, none behind `until_qseq`.
+
+        A damaged one has record b"".
+        """
         cdef list found = []
         cdef bytes key, value, prefix = u64(sid)
         cdef Py_ssize_t size = 0
@@ -83,7 +87,7 @@ cdef class Reader:
             more = cursor.set_range(prefix + u64(after_qseq + 1))
             while more and len(found) < max_messages and size < max_bytes:
                 key, value = cursor.item()
-                if not key.startswith(prefix):
+                if not key.startswith(prefix) or qseq_of(key) > until_qseq:
                     break
                 received, options, identifiers, record, share = self.entry(transaction, value)
                 found.append((qseq_of(key), received, options, identifiers, record, share))

@@ -140,7 +140,6 @@ cdef enum:
     SPARE_MEMORY = 16777216 # of freed buffers that is not given back: each wake-up would fault it in again
     LARGE_BUFFER = 4194304  # given back at once
 
-cdef uint64_t UNKNOWN_QSEQ = 0xFFFFFFFFFFFFFFFF
 cdef uint64_t ack_bounds[ACK_BUCKETS]
 for _i, _us in enumerate(ACK_LATENCY_US):
     ack_bounds[_i] = _us

@@ -150,15 +150,18 @@ cdef class Session:
             self.unshare(share, filter)
         self.loop.tree.touch()
 
-    def attach(self, Connection connection, unsigned int receive_max, uint64_t resent_until=0):
-        """`connection` is now this session's; a durable session's queue is read from its start."""
+    def attach(self, Connection connection, unsigned int receive_max, uint64_t resent_until=0, uint64_t last_qseq=0):
+        """`connection` is now this session's; a durable session's queue is read from its start up to `last_qseq`.
+
+        What the keeper has stored behind that may not be on other hosts yet: WAKE tells when it may be sent.
+        """
         cdef uint32_t i
         assert self.connection is None and connection.session is None
         self.connection = connection
         connection.session = self
         self.receive_max = receive_max
         if self.sid:
-            flows_of(self).last_qseq = UNKNOWN_QSEQ
+            flows_of(self).last_qseq = last_qseq
             self.flows.resent_until = resent_until
         for i in range(self.node_count):
             add_local(self.loop, self.nodes[i], 1)
@@ -191,7 +194,7 @@ cdef class Session:
         """The store has entries up to `last_qseq`."""
         if self.connection is None:
             return
-        if last_qseq > self.flows.last_qseq or self.flows.last_qseq == UNKNOWN_QSEQ:
+        if last_qseq > self.flows.last_qseq:
             self.flows.last_qseq = last_qseq
         if self.flows.read_after < last_qseq:
             want_pump(self)
@@ -416,15 +419,11 @@ cdef int pump(Session session) except -1:
         if flows.window.open >= session.receive_max or output_size(connection) > PUMP_BYTES:
             return 0
         known = flows.last_qseq
-        entries = loop.reader.read_queue(session.sid, flows.read_after,
+        entries = loop.reader.read_queue(session.sid, flows.read_after, known,
                                          min(session.receive_max - flows.window.open, 512), PUMP_BYTES)
         if not entries:
-            if known == flows.last_qseq:
-                if known == UNKNOWN_QSEQ:
-                    flows.last_qseq = flows.read_after
-                else:
-                    flows.read_after = known
-            return 0
+            flows.read_after = known
+            continue
         for entry in entries:
             if not send_stored(session, connection, entry):
                 return 0

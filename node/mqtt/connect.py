@@ -194,7 +194,8 @@ class Connects:
         else:
             del handshake.packet  # with its password
         asked = packet.properties.get(0x21, 65535)
-        session.attach(connection, min(asked, worker.config.limits.max_inflight), result.get("sent", 0))
+        window = min(asked, worker.config.limits.max_inflight)
+        session.attach(connection, window, result.get("sent", 0), result.get("last_qseq", 0))
         connection.accepted(packet.version, handshake.keepalive_s, packet.properties.get(0x22, 0))
         worker.count("connects_accepted")
         worker.access("connect", connection, session_present=result["present"], version=packet.version)

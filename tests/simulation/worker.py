@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 PUBLISH, DONE, RECEIVED, RELEASED = 1, 2, 3, 4
 NEVER = 0xFFFFFFFF
 WINDOW = 4
-UNKNOWN = 2**63
 Done = Callable[[bool, Any], None]
 
 
@@ -106,16 +105,11 @@ class Connection:
                 key, value = cursor.item()
                 qseq = int.from_bytes(key[8:], "big")
                 packet_id = 1 + qseq % 65535
-                if key[:8] != u64(self.sid):
-                    more = False
-                    break
-                if qseq > self.until or packet_id in self.inflight:
+                if key[:8] != u64(self.sid) or qseq > self.until or packet_id in self.inflight:
                     break
                 self.position = qseq
                 self._deliver_one(transaction, store, qseq, packet_id, value)
                 more = cursor.next()
-        if not more and self.until == UNKNOWN:  # all that was there when it came: now only what it is woken for
-            self.until = self.position
 
     def _deliver_one(self, transaction: Any, store: Any, qseq: int, packet_id: int, value: bytes) -> None:
         entry = parse_entry(value)
@@ -301,7 +295,7 @@ class Worker:
             previous.close()
         self.clients[connection.client.cid] = connection
         connection.send("connack", result["present"], result["sid"])
-        connection.deliver(UNKNOWN)
+        connection.deliver(result["last_qseq"])
 
     def closed(self, connection: Connection) -> None:
         if self.clients.get(connection.client.cid) is connection:

@@ -1,4 +1,4 @@
-"""The cells of the matrix (docs/faults.md): which are shown by each `make test`, and those known to fail."""
+"""The cells of the matrix (docs/faults.md): which are shown by each `make test`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,3 @@ ALWAYS = {
     "F14": ("W1", "W4", "W6", "W8"),
     "F15": ("W1", "W4", "W11"),
 }
-# (fault, workload): what is wrong. They fail in some runs only, as it takes two commits that cross; who mends one takes it off.
-_AGAIN = (
-    "a worker sends a client that has just connected all that its queue holds, also what the other hosts do not have yet: "
-    "a host that starts without it numbers that anew"
-)
-KNOWN: dict[tuple[str, str], str] = {("all_killed", "W2"): _AGAIN}

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.cluster.matrix.cells import ALWAYS, KNOWN
+from tests.cluster.matrix.cells import ALWAYS
 from tests.cluster.matrix.faults import FAULTS
 from tests.cluster.matrix.run import WORKLOADS, Verdict
 
@@ -51,7 +51,6 @@ def write(verdicts: dict[int, dict[str, Verdict]], seed: int) -> None:
     text = HEAD + f"\n{day}, commit {commit}{' and changes on top' if changed else ''}, seed {seed}; {where}.\n"
     for hosts, rows in verdicts.items():
         text += f"\n## {hosts} hosts\n\n{_table(rows)}\n{_failures(rows)}"
-    text += known()
     if 3 not in verdicts:
         text += '\n## 3 hosts\n\nNot run: `make faults ARGS="--hosts 2 3"`, `make soak`.\n'
     PAGE.write_text(text, encoding="utf-8")
@@ -68,20 +67,9 @@ def _table(rows: dict[str, Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def known() -> str:
-    """What fails in some runs only may have passed in this one."""
-    lines = [
-        f"- {FAULTS[name].id} {FAULTS[name].name}, {workload}: {cause}." for (name, workload), cause in KNOWN.items()
-    ]
-    return "\n## Known to fail, in some runs\n\n" + "\n".join(lines) + "\n"
-
-
 def _failures(rows: dict[str, Verdict]) -> str:
     lines = []
     for name, verdict in rows.items():
         for workload, errors in verdict.items():
-            known = f" Known: {KNOWN[name, workload]}." if (name, workload) in KNOWN else ""
-            lines += [
-                f"- {FAULTS[name].id} {FAULTS[name].name}, {workload}: `{error[:160]}`.{known}" for error in errors[:2]
-            ]
+            lines += [f"- {FAULTS[name].id} {FAULTS[name].name}, {workload}: `{error[:160]}`." for error in errors[:2]]
     return "\n" + "\n".join(lines) + "\n" if lines else ""

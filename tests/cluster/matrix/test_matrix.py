@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.cluster.matrix.cells import ALWAYS, KNOWN
+from tests.cluster.matrix.cells import ALWAYS
 from tests.cluster.matrix.cluster import Cluster, running_cluster
 from tests.cluster.matrix.faults import FAULTS
 from tests.cluster.matrix.run import Verdict, run
@@ -18,13 +18,10 @@ from tests.cluster.network import unavailable
 SEED = int(os.environ.get("MQNODE_FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
 SOAK_RUNS = 40
 CELLS = [
-    pytest.param(
-        name, workload, id=f"{fault.id}-{name}-{workload}",
-        marks=[pytest.mark.xfail(strict=False, reason=KNOWN[name, workload])] if (name, workload) in KNOWN else [],
-    )
+    pytest.param(name, workload, id=f"{fault.id}-{name}-{workload}")
     for name, fault in FAULTS.items()
     for workload in ALWAYS[fault.id]
-]  # fmt: skip
+]
 
 
 class Runs:
@@ -89,10 +86,5 @@ def test_any_cell_by_seed(hosts: int) -> None:
         name, seed = chance.choice(list(FAULTS)), chance.randrange(1 << 32)
         with running_cluster(hosts) as cluster:
             verdict = run(cluster, FAULTS[name], seed)
-        wrong += [
-            f"{name} {seed} {workload}: {error}"
-            for workload, errors in verdict.items()
-            if (name, workload) not in KNOWN
-            for error in errors
-        ]
+        wrong += [f"{name} {seed} {workload}: {error}" for workload, errors in verdict.items() for error in errors]
     assert not wrong, "\n".join(wrong)
