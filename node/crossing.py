@@ -6,6 +6,7 @@
     a host's messages      to our workers with a filter that matches, to one of a group. They are not passed on to a third host
     a worker's HOLD        told to the other hosts, and by them to their workers, whose publishers wait: HOLDS
     a worker's `sync`      answered when every host that is up has told it to its workers: SYNC, SYNCED; after 1 s at most
+    a worker's `barrier`   likewise, with BARRIER in the number, which makes their workers wait for what they have not committed
 
 MESSAGES: `<Q` store clock of the sender, then the records of a PUBLISH frame. A message expires as long after its arrival as it
 would have after it was sent: too late by the time under way. TAKEN: `<Q` bytes of them that workers were given since the last one.
@@ -38,6 +39,7 @@ WORKER_BYTES = 1 << 20  # that wait for one of our workers before we take no mor
 FULL_S = 0.002
 PATIENCE_S = SYNC_S = 1.0
 ROUTES_BYTES = 1 << 20
+BARRIER = 1 << 63
 _CLOCK = _NUMBER = struct.Struct("<Q")
 
 Send = Callable[[bytes, int, bytes], bool]
@@ -115,8 +117,8 @@ class Crossing:
         elif kind == HOLD:
             self._tell_hosts(HOLDS, *self._held_here.change(link, body))
         elif kind == REQUEST:
-            number, _, _ = decode(body)  # `sync`: workers ask their siblings nothing else
-            self._sync(lambda: reply(link, number, True, True))
+            number, method, _ = decode(body)
+            self._sync(method, lambda: reply(link, number, True, True))
 
     def _publish(self, messages: bytes) -> None:
         hosts = list(self._hosts.values())
@@ -187,7 +189,8 @@ class Crossing:
         elif kind == HOLDS:
             self._tell_workers(HOLD, *self._held_there.change(host, body))
         elif kind == SYNC:
-            self._ask_workers(lambda: host.tell(SYNCED, body))
+            method = "barrier" if _NUMBER.unpack(body)[0] & BARRIER else "sync"
+            self._ask_workers(method, lambda: host.tell(SYNCED, body))
         elif kind == SYNCED:
             sync = self._syncs.get(_NUMBER.unpack(body)[0])
             if sync is not None:
@@ -214,8 +217,9 @@ class Crossing:
 
     # -- does everybody know our routes? ------------------------------------------------------------------------------------
 
-    def _sync(self, done: Callable[[], None]) -> None:
-        self._last_sync = number = self._last_sync + 1
+    def _sync(self, method: str, done: Callable[[], None]) -> None:
+        self._last_sync += 1
+        number = self._last_sync | (BARRIER if method == "barrier" else 0)
 
         def finished() -> None:
             self._syncs.pop(number, None)
@@ -229,10 +233,10 @@ class Crossing:
         for host in hosts:
             host.tell(SYNC, _NUMBER.pack(number))
 
-    def _ask_workers(self, done: Callable[[], None]) -> None:
+    def _ask_workers(self, method: str, done: Callable[[], None]) -> None:
         waiting = Countdown(done)
         for link in self._links:
-            link.requests.call("sync", {}, waiting.one_more())
+            link.requests.call(method, {}, waiting.one_more())
         waiting.start()
 
 

@@ -87,6 +87,13 @@ class Requests:
         """Routes came before this frame: they are in the tree now."""
         answer(True)
 
+    def _on_barrier(self, answer: Any) -> None:
+        """What was published here before is in the store, as much as an acknowledgement would say."""
+        if self.worker.loop.uncommitted:
+            self.worker.keeper.call("barrier", {}, lambda ok, result: answer(True))
+        else:
+            answer(True)
+
     # -- of the admin process ---------------------------------------------------------------------------------------------
 
     def _on_clients(self, answer: Any, limit: int = 100, after: str = "", match: str = "*") -> None:

@@ -6,7 +6,7 @@ change is committed and every worker has applied it (guarantees.md, ack table). 
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Any
 
 from node.core.loop import Connection, Session
@@ -60,14 +60,11 @@ class Subscriptions:
         self.worker.count("subscribes", len(granted))
         self.worker.access("subscribe", connection, filters=[name for name, _, _ in granted])
         suback = encode_suback(packet_id, bytes(reasons), {} if version == 5 else None)
+        acknowledged = self._replay_later(connection, session, replay, identifier) if replay else None
         self._when_known(
-            session,
-            "subscribe",
-            {"sid": session.sid, "subs": granted},
-            bool(granted),
-            announced,
-            lambda: self._subscribed(connection, session, suback, replay, identifier),
-        )
+            session, "subscribe", {"sid": session.sid, "subs": granted}, bool(granted), announced or bool(replay),
+            lambda: self._subscribed(connection, suback, acknowledged),
+        )  # fmt: skip
 
     def _subscribe(
         self, connection: Connection, session: Session, filter: bytes, options: int, identifier: int
@@ -107,21 +104,31 @@ class Subscriptions:
                     sibling.call("sync", {}, waiting.one_more())
         waiting.start()
 
-    def _subscribed(
-        self, connection: Connection, session: Session, suback: bytes, replay: list[tuple[bytes, int]], identifier: int
-    ) -> None:
+    def _subscribed(self, connection: Connection, suback: bytes, acknowledged: Callable[[], None] | None) -> None:
         if connection.is_closing:
             return
         connection.send(suback)
+        if acknowledged is not None:
+            acknowledged()
+
+    def _replay_later(
+        self, connection: Connection, session: Session, replay: list[tuple[bytes, int]], identifier: int
+    ) -> Callable[[], None]:
+        """Call what is returned when SUBACK has left. They begin when the store has, too, all that any worker was told to retain
+        before it knew of the subscription: what came to it later is sent live."""
         worker = self.worker
-        if not replay:
-            return
-        begin = self._replays.begin
-        worker.system.replay(session, [filter for filter, _ in replay], identifier)
-        if worker.loop.uncommitted:  # what this worker was told to retain before must be seen
-            worker.keeper.call("barrier", {}, lambda ok, result: begin(connection, session, replay, identifier))
-        else:
-            begin(connection, session, replay, identifier)
+
+        def begin() -> None:
+            worker.system.replay(session, [filter for filter, _ in replay], identifier)
+            self._replays.begin(connection, session, replay, identifier)
+
+        waiting = Countdown(begin)
+        if worker.loop.uncommitted:
+            worker.keeper.call("barrier", {}, waiting.one_more())
+        for sibling in worker.links.siblings.values():
+            if sibling.link is not None:
+                sibling.call("barrier", {}, waiting.one_more())
+        return waiting.start
 
     # -- UNSUBSCRIBE ------------------------------------------------------------------------------------------------------
 

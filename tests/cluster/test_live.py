@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import INTERCONNECT as SIDE
 from tests.cluster.network import Network
-from tests.mqtt import PUBACK, PUBLISH, Client
+from tests.mqtt import PINGREQ, PINGRESP, PUBACK, PUBLISH, Client, packet
 
 QUIET_BYTES = 20_000  # on the interconnect while nothing but heartbeats passes, at most, in a test
 
@@ -76,6 +78,21 @@ def test_suback_means_that_all_hosts_route(hosts: list[Host]) -> None:
             subscriber.subscribe(f"gap/{number}")
             publisher.publish(f"gap/{number}", b"at once")
             assert subscriber.take(2).topic == f"gap/{number}"
+
+
+def test_a_message_that_is_being_retained_elsewhere_reaches_a_new_subscriber(hosts: list[Host]) -> None:
+    """It was published there before that host knew of the subscription, and committed behind SUBACK."""
+    with connected(hosts[0]) as publisher, connected(hosts[1]) as subscriber:
+        pid = hosts[0].signal("keeper", signal.SIGSTOP)
+        try:
+            publisher.publish("being/retained", b"x", 1, retain=True)
+            publisher.send(packet(PINGREQ << 4))
+            publisher.expect(PINGRESP)
+            subscriber.subscribe("being/retained")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert subscriber.take().payload == b"x"
+        publisher.expect(PUBACK)
 
 
 def test_unsuback_ends_it_and_others_go_on(hosts: list[Host]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests import mqtt
 from tests.broker import Broker, running, wait_for
 from tests.faults.test_kill import SEED
 from tests.mqtt import Client, Closed
+from tests.placement import on_worker
 
 TOPICS, ROUNDS = 20, 6
 
@@ -135,3 +137,25 @@ def test_a_will_fires_once_though_the_worker_and_the_keeper_die() -> None:
                     witness.ack(mqtt.PUBREC, packet.id)
             assert sorted(topics) == [f"wills/{number}" for number in range(8)]
             witness.nothing(3)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new-filter", "known-filter"])
+@pytest.mark.parametrize("worker", [0, 1])
+def test_who_subscribes_while_a_message_is_being_retained_gets_it(worker: int, known: bool) -> None:
+    """It was published before the subscription, and committed behind SUBACK."""
+    with running() as broker, ExitStack() as stack:
+        publisher = stack.enter_context(on_worker(broker, 0, "publisher"))
+        subscriber = stack.enter_context(on_worker(broker, worker, "subscriber"))
+        if known:
+            stack.enter_context(on_worker(broker, worker, "other")).subscribe("being/retained")
+        pid = broker.signal("keeper", signal.SIGSTOP)
+        try:
+            publisher.publish("being/retained", b"x", 1, retain=True)
+            publisher.send(mqtt.packet(mqtt.PINGREQ << 4))
+            publisher.expect(mqtt.PINGRESP)
+            subscriber.subscribe("being/retained")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        found = subscriber.take()
+        assert (found.payload, found.retain) == (b"x", True)
+        publisher.expect(mqtt.PUBACK)
