@@ -214,7 +214,8 @@ class Transport:
         members = {each.node_id: each for each in membership.active() if each.node_id != self._identity.node_id}
         for node_id in [node_id for node_id in self._peers if node_id not in members]:
             peer = self._peers.pop(node_id)
-            peer.hang_up()
+            self._send_to(peer)
+            peer.hang_up(LINGER_MS)
             self._handler.down(node_id, LEFT)
         for node_id, member in members.items():
             peer = self._peers.setdefault(node_id, Peer(member, self._channel(node_id)))

@@ -327,7 +327,9 @@ class Interconnect:
         return self.cluster.table.shown_names().get(node_id, node_id.hex())
 
     def table_changed(self) -> None:
-        """The table is another one: use it, and pass it on."""
+        """The table is another one: use it, and pass it on. Who has left is told that this host knows it, and need not wait."""
+        for node_id in self._keeper.up - set(self._others()):
+            self._send(node_id, STOPPING, b"")
         if self._transport is not None:
             self._transport.update_members(self.cluster.table)
         for node_id in self._keeper.up:

@@ -82,13 +82,20 @@ class Drain:
 
     def describe(self) -> dict[str, Any]:
         return {
-            "phase": "left" if self._host.has_left and not self.runs else self._phase,
+            "phase": self._phase_now(),
             "leave": self._order.leave,
             "clients": self._clients(),
             "sessions": self._sessions,
             "behind": self._behind,
             "failure": self._failure,
         }
+
+    def _phase_now(self) -> str:
+        if self.runs:
+            return self._phase
+        if self._host.has_left:
+            return "left"
+        return "serving" if self._phase == "left" else self._phase  # it has joined again
 
     # -- the steps ----------------------------------------------------------------------------------------------------------
 
@@ -105,6 +112,8 @@ class Drain:
                 told_s = now_s
                 self._log.info("drain_progress", **self.describe())
             gevent.sleep(STEP_S)
+        if order.leave:
+            self._host.draining = False  # no member, it serves nobody; if it joins again, it does
         self._say("left" if order.leave else "drained")
 
     def _step(self, grace_s: float) -> bool:
