@@ -42,7 +42,7 @@ class Directory:
         self.writer = writer
         self.outbox = Outbox()
         self.timers = Timers()
-        self.wills = Wills(writer, self.timers, self.outbox)
+        self.wills = Wills(writer, self.timers, self.outbox, lambda: self.elsewhere.is_first())
         self.elsewhere = Elsewhere(self, number)
         self.owners = Owners()
         self.sessions: dict[str, SessionRecord] = {}
@@ -99,6 +99,7 @@ class Directory:
                 else:
                     self.expiry.later(record)
         self.wills.orphaned(self.elsewhere.number, {owner.will_id for owner in self.owners.values()}, now_ms)
+        self.elsewhere.after_restart(now_ms)
 
     # -- links ----------------------------------------------------------------------------------------------------------
 

@@ -281,6 +281,8 @@ class Elsewhere:
             directory.wills.fired(will_id)
         else:
             directory.wills.adopt(will_id, _decode_will(value[HEADER_BYTES:]))
+            if will_id >> NUMBER_BITS != self.number and self.is_gone(will_id >> NUMBER_BITS):
+                directory.wills.left(will_id, directory.now_ms, WILL_GRACE_MS)
 
     def tell_all(self, link: Link) -> None:
         """A worker that outlived our last life may not have heard of subscriptions that other hosts made in it."""
@@ -297,6 +299,7 @@ class Elsewhere:
     def up(self, peer: Link) -> None:
         self.peers[peer.number] = peer
         self.evicted.discard(peer.number)
+        self._directory.wills.host_back(peer.number)
         self._look_for_orphans()
 
     def down(self, peer: Link, now_ms: int) -> None:
@@ -305,10 +308,20 @@ class Elsewhere:
         self._directory.outbox.left(peer)
 
     def gone(self, number: int, now_ms: int) -> None:
-        """Evicted: the wills of its clients are ours to fire, when nobody has come back in time."""
+        """Evicted: one of us fires the wills of its clients that do not come back in time."""
         self.evicted.add(number)
         self._look_for_orphans()
-        self._directory.wills.host_gone(number, now_ms + WILL_GRACE_MS, lambda: number not in self.peers)
+        self._directory.wills.host_gone(number, now_ms, WILL_GRACE_MS)
+
+    def is_first(self) -> bool:
+        """Of the hosts that are there, as far as we know, the one with the lowest number: it does what one of them has to do."""
+        return self.number <= min(self.members - self.evicted, default=self.number)
+
+    def after_restart(self, now_ms: int) -> None:
+        """The wills that came of hosts which are no members any more."""
+        for number in self._directory.wills.hosts() - {self.number}:
+            if self.is_gone(number):
+                self._directory.wills.host_gone(number, now_ms, WILL_GRACE_MS)
 
     def _look_for_orphans(self) -> None:
         """The writer asks of each message only while a host is evicted."""

@@ -1,7 +1,8 @@
 """Wills, from the CONNECT that brought them to the commit of their publish. They are in the store: whoever dies, they fire once.
 
 A will is fired by a worker, whose publish names its id; the writer lets that happen once (storage/writer.pyx). Until it is
-committed it is asked for again.
+committed it is asked for again. The will of a client whose host is gone is fired by one of the hosts that are there, the first
+one; the others have it until that one's commit says that it is over, or become the first one themselves.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ _decode = msgspec.msgpack.Decoder(WillRecord).decode
 
 
 class Wills:
-    def __init__(self, writer: Any, timers: Timers, outbox: Outbox) -> None:
+    def __init__(self, writer: Any, timers: Timers, outbox: Outbox, is_first: Callable[[], bool]) -> None:
+        """`is_first()`: is this host the one that does what one of the hosts that are there has to do?"""
         self._writer = writer
         self._timers = timers
         self._outbox = outbox
+        self._is_first = is_first
         self._wills: dict[int, WillRecord] = {}
         self._due_ms: dict[int, int] = {}  # will id -> when to ask (again); without an entry its client is connected
         self._firing: set[int] = set()  # wills that a worker was asked to publish
+        self._left: set[int] = set()  # those that are due because a host is gone
         self._of: dict[str, list[int]] = {}  # client id -> will ids
 
     def __len__(self) -> int:
@@ -66,22 +70,27 @@ class Wills:
             self.fired(will_id)
             self._writer.delete("wills", u64(will_id))
 
-    def gone(self, will_id: int, now_ms: int, grace_ms: int, delayed: bool = True) -> None:
+    def gone(self, will_id: int, now_ms: int, grace_ms: int) -> None:
         """The connection is lost: the will is due after its delay, and after `grace_ms` at least."""
         will = self._wills.get(will_id)
         if will is not None:
-            self._due(will_id, now_ms + max(will.delay_s * 1000 if delayed else 0, grace_ms))
+            self._due(will_id, now_ms + max(will.delay_s * 1000, grace_ms))
 
     def session_ended(self, client_id: str, now_ms: int) -> None:
         for will_id in self._of.get(client_id, ()):
             if will_id not in self._firing and self._due_ms.get(will_id, now_ms) > now_ms:
+                self._left.discard(will_id)
                 self._due(will_id, now_ms)  # [MQTT-3.1.2-8]
 
     def orphaned(self, number: int, owned: set[int], now_ms: int) -> None:
         """After a restart: those of this host whose clients no worker has."""
         for will_id in self._wills:
             if will_id >> NUMBER_BITS == number and will_id not in owned and will_id not in self._due_ms:
-                self._due(will_id, now_ms)
+                self.gone(will_id, now_ms, 0)
+
+    def hosts(self) -> set[int]:
+        """The numbers of those whose clients brought them."""
+        return {will_id >> NUMBER_BITS for will_id in self._wills}
 
     def adopt(self, will_id: int, will: WillRecord) -> None:
         """Of a client of another host."""
@@ -94,22 +103,30 @@ class Wills:
             if will_id not in self._due_ms:
                 self.gone(will_id, now_ms, 0)
 
-    def host_gone(self, number: int, due_ms: int, still: Callable[[], bool]) -> None:
-        """The wills of its clients are due then, if it is still gone."""
+    def host_gone(self, number: int, now_ms: int, grace_ms: int) -> None:
+        """Its clients may come back elsewhere; they have `grace_ms`."""
+        for will_id in self._wills:
+            if will_id >> NUMBER_BITS == number:
+                self.left(will_id, now_ms, grace_ms)
 
-        def due(now_ms: int) -> None:
-            if still():
-                for will_id in [each for each in self._wills if each >> NUMBER_BITS == number]:
-                    if will_id not in self._due_ms:
-                        self.gone(will_id, now_ms, 0)
+    def left(self, will_id: int, now_ms: int, grace_ms: int) -> None:
+        """Its client's host is gone."""
+        if will_id not in self._due_ms:
+            self._left.add(will_id)
+            self.gone(will_id, now_ms, grace_ms)
 
-        self._timers.at(due_ms, due)
+    def host_back(self, number: int) -> None:
+        """It knows better which of its clients are connected."""
+        for will_id in [each for each in self._left if each >> NUMBER_BITS == number and each not in self._firing]:
+            self._left.discard(will_id)
+            self._due_ms.pop(will_id, None)
 
     def fired(self, will_id: int) -> None:
         """Its publish is part of this turn's commit."""
         will = self._wills.pop(will_id, None)
         self._due_ms.pop(will_id, None)
         self._firing.discard(will_id)
+        self._left.discard(will_id)
         if will is not None:
             ids = self._of[will.client_id]
             ids.remove(will_id)
@@ -126,7 +143,7 @@ class Wills:
             return
         self._due(will_id, now_ms + RETRY_MS)  # until its publish has been committed
         links = self._outbox.links
-        if links:
+        if links and (will_id not in self._left or self._is_first()):
             self._firing.add(will_id)
             arguments = {"will_id": will_id, "cid": will.client_id, "record": will.record}
             self._outbox.ask(links[will_id % len(links)], "publish_will", arguments)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.simulation.client import Client, Ledger
 from tests.simulation.host import Host
+from tests.simulation.worker import message
 from tests.simulation.world import Pair, World
 
 
@@ -54,3 +55,93 @@ def test_a_host_that_is_alone_goes_on_after_its_keeper_died(two: Two) -> None:
     two.client.connect(two.a)
     two.world.run(500)
     assert two.client.is_connected
+
+
+class Three:
+    """Three hosts in sync."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(1)
+        self.hosts = [Host(self.world, index, folder) for index in range(3)]
+        a, b, c = self.hosts
+        self.pairs = {
+            names: Pair(self.world, *hosts) for names, hosts in (("ab", (a, b)), ("bc", (b, c)), ("ac", (a, c)))
+        }
+        for host in self.hosts:
+            host.start()
+        self.world.run(800)
+
+    def mortal(self, host: Host, cid: str, delay_s: int) -> None:
+        """A client with a will."""
+        will = {"delay_s": delay_s, "record": message("wills", cid, 1, False, 0), "cid": cid}
+        claim = {
+            "cid": cid, "conn": len(cid), "clean": False, "expiry_s": 600, "durable": True, "user": None, "will": will, "info": {},
+        }  # fmt: skip
+        assert host.worker is not None
+        host.worker.call("claim", claim, lambda ok, result: None)
+
+    def kill(self, host: Host) -> None:
+        """All others notice at the same moment."""
+        host.stop("for good")
+        for pair in host.pairs.values():
+            for side in pair.sides.values():
+                if side.host is not host:
+                    side.down(True)
+
+    def wills(self) -> list[str]:
+        """That have been published, by whichever host."""
+        return sorted(cid for host in self.hosts if host.worker is not None for cid in host.worker.wills)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Three]:
+    hosts = Three(tmp_path)
+    yield hosts
+    for host in hosts.hosts:
+        host.stop("at the end")
+
+
+def test_the_wills_of_a_dead_host_are_published_by_one_of_the_others(three: Three) -> None:
+    """tests/cluster/test_three_hosts.py shows the same with real hosts, and takes its time."""
+    _, b, c = three.hosts
+    three.mortal(c, "soon", 0)
+    three.mortal(c, "late", 40)
+    three.mortal(c, "back", 0)
+    three.world.run(500)
+    three.kill(c)
+    three.world.run(10_000)
+    three.mortal(b, "back", 0)
+    three.world.run(24_000)
+    assert three.wills() == ["soon"], "after 30 s, and not that of who is back"
+    three.world.run(5_000)
+    assert three.wills() == ["soon"]
+    three.world.run(6_000)
+    assert three.wills() == ["late", "soon"], "its delay counts from the death"
+    three.world.run(10_000)
+    assert three.wills() == ["late", "soon"]
+
+
+def test_wills_fire_though_the_first_of_those_that_are_left_dies_too(three: Three) -> None:
+    a, _, c = three.hosts
+    three.mortal(c, "soon", 0)
+    three.world.run(500)
+    three.kill(c)
+    three.world.run(28_000)
+    three.kill(a)
+    three.world.run(12_000)
+    assert three.wills() == ["soon"]
+
+
+def test_a_host_that_comes_back_decides_about_its_clients_wills(three: Three) -> None:
+    """It was cut off, and its clients never left it."""
+    c = three.hosts[2]
+    three.mortal(c, "stays", 0)
+    three.mortal(c, "patient", 60)
+    three.world.run(500)
+    for names in ("bc", "ac"):
+        three.pairs[names].cut()
+    three.world.run(20_000)
+    for names in ("bc", "ac"):
+        three.pairs[names].heal()
+    three.world.run(80_000)
+    assert three.wills() == []

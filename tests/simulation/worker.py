@@ -163,6 +163,7 @@ class Worker:
         self.subscriptions: Any = None  # {(sid, filter)}, once welcome
         self.clients: dict[str, Connection] = {}
         self.all: list[Connection] = []
+        self.wills: list[str] = []  # client ids of those that it has published
 
     # -- the keeper -------------------------------------------------------------------------------------------------------
 
@@ -262,6 +263,10 @@ class Worker:
         self.subscriptions = {each for each in self.subscriptions if each[0] != sid}
 
     def _on_presence(self, **_: Any) -> None: ...
+
+    def _on_publish_will(self, will_id: int, cid: str, record: bytes) -> None:
+        self.wills.append(cid)
+        self.operate(operation(PUBLISH, struct.pack("<QHQQQH", 0, 0, will_id, 0, 0, 0) + record), lambda: None)
 
     def _on_takeover(self, cid: str, conn: int, reason: int) -> None:
         connection = self.clients.get(cid)
