@@ -27,8 +27,12 @@ class World:
         self._number = 0
 
     def at(self, delay_ms: float, action: Callable[[], None]) -> None:
+        self.at_time(self.now + delay_ms, action)
+
+    def at_time(self, due: float, action: Callable[[], None]) -> None:
+        """Of two planned for the same time the first goes first."""
         self._number += 1
-        heapq.heappush(self._planned, (self.now + delay_ms, self._number, action))
+        heapq.heappush(self._planned, (due, self._number, action))
 
     def run(self, for_ms: float) -> None:
         until = self.now + for_ms
@@ -59,7 +63,7 @@ class Wire:
     def send(self, item: Any) -> None:
         world = self._world
         self._last = max(self._last, world.now + world.random.uniform(0.05, self._slowest_ms))
-        world.at(self._last - world.now, lambda: self._arrive(item))
+        world.at_time(self._last, lambda: self._arrive(item))
 
     def _arrive(self, item: Any) -> None:
         if self._world.now < self._ends:
