@@ -183,6 +183,22 @@ def parse(first: int, body: bytes, version: int) -> Packet:
     return found
 
 
+def taken(buffer: bytearray, version: int) -> Packet | None:
+    """The first packet of `buffer`, which is taken from it; None while it is not all there."""
+    length = shift = 0
+    for at in range(1, min(5, len(buffer))):
+        length |= (buffer[at] & 0x7F) << shift
+        shift += 7
+        if buffer[at] < 0x80:
+            end = at + 1 + length
+            if len(buffer) < end:
+                return None
+            found = parse(buffer[0], bytes(buffer[at + 1 : end]), version)
+            del buffer[:end]
+            return found
+    return None
+
+
 class Client:
     """One TCP connection. `send` any bytes; `receive` the next packet; the rest are shorthands."""
 
@@ -210,7 +226,7 @@ class Client:
     def receive(self, timeout_s: float | None = None) -> Packet:
         """The next packet. Raises Closed, and TimeoutError when none comes."""
         deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
-        while (found := self._parse()) is None:
+        while (found := taken(self._buffer, self.version)) is None:
             self.socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:
                 data = self.socket.recv(65536)
@@ -220,21 +236,6 @@ class Client:
                 raise Closed
             self._buffer += data
         return found
-
-    def _parse(self) -> Packet | None:
-        buffer = self._buffer
-        length = shift = 0
-        for at in range(1, min(5, len(buffer))):
-            length |= (buffer[at] & 0x7F) << shift
-            shift += 7
-            if buffer[at] < 0x80:
-                end = at + 1 + length
-                if len(buffer) < end:
-                    return None
-                found = parse(buffer[0], bytes(buffer[at + 1 : end]), self.version)
-                del buffer[:end]
-                return found
-        return None
 
     def expect(self, kind: int, timeout_s: float | None = None) -> Packet:
         found = self.receive(timeout_s)

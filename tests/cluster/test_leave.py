@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from bench.measure import memory_bytes
+from mesh.hlc import NODE_ID_BYTES
+from storage.layout import DATABASES, META_EVICTED, META_NODE, META_PEER, open_databases, open_environment
 from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, admit, in_sync, running_hosts
 from tests.cluster.network import Network
+from tests.cluster.swarm import Swarm, publish_round
 from tests.mqtt import DISCONNECT
 
-DURABLE = {"clean": False, "session_expiry": 600}
+DURABLE: dict[str, Any] = {"clean": False, "session_expiry": 600}
+PROCESSES = "keeper", "interconnect", "worker-0", "admin", "watchdog"
+SERVER_MOVED = 0x9D
+GROWTH_BYTES = 4 << 20  # of a process's memory, by chance
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +104,7 @@ def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
     assert "moving: " in done.stdout
     for client in clients:
         packet = client.receive()
-        assert (packet.kind, packet.reason) == (DISCONNECT, 0x9D)
+        assert (packet.kind, packet.reason) == (DISCONNECT, SERVER_MOVED)
         client.close()
     assert nodes(hosts[0]) == nodes(hosts[1]) == {"h1", "h2"}
     wait_for(lambda: '"event":"host_left"' in host.log(), 10, host.log)
@@ -166,3 +176,105 @@ def test_a_removed_host_that_joins_again_repeats_nothing(hosts: list[Host]) -> N
     with hosts[2].client() as client:
         assert client.connect("dead1", **DURABLE).session_present
         client.nothing()
+
+
+# -- again and again -----------------------------------------------------------------------------------------------------------
+
+
+def held(host: Host) -> dict[str, Any]:
+    """All of which there must not be more at the end; `lives`: stores of other hosts that it has had something of."""
+    environment = open_environment(host.data_dir / "store", 1 << 30, readonly=True)
+    databases = open_databases(environment, create=False)
+    with environment.begin() as transaction:
+        entries = {name: transaction.stat(databases[name])["entries"] for name in DATABASES if name != "meta"}
+        meta = list(transaction.cursor(db=databases["meta"]).iternext(values=False))
+    environment.close()
+    return {
+        "entries": entries,
+        "hosts": {key[-NODE_ID_BYTES:] for key in meta if key.startswith((META_NODE, META_EVICTED))},
+        "lives": sum(key.startswith(META_PEER) for key in meta),
+        "members": len(json.loads((host.data_dir / "cluster.json").read_text())["members"]),
+        "run_dir": sorted(os.listdir(host.run_dir)),
+        "descriptors": sum(len(os.listdir(f"/proc/{host.pid(name)}/fd")) for name in PROCESSES),
+    }
+
+
+def memory(hosts: list[Host]) -> dict[str, int]:
+    """By host, process and pid: one that was started anew is a KeyError."""
+    pids = {(host.name, name): host.pid(name) for host in hosts for name in PROCESSES}
+    return {f"{key} {pid}": memory_bytes([pid]) for key, pid in pids.items()}
+
+
+def comes_and_goes(guest: Host, stay: list[Host], number: int) -> None:
+    """It leaves, a message comes for a session whose client then connects to it again."""
+    done = guest.mqnode("leave", "--grace", "0", "-i", "0.1")
+    assert done.returncode == 0, done.stderr + guest.log()
+    with stay[0].client() as publisher:
+        publisher.connect()
+        publisher.publish_all("again/x", b"%d" % number, 1)
+    admit(stay[0], guest)
+    guest.wait_ready()
+    with guest.client() as client:
+        assert client.connect("again", **DURABLE).session_present
+        assert client.take().payload == b"%d" % number
+
+
+def all_equal(host: Host) -> bool:
+    return bool(json.loads(host.mqnode("cluster", "digest", "--json").stdout)["equal"])
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.soak)])
+def test_joining_and_leaving_again_and_again_leaves_nothing_behind(hosts: list[Host], rounds: int) -> None:
+    """Row 116: but 16 bytes for each time in the stores of the others, by which they tell what was erased from what is new."""
+    *stay, guest = hosts
+    queued(guest, "again", 0)
+    comes_and_goes(guest, stay, 0)  # the first time brings what is there only once
+    wait_for(lambda: all_equal(stay[0]), 20)
+    before, used = [held(host) for host in stay], memory(stay)
+    for number in range(1, rounds):
+        comes_and_goes(guest, stay, number)
+    in_sync(*hosts)
+    wait_for(lambda: all_equal(stay[0]), 20)
+    after = [held(host) for host in stay]
+    assert [each.pop("lives") for each in after] == [each.pop("lives") + rounds - 1 for each in before]
+    more = [each.pop("descriptors") for each in after], [each.pop("descriptors") for each in before]
+    assert max(now - then for now, then in zip(*more, strict=True)) < 4, more  # connections that end just now
+    assert after == before
+    grown = {name: size - used[name] for name, size in memory(stay).items()}
+    assert max(grown.values()) < GROWTH_BYTES, grown
+
+
+# -- by the thousand -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(4000, marks=pytest.mark.soak)])
+def test_clients_move_by_the_thousand_and_lose_nothing(hosts: list[Host], count: int) -> None:
+    """Row 90: they go where they are told to, while messages for all of them come at another host."""
+    *stay, guest = hosts
+    assert isinstance(guest.network, Network)
+    with (
+        Swarm(guest.network, "swarm", count, (guest.address, guest.port)) as swarm,
+        stay[0].client() as publisher,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        publisher.connect()
+        wait_for(lambda: swarm.ready == count, 30, lambda: f"{swarm.ready} ready, {swarm.errors[:3]}")
+        leaving = pool.submit(guest.mqnode, "leave", "--grace", "0", "--rate", "1000")
+        rounds = 0
+        while rounds == 0 or not leaving.done():
+            publish_round(publisher, swarm, rounds)
+            rounds += 1
+        assert leaving.result().returncode == 0, leaving.result().stderr
+        wait_for(
+            lambda: swarm.least == rounds and swarm.ready == count,
+            30,
+            lambda: f"{swarm.least} of {rounds}",
+        )
+        assert not swarm.errors, swarm.errors[:10]
+        assert swarm.ends == {SERVER_MOVED: count}
+        print(f"{rounds} messages for each, {swarm.repeats} came again; served by {swarm.homes}")
+        assert {host.address for host in stay} == set(swarm.homes)
+        assert min(swarm.homes.values()) > count // 4
+    admit(stay[0], guest)
+    in_sync(*hosts)
