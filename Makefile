@@ -24,6 +24,7 @@ faults: build tools
 	$(PY) -m tests.cluster.matrix $(ARGS)
 
 soak: build tools
+	@deploy/require prometheus:prometheus
 	$(PY) -m pytest -m soak $(ARGS)
 
 bench: build tools $(INTEROP)

@@ -140,13 +140,17 @@ class _Collector:
         up = GaugeMetricFamily("mqnode_process_up", "1 while its heartbeat is fresh", labels=["process"])
         memory = GaugeMetricFamily("mqnode_process_resident_bytes", "Resident memory", labels=["process"])
         cpu = CounterMetricFamily("mqnode_process_cpu_seconds", "CPU time used", labels=["process"])
+        started = GaugeMetricFamily(
+            "mqnode_process_start_time_seconds", "When it started, Unix time", labels=["process"]
+        )
         for name, slot in self._host.processes().items():
             up.add_metric([name], int(self._host.alive(slot)))
+            started.add_metric([name], self._host.counters.slot(slot)[counters.STARTED_S])
             usage = _usage(self._host.counters.slot(slot)[counters.PID])
             if usage is not None:
                 memory.add_metric([name], usage["resident_bytes"])
                 cpu.add_metric([name], usage["cpu_s"])
-        yield from (up, memory, cpu)
+        yield from (up, started, memory, cpu)
         info = GaugeMetricFamily("mqnode_build_info", "Version of mqnode", labels=["version"])
         info.add_metric([VERSION], 1)
         yield info
