@@ -26,14 +26,14 @@ import msgspec
 
 from node import counters, keeper_counts, log, process
 from node.config import Config, load, run_dir, worker_count
-from node.keeper_end import EXIT_AGAIN, failed
+from node.keeper_end import ended, failed
 from node.keeper_link import LOST, Link
 from node.replicas import PEER, Replicas
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
 from storage.disk import Disk
 from storage.layout import META_INSTANCE, StoreError, store_path, u64
-from storage.store import Store, damaged, open_store, remove_store
+from storage.store import Store, damaged, open_store
 from storage.writer import Writer
 
 HELLO, OPS, COMMITTED, WAKE = 0, 1, 2, 3
@@ -83,6 +83,7 @@ class Keeper:
                 self.directory = Directory(self.writer, self.store.number)
                 strict = self.config.cluster.ack_policy == "strict"
                 self.replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
+                self.directory.elsewhere.retired |= self.store.former
                 self.last_seq = self.writer.seq
                 contents = self.store.contents()
                 self.clock_offset_ms = self.store.start_clock(
@@ -132,14 +133,9 @@ class Keeper:
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
         self.log.info("ready", store=str(self.store.path), sessions=len(self.directory.sessions))
         self.slot[counters.INDEX["ready"]] = 1
-        while not self.is_over and (not self.stopping or self._has_input()):
+        while not self.is_over and not self.replicas.old_copy.is_found and (not self.stopping or self._has_input()):
             self.turn()
-        self.store.environment.sync(True)
-        if self.is_over:
-            self.store.environment.close()
-            remove_store(self.store.path)
-        self.log.info("stopped", store_removed=self.is_over)
-        return EXIT_AGAIN if self.is_over else 0
+        return ended(self)
 
     def _has_input(self) -> bool:
         """While stopping: is anything of the workers still on its way?"""
@@ -168,6 +164,7 @@ class Keeper:
             self._take(link, kind, body, now_ms)
         if self.writer.is_settling and self.replicas.is_settled(now_ms - self.started_ms):
             self.writer.settle()
+            self.replicas.old_copy.serves(not self.directory.elsewhere.peers)
         for will_id in self.writer.fired_wills:
             self.directory.wills.fired(will_id)
         self.replicas.trim()
@@ -215,7 +212,8 @@ class Keeper:
         elif kind == REQUEST:
             number, method, arguments = _decode(body)
             if method == "peers":
-                link.queue(REPLY, _encode([number, True, self.replicas.describe(now_ms)]))
+                copies = keeper_counts.describe_copies(self.store.number, self.writer, self.replicas, now_ms)
+                link.queue(REPLY, _encode([number, True, copies]))
             elif method == "end_store":
                 self.is_over = bool(self.writer.known or self.directory.sessions)
                 link.queue(REPLY, _encode([number, True, self.is_over]))

@@ -1,10 +1,13 @@
-"""What the keeper shows in its slot of the counters: sessions, queues and copies (node/counters.py)."""
+"""What the keeper shows: sessions, queues and copies in its slot of the counters (node/counters.py), and how far each peer is."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from node import counters
-from node.replicas import Replicas
+from node.replicas import IN_SYNC, Replicas
 from node.sessions.directory import Directory
+from storage.layout import META_EVICTED
 from storage.writer import Writer
 
 INDEX = counters.INDEX
@@ -30,3 +33,17 @@ def show_copies(slot: memoryview, replicas: Replicas) -> None:
     slot[INDEX["peers_evicted"]] = len(replicas.evicted)
     slot[INDEX["digest_mismatch_buckets"]] = replicas.digests.differing
     slot[INDEX["degraded"]] = int(replicas.degraded)
+
+
+def describe_copies(number: int, writer: Writer, replicas: Replicas, now_ms: int) -> dict[str, Any]:
+    """For metrics and the command line: the number of this host, and how far each other one is."""
+    found = []
+    for peer in replicas.peers.values():
+        state, has = replicas.replication.peers.get(peer), replicas.had(peer)
+        found.append({
+            "node_id": peer.node_id.hex(), "number": peer.number, "in_sync": state is not None and state.in_sync,
+            "evicted": peer.node_id in replicas.evicted,
+            "was_in_sync": writer.get("meta", META_EVICTED + peer.node_id) == IN_SYNC, "evictions": peer.evictions,
+            "lag_ops": max(0, writer.seq - has), "lag_s": replicas.times.lag_ms(has, now_ms) / 1000,
+        })  # fmt: skip
+    return {"number": number, "peers": found, "digests": replicas.digests.own(), "heals": replicas.heals.describe()}

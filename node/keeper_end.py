@@ -9,11 +9,26 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from node import counters
+from storage.store import remove_store
 
 if TYPE_CHECKING:
     from node.keeper import Keeper
 
 EXIT_IO, EXIT_AGAIN = 74, 75
+
+
+def ended(keeper: Keeper) -> int:
+    """The exit code when no error ended it. What becomes of a store whose time is over."""
+    keeper.store.environment.sync(True)
+    keeper.store.remember(keeper.writer.seq)
+    old_copy = keeper.replicas.old_copy
+    if old_copy.is_found:
+        keeper.store.renumber(old_copy.last)
+    keeper.store.environment.close()
+    if keeper.is_over:
+        remove_store(keeper.store.path)
+    keeper.log.info("stopped", store_removed=keeper.is_over)
+    return EXIT_AGAIN if keeper.is_over or old_copy.is_found else 0
 
 
 def failed(keeper: Keeper, error: BaseException) -> int:

@@ -64,3 +64,10 @@ class Peer:
         self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
         self.context: Context = {}
         self.asked = False  # for a snapshot
+        self.is_complete = False  # since it was evicted last it has said that we have all it has
+
+    def renumber(self, number: int) -> None:
+        """Its store is another one, and its commits are counted anew."""
+        self.number = number
+        self.applying.clear()
+        self.waiting.clear()

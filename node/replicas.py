@@ -11,6 +11,7 @@ from mesh.replication import Replication, Times
 from node.digests import Digests
 from node.heals import Heals
 from node.keeper_link import Link
+from node.old_copy import OldCopy
 from node.peer import Peer, Say, decode_context, decode_part
 from node.peer_commits import PeerCommits
 from node.sessions.directory import Directory
@@ -43,7 +44,9 @@ class Replicas:
         self.peers: dict[bytes, Peer] = {}
         self.replication = Replication(writer.seq, strict)
         self.evicted: set[bytes] = set()
-        self._times = Times()
+        self.times = Times()
+        self.old_copy = OldCopy(writer, log)
+        directory.elsewhere.has_all = self._has_all
         self.heals = directory.elsewhere.heals = Heals(writer, log)
         self._commits = PeerCommits(writer, directory, number, self.peers, self.heals, self._say, self._take)
         self.digests = Digests(writer, directory, log, self._speak, self._commits.repair)
@@ -119,7 +122,7 @@ class Replicas:
             was_in_sync = state is not None and state.in_sync
             if was_in_sync or not self._has_evicted(peer):
                 self._writer.put("meta", META_EVICTED + node_id, IN_SYNC if was_in_sync else b"")
-            peer.has = self._had(peer)
+            peer.has, peer.is_complete = self.had(peer), False
             peer.evictions += node_id not in self.evicted
             self.evicted.add(node_id)
             self.replication.evicted(peer)
@@ -137,7 +140,7 @@ class Replicas:
     def left(self, node_id: bytes, now_ms: int) -> None:
         """It is no member any more: it is not asked for its sessions, and its copies are missed no longer."""
         self.down(node_id, True, now_ms)
-        del self.peers[node_id]
+        self._directory.elsewhere.members.discard(self.peers.pop(node_id).number)
         self.evicted.discard(node_id)
 
     def _say_stalled(self) -> None:
@@ -147,23 +150,10 @@ class Replicas:
             next='start or join another host, or set cluster.ack_policy = "available" and restart this one',
         )  # fmt: skip
 
-    def _had(self, peer: Peer) -> int:
+    def had(self, peer: Peer) -> int:
         """The last commit of ours that it had, as far as we know."""
         state = self.replication.peers.get(peer)
         return peer.has if state is None else state.has
-
-    def describe(self, now_ms: int) -> dict[str, Any]:
-        """For metrics and the command line: the number of this host, and how far each other one is."""
-        found = []
-        for peer in self.peers.values():
-            state, has = self.replication.peers.get(peer), self._had(peer)
-            found.append({
-                "node_id": peer.node_id.hex(), "number": peer.number, "in_sync": state is not None and state.in_sync,
-                "evicted": peer.node_id in self.evicted,
-                "was_in_sync": self._writer.get("meta", META_EVICTED + peer.node_id) == IN_SYNC, "evictions": peer.evictions,
-                "lag_ops": max(0, self._writer.seq - has), "lag_s": self._times.lag_ms(has, now_ms) / 1000,
-            })  # fmt: skip
-        return {"number": self._number, "peers": found, "digests": self.digests.own(), "heals": self.heals.describe()}
 
     @property
     def is_stalled(self) -> bool:
@@ -201,6 +191,7 @@ class Replicas:
             peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
         elif say == Say.IN_SYNC:
             self._expect_no_more(peer.node_id)
+            peer.is_complete = True
             self.heals.has_all(peer, "here", now_ms)
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
@@ -239,7 +230,9 @@ class Replicas:
             )  # fmt: skip
             return
         if peer.number != number:
-            peer.number = number
+            if peer.number:
+                self._directory.elsewhere.renumbered(peer)
+            peer.renumber(number)
             self._writer.put("meta", META_NODE + peer.node_id, u64(number))
         self._directory.elsewhere.members.add(number)
         if wants:
@@ -249,13 +242,15 @@ class Replicas:
         elif peer.open_said:
             return
         peer.open_said = True
-        has, evicted = self._writer.peer_seq(number), self._has_evicted(peer)
-        self._say(peer, Say.OPEN, _OPEN.pack(has, self._writer.seq, evicted))
+        evicted = self._has_evicted(peer)
+        self._say(peer, Say.OPEN, _OPEN.pack(self.old_copy.known(number), self._writer.seq, evicted))
 
     def _has_evicted(self, peer: Peer) -> bool:
         return self._writer.get("meta", META_EVICTED + peer.node_id) is not None
 
     def _opened(self, peer: Peer, has: int, evicted: int) -> None:
+        if self.old_copy.shows(peer, has):
+            return
         peer.has = has
         self.heals.opened(peer, bool(evicted), max(0, self._writer.seq - has), self._directory.now_ms)
         peer.went_on = bool(evicted) and not self._has_evicted(peer)
@@ -275,6 +270,11 @@ class Replicas:
             elif is_all and self._undone_after is None:
                 self._undone_after = known
                 self._say(peer, Say.TAIL, self._writer.tail(known, self._first))
+
+    def _has_all(self) -> bool:
+        """Is here what every other host has?"""
+        is_told = self.link is not None or not self._writer.known  # who the others are
+        return is_told and not self._unheard() and all(peer.is_complete for peer in self.peers.values())
 
     def _unheard(self) -> bool:
         """Are there members of whom we do not know yet whether they are there?"""
@@ -296,12 +296,10 @@ class Replicas:
 
     def _begin(self, peer: Peer, has: int) -> None:
         peer.is_heard = False  # and begun with
-        if has > self._writer.seq:
-            self._log.warning("rolled_back", peer=peer.name, cause="it has more of our commits than this store",
-                              effect="everything is sent anew", next="was an old copy of the disk brought back?")  # fmt: skip
-        if has == 0 or has > self._writer.seq:
+        self.old_copy.began()
+        if has == 0:
             peer.snapshot = (0, b"", self._writer.context())
-        self.replication.opened(peer, min(has, self._writer.seq))
+        self.replication.opened(peer, has)
         self._directory.elsewhere.up(peer)
         self.digests.opened(peer)
         if self.replication.peers[peer].in_sync:
@@ -333,9 +331,7 @@ class Replicas:
                 self._send_changes(peer, last, bytes(changes), True)
         self.replication.committed(last)
         if changes:
-            self._times.committed(
-                last, now_ms, min((self._had(peer) for peer in self.peers.values()), default=last - 1)
-            )
+            self.times.committed(last, now_ms, min((self.had(peer) for peer in self.peers.values()), default=last - 1))
         self._commits.answer()
         self.digests.tell()
 
@@ -395,6 +391,6 @@ class Replicas:
 
     def trim(self) -> None:
         """Forget what all peers have, or what one has been away for too long to get piece by piece."""
-        until = max(min(map(self._had, self.peers.values()), default=0), self._writer.seq - KEPT_COMMITS)
+        until = max(min(map(self.had, self.peers.values()), default=0), self._writer.seq - KEPT_COMMITS)
         if until > 0:
             self._writer.trim(until, TRIM)

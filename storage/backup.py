@@ -2,8 +2,8 @@
 
 A backup is one file, a compacted data.mdb: `create` writes it under a temporary name, fsyncs it and gives it its name
 at last, so that a file of that name is whole. `restore` verifies it, builds the new store beside the old one and renames;
-the store that was there is moved aside, never deleted. The restored store has an incarnation that this host never had:
-peers can tell it from what they knew (guarantees, I14). Raises StoreError.
+the store that was there is moved aside, never deleted. The restored store has an incarnation and a number that this host never
+had: what it commits is nothing that peers know already (storage/renumber.py; guarantees, I14). Raises StoreError.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
-from storage.layout import META_INCARNATION, StoreError, open_environment, u64
+from storage.layout import META_INCARNATION, StoreError, open_databases, open_environment, u64
+from storage.renumber import new_number, renumber
 from storage.verify import verify
 
 _ROOM_BYTES = 1 << 20  # for one small record
@@ -110,9 +112,11 @@ def _build(file: Path, folder: Path, wall_s: int) -> None:
     """A store in `folder` from `file`, owned by whom the data_dir is. Incarnations count starts, so that the time in
     seconds is beyond any that this host had since the backup."""
     shutil.copyfile(file, folder / "data.mdb")
-    with open_environment(folder, file.stat().st_size + _ROOM_BYTES) as environment:
-        meta = environment.open_db(b"meta", create=False)
+    with open_environment(folder, 2 * file.stat().st_size + _ROOM_BYTES) as environment:
+        databases: dict[str, Any] = open_databases(environment, create=True)
+        meta = databases["meta"]
         with environment.begin(write=True) as transaction:
+            renumber(transaction, databases, new_number())
             known = int.from_bytes(transaction.get(META_INCARNATION, b"", db=meta), "big")
             transaction.put(META_INCARNATION, u64(max(known + 1, wall_s)), db=meta)
     owner = folder.parent.stat()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 
@@ -16,13 +15,16 @@ from storage.layout import (
     META_BOOT,
     META_CLOCK,
     META_FORMAT,
+    META_FORMER,
     META_INCARNATION,
     META_NUMBER,
+    META_SEQ,
     StoreError,
     open_databases,
     open_environment,
     unsealed,
 )
+from storage.renumber import is_older, new_number, remember, renumber
 
 _ROOM_FACTOR = 512  # bytes of pages for each byte of input, at worst: a target takes ten, and touches a page of its own
 _ROOM_BYTES = 64 << 20
@@ -36,7 +38,9 @@ class Store:
         self.incarnation = 0
         with environment.begin() as transaction:
             stored = transaction.get(META_NUMBER, b"", db=self.databases["meta"])
-        self.number = int.from_bytes(stored, "big") or _new_number()  # of this host, in the ids that it gives
+            former = transaction.get(META_FORMER, b"", db=self.databases["meta"])
+        self.number = int.from_bytes(stored, "big") or new_number()  # of this host, in the ids that it gives
+        self.former = {int.from_bytes(former[at : at + 8], "big") for at in range(0, len(former), 8)}
         self._max_map_bytes = max_map_bytes
         self._page_bytes = environment.stat()["psize"]
 
@@ -56,7 +60,23 @@ class Store:
             transaction.put(META_NUMBER, self.number.to_bytes(8, "big"), db=meta)
             self.incarnation = int.from_bytes(transaction.get(META_INCARNATION, b"", db=meta), "big") + 1
             transaction.put(META_INCARNATION, self.incarnation.to_bytes(8, "big"), db=meta)
+            seq = int.from_bytes(transaction.get(META_SEQ, b"", db=meta), "big")
+        self.remember(seq)
         return now - monotonic_ms
+
+    def remember(self, seq: int) -> None:
+        """All commits up to this one are on the disk."""
+        remember(self.path, self.number, self.incarnation, seq)
+
+    def is_older(self) -> bool:
+        """Was it put back from an earlier time?"""
+        with self.environment.begin() as transaction:
+            return is_older(self.path, transaction, self.databases["meta"])
+
+    def renumber(self, last: int | None = None) -> None:
+        """It is an old copy. Whoever has opened it has to open it anew. `last`: see storage/renumber.py."""
+        with self.environment.begin(write=True) as transaction:
+            renumber(transaction, self.databases, new_number(), last)
 
     def contents(self) -> tuple[list[bytes], list[tuple[int, bytes]], list[tuple[int, bytes]]]:
         """Session records, wills by id, subscriptions by sid. Raises lmdb.CorruptedError if one was changed by the disk."""
@@ -116,6 +136,9 @@ def open_store(path: Path, map_bytes: int, max_map_bytes: int, suspect: bool = F
             _check_pages(path)  # cut off, unless only pages that hold nothing are missing
         store = Store(path, environment, max_map_bytes)
         _check_format(store)
+        if store.is_older():
+            store.renumber()
+            store = Store(path, environment, max_map_bytes)
     except (lmdb.Error, StoreError) as error:
         environment.close()
         raise error if isinstance(error, StoreError) else damaged(path, error) from error
@@ -138,11 +161,6 @@ def remove_store(path: Path) -> None:
     shutil.rmtree(over, ignore_errors=True)
     path.rename(over)
     shutil.rmtree(over)
-
-
-def _new_number() -> int:
-    """Not 0; of a hundred hosts two get the same once in a thousand clusters, and then do not replicate."""
-    return secrets.randbelow((1 << 23) - 1) + 1
 
 
 def damaged(path: Path, cause: object) -> StoreError:

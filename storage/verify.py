@@ -63,6 +63,7 @@ class _Seen:
     next_sid: int = 1
     next_body: int = 1
     next_will: int = 1
+    has_peers: bool = False  # from other hosts a body may come before what refers to it, and stay a while longer
     sids: set[int] = field(default_factory=set)
     reserved: dict[int, int] = field(default_factory=dict)  # sid -> above all numbers of its queue
     references: Counter[int] = field(default_factory=Counter)  # of bodies, by queue entries
@@ -158,6 +159,7 @@ def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
         seen.number = int.from_bytes(value, "big")
     elif key in (META_CLOCK, META_INCARNATION, META_SEQ) or key.startswith(META_PEER):
         _require(len(value) == 8, "it is not of 8 bytes")
+        seen.has_peers = seen.has_peers or key.startswith(META_PEER)
     elif key == META_BOOT:
         _require(len(value) == 24, "it is not of 24 bytes")
     elif key.startswith(META_QSEQ):
@@ -207,7 +209,7 @@ def _check_stored(value: bytes, seen: _Seen) -> None:
 def _check_body(key: bytes, value: bytes, seen: _Seen) -> None:
     number = int.from_bytes(key, "big")
     _require(seen.given(number, seen.next_body), f"its number is not below meta's next, {seen.next_body}")
-    _require(number in seen.references, "no queue refers to it")
+    _require(number in seen.references or seen.has_peers, "no queue refers to it")
     _check_message(unsealed(value))
 
 

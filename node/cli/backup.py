@@ -64,7 +64,8 @@ def verify(file: Path, as_json: bool) -> None:
 def restore(file: Path, force: bool, config_path: str, as_json: bool) -> None:
     """Make the backup FILE this host's store. mqnode must not run.
 
-    Clients get what their sessions held when the backup was made: what was delivered since comes again.
+    Clients get what their sessions held when the backup was made: what was delivered since comes again, unless another host of
+    the cluster knows better.
 
     \b
     Example:

@@ -48,6 +48,8 @@ class Elsewhere:
         self.evicted: set[int] = set()
         self.members: set[int] = set()  # numbers of the cluster's hosts
         self.are_all_known = True  # the numbers of all of them
+        self.retired: set[int] = set()  # numbers that a host had before its store was another one
+        self.has_all: Callable[[], bool] = lambda: True  # is here what every other host has?
         self._strays_due = False
         self.heals: Heals | None = None
         self.handover = Handover(directory)
@@ -105,7 +107,7 @@ class Elsewhere:
     def is_gone(self, number: int) -> bool:
         """Is this host none that will come back soon?"""
         is_known = number in self.members or not self.are_all_known
-        return number in self.evicted or not is_known
+        return number in self.evicted or number in self.retired or not is_known
 
     def own(self, record: SessionRecord, asked: bool) -> None:
         """From now on it is ours. `asked`: the host that had it knows, and its queue is here."""
@@ -313,12 +315,22 @@ class Elsewhere:
         self._look_for_orphans()
         self._directory.wills.host_gone(number, now_ms, WILL_GRACE_MS)
 
+    def renumbered(self, peer: Link) -> None:
+        """Its store is another one; with the number that it has until now it is gone."""
+        self.retired.add(peer.number)
+        self.members.discard(peer.number)
+        self.evicted.discard(peer.number)
+        self.peers.pop(peer.number, None)
+        self._look_for_orphans()
+        self._directory.wills.host_gone(peer.number, self._directory.now_ms, WILL_GRACE_MS)
+
     def is_first(self) -> bool:
         """Of the hosts that are there, as far as we know, the one with the lowest number: it does what one of them has to do."""
         return self.number <= min(self.members - self.evicted, default=self.number)
 
     def after_restart(self, now_ms: int) -> None:
-        """The wills that came of hosts which are no members any more."""
+        """What came of hosts which are no members any more."""
+        self.handover.resume(now_ms)
         for number in self._directory.wills.hosts() - {self.number}:
             if self.is_gone(number):
                 self._directory.wills.host_gone(number, now_ms, WILL_GRACE_MS)

@@ -9,10 +9,13 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from storage.layout import SessionRecord
+from storage.layout import META_FORMER, SessionRecord
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
+
+
+RESUME_MS, RESUME_MOST = 500, 1000
 
 
 class Handover:
@@ -44,6 +47,20 @@ class Handover:
             directory.elsewhere.own(record, asked=False)
             directory.expiry.later(record)
         return len(theirs) - len(taken)
+
+    def resume(self, now_ms: int) -> None:
+        """Take what was ours under numbers that this store had before it was found to be an old copy, once what the other hosts
+        know of it is here."""
+        directory = self._directory
+        former = directory.writer.get("meta", META_FORMER)
+        if former is None:
+            return
+        if directory.elsewhere.has_all():
+            numbers = [int.from_bytes(former[at : at + 8], "big") for at in range(0, len(former), 8)]
+            if not sum([self.take(number, RESUME_MOST) for number in numbers]):
+                directory.writer.delete("meta", META_FORMER)
+                return
+        directory.timers.at(now_ms + RESUME_MS, self.resume)
 
     def _is_known(self, record: SessionRecord) -> bool:
         return self._directory.by_sid.get(record.sid) is record
