@@ -43,11 +43,12 @@ class Digests:
         self._repaired: dict[Peer, tuple[int, bytes]] = {}  # who have asked: up to which key they have been sent all
         self._asked_ms: dict[Peer, int] = {}
         self._differing: dict[Peer, list[str]] = {}
-        self.partial: set[Peer] = set()  # of whose snapshots we have a part: our context does not say what we have
+        self.ahead: dict[Peer, Context] = {}  # up to where the parts of its snapshot go that we have
 
     def own(self) -> tuple[Context, DigestsOf] | None:
-        """The context of this store and its digests, None while they do not belong together."""
-        digests = None if self.partial else self._writer.digests()
+        """The context of this store and its digests, None while they do not belong together: a part of a snapshot may be ahead."""
+        self.ahead = {peer: seen for peer, seen in self.ahead.items() if not self._writer.has_seen(seen)}
+        digests = None if self.ahead else self._writer.digests()
         return None if digests is None else (self._writer.context(), digests)
 
     @property
@@ -67,7 +68,7 @@ class Digests:
 
     def gone(self, peer: Peer) -> None:
         """Evicted or no member any more."""
-        self.partial.discard(peer)
+        self.ahead.pop(peer, None)
         self._differing.pop(peer, None)
 
     def _tell_all(self, now_ms: int) -> None:

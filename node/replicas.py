@@ -180,10 +180,10 @@ class Replicas:
         elif say == Say.RESET:
             self._reset(peer, message, now_ms)
         elif say == Say.SNAPSHOT:
-            self.digests.partial.add(peer)
-            self._commits.part(peer, *decode_part(message), now_ms=now_ms)
+            part = decode_part(message)
+            self.digests.ahead[peer] = part[4]
+            self._commits.part(peer, *part, now_ms=now_ms)
         elif say == Say.SNAPSHOT_END:
-            self.digests.partial.discard(peer)
             self._commits.snapshot_ended(peer, message, now_ms)
         elif say == Say.CONTEXT:
             self._commits.look_at(peer, decode_context(message))

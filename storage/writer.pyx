@@ -144,6 +144,8 @@ cdef class Writer:
     cdef uint64_t dot           # of what is put in the open transaction
     cdef readonly dict known    # number of another host -> its last commit that is in this store
     cdef dict erased            # {(database, key, number): commit}: up to there, this host's puts are over that have not come yet
+    cdef dict rivals            # {(database, key): [values]}: put without knowing of what is there, which every host prefers
+    cdef set older_rivals       # keys of those that were there at the last `sweep`
     cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
     cdef public bint recording  # are changes kept for peers?
@@ -208,6 +210,7 @@ cdef class Writer:
         self.queued_messages = self.queued_bytes = 0
         self.strays = set()
         self.loose, self.looser = set(), set()
+        self.rivals, self.older_rivals = {}, set()
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
@@ -385,6 +388,8 @@ cdef class Writer:
 
     cdef int store(self, int database, bytes key, bytes ours, bytes value) except -1:
         """`ours`: what is there, if anything."""
+        if self.rivals:
+            self.rivals.pop((database, key), None)
         if database == QUEUE:
             self.queue.put(key, value)
         elif database == BODIES:
@@ -403,6 +408,8 @@ cdef class Writer:
         cdef bytes value = self.transaction.pop(key, db=self.handles[database])
         if value is None:
             return False
+        if self.rivals:
+            self.rivals.pop((database, key), None)
         self.record_erased(database, key, value)
         return True
 
@@ -527,7 +534,7 @@ cdef class Writer:
             key = u64(publisher) + packet_id.to_bytes(2, "big")
             content = zlib.crc32(record[17:end - record]).to_bytes(4, "little")    # without the times
             flow = self.transaction.get(key, db=self.packet_ids)
-            if self.is_repeated(publisher, flow, content):
+            if self.is_repeated(flow, content):
                 return
             self.store(PACKET_IDS, key, flow, sealed(content, self.dot))
         if self.full and not will and not moved:
@@ -548,16 +555,14 @@ cdef class Writer:
         if count:
             self.enqueue(targets, count, record, <uint32_t>(end - record))
 
-    cdef bint is_repeated(self, uint64_t sid, bytes flow, bytes content) except -1:
+    cdef bint is_repeated(self, bytes flow, bytes content) except -1:
         """Has this QoS 2 message come before? `flow`: of the packet id, None if none is open.
 
-        If the session was once at another host, the flow may have ended there without our knowing: then another message has its packet id.
+        With other hosts the flow may have ended at one of them without our knowing, during a cut for example: then another message has its packet id.
         """
-        cdef bint elsewhere
         if flow is None:
             return False
-        elsewhere = dot_of(flow) >> NUMBER_BITS != self.number >> NUMBER_BITS or self.is_taken(sid)
-        return not elsewhere or flow[HEADER:] == content
+        return not self.known or flow[HEADER:] == content
 
     cpdef bint is_taken(self, uint64_t sid):
         """Was the session ever taken from a host that could not be asked?"""
@@ -932,12 +937,15 @@ cdef class Writer:
     def sweep(self):
         """Delete the bodies that nothing has referred to for as long as it is between two calls.
 
-        What refers to the body of another host's message may come later than that, from a third one.
+        What refers to the body of another host's message may come later than that, from a third one. So may what lets a rival win.
         """
         for body in self.looser:
             if body not in self.references:
                 self.transaction.delete(u64(body), db=self.handles[BODIES])
         self.loose, self.looser = set(), self.loose
+        for key in self.older_rivals:
+            self.rivals.pop(key, None)
+        self.older_rivals = set(self.rivals)
 
     def records_of(self, uint64_t peer, bytes changes, dict context):
         """Yields what of the changes is the directory's: (database name, key, value or None, is it a session that counts as much as ours?).
@@ -947,9 +955,14 @@ cdef class Writer:
         self.look_ahead(peer, context)
         for database, key, value, dot in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS):
             ours = self.transaction.get(key, db=self.handles[database])
-            verdict = self.judge(database, key, ours, value, dot, context)
-            if verdict == TAKE or verdict == BOTH and (database == SESSIONS or rank(database, value) > rank(database, ours)):
-                yield REPLICATED[database], key, value, verdict == BOTH
+            if database == SESSIONS:
+                verdict = self.judge(database, key, ours, value, dot, context)
+                if verdict != NOTHING:
+                    yield REPLICATED[database], key, value, verdict == BOTH
+            else:
+                best = self.chosen(database, key, ours, value, dot, context)
+                if best is not ours:
+                    yield REPLICATED[database], key, best, False
 
     def records_in(self, bytes changes):
         """The same, whatever we have: ours is undone."""
@@ -958,12 +971,32 @@ cdef class Writer:
 
     cdef int apply_plain(self, int database, bytes key, bytes value, uint64_t dot, dict context) except -1:
         cdef bytes ours = self.transaction.get(key, db=self.handles[database])
-        cdef int verdict = self.judge(database, key, ours, value, dot, context)
-        if verdict == TAKE or verdict == BOTH and rank(database, value) > rank(database, ours):
-            self.put_plain(database, key, ours, value)
+        cdef bytes best = self.chosen(database, key, ours, value, dot, context)
+        if best is not ours:
+            self.put_plain(database, key, ours, best)
             if database == RETAINED:
-                self.retained_messages += (value is not None) - (ours is not None)
+                self.retained_messages += (best is not None) - (ours is not None)
         return 0
+
+    cdef bytes chosen(self, int database, bytes key, bytes ours, bytes value, uint64_t dot, dict context):
+        """What `key` is to hold after that change by another host. Of what was put without knowing of each other the rest is remembered:
+        who deletes the best may not have seen it, and other hosts may never have had the best."""
+        cdef int verdict = self.judge(database, key, ours, value, dot, context)
+        cdef list rivals = self.rivals.pop((database, key), [])
+        cdef bytes best = ours if verdict == NOTHING else value
+        if rivals:
+            rivals = [each for each in rivals if not covers(context, dot_of(each)) or value is not None and dot_of(each) == dot]
+        if verdict == BOTH:
+            rivals.append(ours)
+        if not rivals:
+            return best
+        if best is not None:
+            rivals.append(best)
+        best = max(rivals, key=lambda each: rank(database, each))
+        rivals.remove(best)
+        if rivals:
+            self.rivals[database, key] = rivals
+        return ours if best == ours else best
 
     cdef int put_plain(self, int database, bytes key, bytes ours, bytes value) except -1:
         """What another host put, or with None erased, where we have `ours`."""

@@ -260,7 +260,7 @@ class Directory:
             return {"sid": 0, "present": False, "will_id": owner.will_id, "sent": 0}
         return {
             "sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq,
-            "last_qseq": self._last_qseq(record), "taken": self.writer.is_taken(record.sid),
+            "last_qseq": self._last_qseq(record), "taken": self.elsewhere.is_unsure(record.sid),
         }  # fmt: skip
 
     def _presence(self, record: SessionRecord | None, online: bool) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from node.heals import Heals
+from node.sessions.fetch import RETRY_MS, Fetch
 from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
 from storage.layout import HEADER_BYTES, NUMBER_BITS, SessionRecord, WillRecord, client_key
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from node.sessions.directory import Directory
 
 TAKEN_OVER = 0x8E
-RELEASE_MS = 4000  # more than an eviction takes
-RETRY_MS = 50
-SEEN_MS = 5
 STRAY_MS = 20_000
 WILL_GRACE_MS = 30_000  # a host that is gone: its clients may come back before their wills fire
 
@@ -50,6 +48,7 @@ class Elsewhere:
         self.are_all_known = True  # the numbers of all of them
         self.retired: set[int] = set()  # numbers that a host had before its store was another one
         self.has_all: Callable[[], bool] = lambda: True  # is here what every other host has?
+        self.taking: set[str] = set()  # client ids whose sessions we are about to take from hosts that cannot be asked
         self._strays_due = False
         self.heals: Heals | None = None
         self.handover = Handover(directory)
@@ -61,53 +60,17 @@ class Elsewhere:
     # -- a client comes here ----------------------------------------------------------------------------------------------
 
     def fetch(self, cid: str, now_ms: int, fetched: Callable[[], None], is_wanted: Callable[[], bool]) -> None:
-        """Make the client id's session ours, if there is one, then call `fetched()`; also when it `is_wanted()` no more.
-
-        Only an owner that is gone is not asked.
-        """
-        directory, is_denied = self._directory, False
-
-        def done(asked: bool) -> None:
-            current = directory.sessions.get(cid)
-            if current is not None and not self.owns(current):
-                self.own(current, asked)
-            fetched()
-
-        def answered(ok: bool, result: Any) -> None:
-            nonlocal is_denied
-            if ok and result:
-                released(result, directory.now_ms)
-                return
-            is_denied = is_denied or result is False  # else its link broke: it may be back at once
-            directory.timers.at(directory.now_ms + RETRY_MS, attempt)
-
-        def released(seen: dict[int, int], later_ms: int) -> None:
-            """What it has of third hosts must be here, too: it may have delivered some of it."""
-            if directory.writer.has_seen(seen) or later_ms > now_ms + RELEASE_MS:
-                done(True)
-            else:
-                directory.timers.at(later_ms + SEEN_MS, lambda due_ms: released(seen, due_ms))
-
-        def attempt(later_ms: int) -> None:
-            record = directory.sessions.get(cid)
-            if record is None or self.owns(record) or not is_wanted():  # it may have been given to us meanwhile
-                fetched()
-            elif record.owner == self.number:  # handed over to us, and the answer was lost
-                done(True)
-            elif record.owner in self.peers and not (is_denied and later_ms > now_ms + RELEASE_MS):
-                ask = {"cid": cid, "sid": record.sid}
-                directory.outbox.ask(self.peers[record.owner], "release", ask, answered)
-            elif record.owner in self.peers or self.is_gone(record.owner):
-                done(False)
-            else:
-                directory.timers.at(later_ms + RETRY_MS, attempt)
-
-        attempt(now_ms)
+        """Make the client id's session ours, if there is one, then call `fetched()`; also when it `is_wanted()` no more."""
+        Fetch(self._directory, cid, now_ms, fetched, is_wanted)
 
     def is_gone(self, number: int) -> bool:
         """Is this host none that will come back soon?"""
         is_known = number in self.members or not self.are_all_known
         return number in self.evicted or number in self.retired or not is_known
+
+    def is_unsure(self, sid: int) -> bool:
+        """May the client have ended QoS 2 flows at a host that cannot tell us?"""
+        return bool(self.evicted) or self._directory.writer.is_taken(sid)
 
     def own(self, record: SessionRecord, asked: bool) -> None:
         """From now on it is ours. `asked`: the host that had it knows, and its queue is here."""
@@ -164,14 +127,22 @@ class Elsewhere:
             and not directory.is_claimed(cid)
         ):
             self.own(record, True)  # it was handed over to us for a client that has gone
-        if record is None or not self.owns(record):
+        if peer.number < self.number:
+            self.taking.discard(cid)  # it takes the session, and we ask it
+        if record is None or not (self.owns(record) or cid in self.taking):
             answer(True, False)
-        elif directory.is_claimed(cid) or directory.is_unsure(sid) or directory.writer.is_settling:
+        elif not self._may_end(cid, sid):
             directory.timers.at(now_ms + RETRY_MS, lambda later_ms: self.release(peer, answer, later_ms, cid, sid))
         elif cid in directory.owners:
             directory.end(cid, directory.owners[cid], TAKEN_OVER, lambda: self._hand_over(peer, answer, record))
         else:
             self._hand_over(peer, answer, record)
+
+    def _may_end(self, cid: str, sid: int) -> bool:
+        """Here, for another host: nothing that happens to it now would be lost."""
+        directory = self._directory
+        is_moving = cid in self.taking or directory.is_claimed(cid)
+        return not (is_moving or directory.is_unsure(sid) or directory.writer.is_settling)
 
     def _hand_over(self, peer: Link, answer: Answer, record: SessionRecord) -> None:
         directory = self._directory

@@ -1,0 +1,103 @@
+"""A client comes here and another host delivers its session: it becomes ours.
+
+That host is asked (`release`) and hands it over. Only from one that cannot be asked is it taken, and then all others are asked
+before: one may have taken it already. Of two that are about to take the same session the host with the lower number does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from node.sessions.outbox import Answer, Link
+
+if TYPE_CHECKING:
+    from node.sessions.directory import Directory
+
+RELEASE_MS = 4000  # more than an eviction takes
+RETRY_MS = 50
+SEEN_MS = 5
+
+
+class Fetch:
+    """`fetched()` in the end, also when it `is_wanted()` no more."""
+
+    def __init__(
+        self, directory: Directory, cid: str, now_ms: int, fetched: Callable[[], None], is_wanted: Callable[[], bool]
+    ) -> None:
+        self._directory, self._elsewhere, self._cid = directory, directory.elsewhere, cid
+        self._fetched, self._is_wanted = fetched, is_wanted
+        self._until_ms = now_ms + RELEASE_MS
+        self._is_denied = False
+        self._others: list[Link] = []  # who are to be asked before it is taken
+        self._is_agreed = False  # none of them has it
+        self._is_over = False
+        self._go_on(now_ms)
+
+    def _go_on(self, now_ms: int) -> None:
+        elsewhere, record = self._elsewhere, self._directory.sessions.get(self._cid)
+        if self._is_over:
+            return
+        if record is None or elsewhere.owns(record) or not self._is_wanted():  # it may have been given to us meanwhile
+            self._end()
+        elif record.owner == elsewhere.number:  # handed over to us, and the answer was lost
+            self._own(True)
+        elif record.owner in elsewhere.peers and not (self._is_denied and now_ms > self._until_ms):
+            self._ask(elsewhere.peers[record.owner], self._answered)
+        elif record.owner in elsewhere.peers or elsewhere.is_gone(record.owner):
+            self._take(now_ms)
+        else:
+            self._directory.timers.at(now_ms + RETRY_MS, self._go_on)
+
+    def _ask(self, peer: Link, answer: Answer) -> None:
+        sid = self._directory.sessions[self._cid].sid
+        self._directory.outbox.ask(peer, "release", {"cid": self._cid, "sid": sid}, answer)
+
+    def _answered(self, ok: bool, result: Any) -> None:
+        if ok and result:
+            self._released(result, self._directory.now_ms)
+            return
+        self._is_denied = self._is_denied or result is False  # else its link broke: it may be back at once
+        self._directory.timers.at(self._directory.now_ms + RETRY_MS, self._go_on)
+
+    def _released(self, seen: dict[int, int], now_ms: int) -> None:
+        """What it has of third hosts must be here, too: it may have delivered some of it."""
+        if self._directory.writer.has_seen(seen) or now_ms > self._until_ms:
+            self._own(True)
+        else:
+            self._directory.timers.at(now_ms + SEEN_MS, lambda due_ms: self._released(seen, due_ms))
+
+    def _take(self, now_ms: int) -> None:
+        if self._is_agreed and self._cid in self._elsewhere.taking:
+            self._own(False)
+            return
+        self._elsewhere.taking.add(self._cid)
+        self._is_agreed = False
+        self._others = list(self._elsewhere.peers.values())
+        if self._others:
+            self._directory.timers.at(now_ms + RELEASE_MS, self._agreed)  # who does not answer is not waited for
+        self._ask_next(True, False)
+
+    def _ask_next(self, ok: bool, result: Any) -> None:
+        if ok and result:
+            self._released(result, self._directory.now_ms)
+        elif self._others and self._cid in self._directory.sessions:
+            self._ask(self._others.pop(), self._ask_next)
+        else:
+            self._agreed(self._directory.now_ms)
+
+    def _agreed(self, now_ms: int) -> None:
+        self._is_agreed = True
+        self._go_on(now_ms)
+
+    def _own(self, asked: bool) -> None:
+        record = self._directory.sessions.get(self._cid)
+        if record is not None and not self._elsewhere.owns(record) and not self._is_over:
+            self._elsewhere.own(record, asked)
+        self._end()
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._elsewhere.taking.discard(self._cid)
+            self._fetched()
