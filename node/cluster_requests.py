@@ -18,9 +18,9 @@ from mesh.membership import MembershipError
 from mesh.token import SECRET_BYTES, Token, TokenError
 from mesh.zap import TransportError
 from node.door import JOIN_PORT, KNOCK_PORT, now_ms, port_above
-from node.keeper_bridge import RECEIVE_BYTES, REPLY, REQUEST, frame
+from node.keeper_bridge import RECEIVE_BYTES, REPLY, REQUEST
 from node.key_rotation import rotate_key
-from node.peers import take_frames
+from node.peers import frame, take_frames
 
 if TYPE_CHECKING:
     from node.interconnect import Interconnect

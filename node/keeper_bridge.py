@@ -21,7 +21,7 @@ from gevent.event import Event
 
 from node import log
 from node.outgoing import Outgoing
-from node.peers import take_frames
+from node.peers import frame, take_frames
 
 HELLO, REQUEST, REPLY, EVENT, PEER = 0, 4, 5, 6, 10  # frames of the unix sockets
 NODE_ID_BYTES = 16
@@ -32,10 +32,6 @@ RECEIVE_BYTES = 1 << 20
 _HEADER = struct.Struct("<IB")
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
-
-
-def frame(kind: int, body: bytes) -> bytes:
-    return _HEADER.pack(len(body), kind) + body
 
 
 class KeeperBridge:

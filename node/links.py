@@ -5,6 +5,7 @@ Of two workers the one with the higher index dials. What the core moves itself (
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -16,8 +17,8 @@ import gevent
 from gevent.event import Event
 
 from node.config import worker_count
-from node.core.loop import Link
-from node.peers import CROSSING, EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode
+from node.core.loop import SHARED_BYTES, Link
+from node.peers import CROSSING, EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode, frame
 from storage.layout import store_path
 from storage.reader import Reader
 
@@ -59,7 +60,7 @@ class Links:
                 return
             gevent.sleep(0.01)
 
-    def _dial(self, name: str) -> int | None:
+    def _dial(self, name: str) -> socket.socket | None:
         dialling = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             dialling.connect(os.fspath(self._worker.run_dir / name))
@@ -67,7 +68,7 @@ class Links:
             dialling.close()
             return None
         dialling.setblocking(False)
-        return dialling.detach()
+        return dialling
 
     def _keep(self) -> None:
         """Connect to the keeper, and once it has said welcome to the siblings; again whenever one is lost."""
@@ -84,10 +85,10 @@ class Links:
     def _dial_keeper(self) -> bool:
         """Is the keeper linked?"""
         if self._keeper_link is None:
-            descriptor = self._dial("keeper.sock")
-            if descriptor is None:
+            dialled = self._dial("keeper.sock")
+            if dialled is None:
                 return False
-            self._keeper_link = self._loop.link(descriptor, "keeper")
+            self._keeper_link = self._loop.link(dialled.detach(), "keeper")
             self._keeper_link.send(HELLO, encode(self._hello()))
         return True
 
@@ -106,11 +107,15 @@ class Links:
         """Is the sibling linked?"""
         peer = self.siblings.get(index)
         if peer is None or peer.link is None:
-            descriptor = self._dial(f"worker-{index}.sock")
-            if descriptor is None:
+            dialled = self._dial(f"worker-{index}.sock")
+            if dialled is None:
                 return False
-            link = self._loop.link(descriptor, "worker", index)
-            link.send(HELLO, encode({"role": "worker", "index": self._worker.index}))
+            memory = _shared_memory()
+            hello = encode({"role": "worker", "index": self._worker.index})
+            socket.send_fds(dialled, [frame(HELLO, hello)], [memory])
+            link = self._loop.link(dialled.detach(), "worker", index)
+            link.share_memory(memory)
+            os.close(memory)
             self._use_sibling(link, index)
         return True
 
@@ -139,6 +144,7 @@ class Links:
         elif kind == HELLO:
             hello = decode(body)
             if hello["role"] == "worker":
+                link.use_passed_memory()
                 self._use_sibling(link, hello["index"])
             else:
                 link.identify(hello["role"], -1)
@@ -174,3 +180,11 @@ class Links:
             if sibling.link is link:
                 sibling.lost()
                 self._lost.set()
+
+
+def _shared_memory() -> int:
+    """A memory file for two workers; of a size that nobody changes, so that no access to it fails."""
+    memory = os.memfd_create("mqnode-siblings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, SHARED_BYTES)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return memory

@@ -19,12 +19,19 @@ encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder().decode
 
 
+_HEADER = struct.Struct("<IB")
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    return _HEADER.pack(len(body), kind) + body
+
+
 def take_frames(buffer: bytearray) -> list[tuple[int, bytes]]:
     """(kind, body) of each whole frame at the beginning of `buffer`, which loses them."""
     frames = []
     at, size = 0, len(buffer)
     while size - at >= 5:
-        length, kind = struct.unpack_from("<IB", buffer, at)
+        length, kind = _HEADER.unpack_from(buffer, at)
         if size - at - 5 < length:
             break
         frames.append((kind, bytes(memoryview(buffer)[at + 5 : at + 5 + length])))

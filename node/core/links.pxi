@@ -6,6 +6,7 @@
 # topic of the record before, which is not shared, without properties and expiry: `<BI` flags (bit 4), length; payload.
 # ROUTES frame: records `<BHHH` kind (0 gone, 1 there, 2 members of a shared group), length of the filter, and for
 # kind 2 how many members any message reaches there, and how many only QoS 0; then the filter (kind 2: SHARE/FILTER).
+# SLOT frame: a PUBLISH frame lies in shared memory, see slots.pxi.
 # HOLD frame: the topic whose publishers have to wait; empty: nobody has to any more.
 
 cdef enum:
@@ -15,6 +16,7 @@ cdef enum:
     FRAME_PUBLISH = 7
     FRAME_ROUTES = 8
     FRAME_HOLD = 9
+    FRAME_SLOT = 10
 
     SHARED = 8
     REPEATED = 16           # a message of the topic of the one before
@@ -34,40 +36,59 @@ cdef inline char* write_link_header(char* p, uint8_t kind, uint32_t length) noex
 
 cdef int forward(Link link, Publication* pub, uint64_t topic, Group* group) except -1:
     """Add the message to the frame that leaves for a sibling at the end of this wake-up. `topic`: see Link, 0 if shared."""
-    cdef uint32_t size
+    cdef uint64_t size = <uint64_t>19 + pub.topic_length + pub.properties_length + pub.payload_length
     cdef uint8_t flags = pub.qos | (4 if pub.retain else 0)
-    cdef char* p
-    if link.publishes > FRAME_ENOUGH:
-        close_publishes(link)
-    if topic and topic == link.topic and link.publishes and pub.properties_length == 0 and pub.expires_ms == 0:
-        size = 5 + pub.payload_length
-        p = reserve(link, size)
-        p[0] = <char>(flags | REPEATED)
-        p = put_u32(p + 1, pub.payload_length)
-        memcpy(p, pub.payload, pub.payload_length)
-    else:
-        size = write_in_full(link, pub, flags, group)
-        link.topic = topic
-    wrote(link, size)
-    link.publishes += size
-    link.loop.stats[S_SIBLING_SENT] += 1
-    if output_size(link) > LINK_HIGH_WATER:
-        link.congested = True
-    return 0
-
-
-cdef uint32_t write_in_full(Link link, Publication* pub, uint8_t flags, Group* group) except 0:
-    cdef uint32_t size = 19 + pub.topic_length + pub.properties_length + pub.payload_length
     cdef char* p
     if group != NULL:
         size += 2 + group.name_length + 1 + filter_length(group.node)
+    if link.publishes > FRAME_ENOUGH or (link.open_slot >= 0 and link.publishes + size > SLOT_BYTES):
+        close_publishes(link)
+    if link.publishes == 0:
+        open_publishes(link, size)
+    elif topic and topic == link.topic and pub.properties_length == 0 and pub.expires_ms == 0:
+        size = 5 + pub.payload_length
+        p = frame_room(link, size)
+        p[0] = <char>(flags | REPEATED)
+        p = put_u32(p + 1, pub.payload_length)
+        memcpy(p, pub.payload, pub.payload_length)
+        return added(link, size)
+    write_in_full(frame_room(link, size), pub, flags, group)
+    link.topic = topic
+    return added(link, size)
+
+
+cdef int open_publishes(Link link, uint64_t size) except -1:
+    """For a message of `size` bytes and what comes behind it. Its header is last in the output, and filled in at the end."""
     if link.output == NULL:
         link.output = with_room(NULL, 5 + size, 2 * FRAME_ENOUGH)
-    p = reserve(link, 5 + size)
-    if link.publishes == 0:
-        wrote(link, 5)          # close_publishes fills it in
-        touch(link)
-        p += 5
+    touch(link)
+    link.open_slot = take_slot(link) if size <= SLOT_BYTES else -1
+    if link.open_slot >= 0:
+        reserve(link, 13)
+        wrote(link, 13)
+    else:
+        reserve(link, 5 + size)
+        wrote(link, 5)
+    return 0
+
+
+cdef inline char* frame_room(Link link, uint64_t size) except NULL:
+    if link.open_slot >= 0:
+        return link.slots_out + SLOTS_AT + link.open_slot * SLOT_BYTES + link.publishes
+    return reserve(link, size)
+
+
+cdef inline int added(Link link, uint64_t size) except -1:
+    link.publishes += <uint32_t>size
+    link.loop.stats[S_SIBLING_SENT] += 1
+    if link.open_slot < 0:
+        wrote(link, size)
+        if output_size(link) > LINK_HIGH_WATER:
+            link.congested = True
+    return 0
+
+
+cdef void write_in_full(char* p, Publication* pub, uint8_t flags, Group* group) noexcept:
     p[0] = <char>(flags if group == NULL else flags | SHARED)
     p = put_u16(p + 1, <uint16_t>pub.topic_length)
     p = put_u32(p, pub.properties_length)
@@ -79,14 +100,19 @@ cdef uint32_t write_in_full(Link link, Publication* pub, uint8_t flags, Group* g
     p += pub.topic_length
     memcpy(p, pub.properties, pub.properties_length)
     memcpy(p + pub.properties_length, pub.payload, pub.payload_length)
-    return size
 
 
 cdef void close_publishes(Link link) noexcept:
     """Nothing else may be written to the link, or sent on it, before."""
-    if link.publishes:
+    cdef char* p
+    if not link.publishes:
+        return
+    if link.open_slot >= 0:
+        p = write_link_header(link.output.data + link.output.end - 13, FRAME_SLOT, 8)
+        put_u32(put_u32(p, link.open_slot), link.publishes)
+    else:
         write_link_header(link.output.data + link.output.end - link.publishes - 5, FRAME_PUBLISH, link.publishes)
-        link.publishes = 0
+    link.publishes = 0
 
 
 cdef int send_route(Link link, uint8_t kind, bytes filter, uint32_t live, uint32_t durable) except -1:
@@ -121,6 +147,8 @@ cdef int read_frame(Link link, uint8_t kind, const char* body, uint32_t length) 
     cdef Loop loop = link.loop
     if kind == FRAME_PUBLISH:
         return read_publishes(link, body, length)
+    if kind == FRAME_SLOT:
+        return read_slot(link, body, length)
     if kind == FRAME_WAKE:
         return read_wake(loop, body, length)
     if kind == FRAME_COMMITTED:

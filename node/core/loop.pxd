@@ -165,7 +165,12 @@ cdef class Link(Stream):
     cdef readonly str role          # "keeper", "worker" or "admin"
     cdef readonly int index         # of the sibling worker
     cdef public object context
-    cdef uint32_t publishes         # bytes of the open PUBLISH frame at the end of the output, 0: none is open
+    cdef uint32_t publishes         # bytes of the open PUBLISH frame, 0: none is open
+    cdef int open_slot              # in which it is; -1: at the end of the output
+    cdef char* shared               # memory with a sibling (slots.pxi), NULL: none
+    cdef char* slots_out
+    cdef char* slots_in
+    cdef int passed                 # descriptor that came over the socket; -1: none
     cdef uint64_t topic             # of the last message in it (Match.number); 0: it cannot be repeated
     cdef set held                   # topics whose publishers the sibling wants to wait
     cdef set holding                # those that we told it
@@ -259,6 +264,7 @@ cdef class Loop:
     cdef int begin_wake(self) except -1
     cdef int run_again(self) except -1
     cdef int read(self, Stream stream) except -1
+    cdef ssize_t receive(self, Link link) noexcept
     cdef int decode(self, Connection connection, bytes data) except -1
     cdef int take_raw(self, Connection connection) except -1
     cdef int parse(self, Stream stream, const char* data, size_t size) except -1

@@ -193,6 +193,7 @@ include "streams.pxi"
 include "acks.pxi"
 include "publish.pxi"
 include "shared.pxi"
+include "slots.pxi"
 include "links.pxi"
 include "sessions.pxi"
 
@@ -203,6 +204,13 @@ cdef class Link(Stream):
     def __cinit__(self):
         self.held = set()
         self.holding = set()
+        self.open_slot = self.passed = -1
+
+    def __dealloc__(self):
+        if self.shared != NULL:
+            munmap(self.shared, 2 * DIRECTION_BYTES)
+        if self.passed >= 0:
+            c_close(self.passed)
 
     def send(self, int kind, bytes body):
         """Queue a frame, behind everything that was published or stored before it."""
@@ -216,6 +224,17 @@ cdef class Link(Stream):
         """Who the other side says it is."""
         self.role = role
         self.index = index
+
+    def share_memory(self, int fd):
+        """For PUBLISH frames to and from the sibling that we dialled, who is sent this memory file of SHARED_BYTES."""
+        share_memory(self, fd, True)
+
+    def use_passed_memory(self):
+        """The same for who was dialled, if a memory file came over the socket."""
+        if self.passed >= 0:
+            share_memory(self, self.passed, False)
+            c_close(self.passed)
+            self.passed = -1
 
     def close(self):
         self.loop.end_link(self)
@@ -500,7 +519,7 @@ cdef class Loop:
             return 0
         if connection is not None and monotonic_us() > self.wake_until_us:     # better in the kernel than in our memory
             return yield_turn(connection)
-        size = c_recv(stream.fd, self.buffer, BUFFER_SIZE, 0)
+        size = c_recv(stream.fd, self.buffer, BUFFER_SIZE, 0) if connection is not None else self.receive(<Link>stream)
         if size <= 0:
             stream.readable = False
             if size == 0 or (errno != EAGAIN and errno != EINTR):
@@ -520,6 +539,15 @@ cdef class Loop:
         if connection.filter is not None:
             return self.decode(connection, self.buffer[:size])
         return self.parse(stream, self.buffer, size)
+
+    cdef ssize_t receive(self, Link link) noexcept:
+        cdef int passed
+        cdef ssize_t size = receive_with_descriptor(link.fd, self.buffer, BUFFER_SIZE, &passed)
+        if passed >= 0:
+            if link.passed >= 0:
+                c_close(link.passed)
+            link.passed = passed
+        return size
 
     cdef int decode(self, Connection connection, bytes data) except -1:
         """Through TLS, WebSocket or PROXY."""

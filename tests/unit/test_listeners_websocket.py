@@ -181,26 +181,26 @@ def test_origins(extra: bytes) -> None:
     assert part.take().startswith(b"HTTP/1.1 101 ")
 
 
-BAD_FRAMES = [
-    (frame(Opcode.TEXT, b"hello"), 1003),
-    (frame(Opcode.TEXT, b"he", fin=False), 1003),
-    (frame(Opcode.BINARY, b"x", mask=False), 1002),
-    (frame(Opcode.CONT, b"x"), 1002),
-    (frame(Opcode.BINARY, b"x", fin=False) + frame(Opcode.BINARY, b"x"), 1002),
-    (b"\x83\x80\0\0\0\0", 1002),  # reserved opcode
-    (b"\xc2\x80\0\0\0\0", 1002),  # reserved bit
-    (b"\x09\x80\0\0\0\0", 1002),  # fragmented ping
-    (b"\x88\x81\0\0\0\0\0", 1002),  # close frame of one byte
-    (b"\x82\xff" + b"\0\0\0\0\0\x20\0\0" + b"\0\0\0\0", 1009),  # 2 MB declared: refused before they come
-    (frame(Opcode.BINARY, b"x" * (MAX_PACKET_BYTES + MESSAGE_SLACK_BYTES + 1)), 1009),
-    (frame(Opcode.PING, b"x") * (IDLE_FRAMES_MAX + 1), 1008),
-    (frame(Opcode.PONG, b"x") * (IDLE_FRAMES_MAX + 1), 1008),
-    (frame(Opcode.BINARY) * (IDLE_FRAMES_MAX + 1), 1008),
-]
+BAD_FRAMES = {
+    "text": (frame(Opcode.TEXT, b"hello"), 1003),
+    "text-begins": (frame(Opcode.TEXT, b"he", fin=False), 1003),
+    "unmasked": (frame(Opcode.BINARY, b"x", mask=False), 1002),
+    "nothing-to-continue": (frame(Opcode.CONT, b"x"), 1002),
+    "not-continued": (frame(Opcode.BINARY, b"x", fin=False) + frame(Opcode.BINARY, b"x"), 1002),
+    "reserved-opcode": (b"\x83\x80\0\0\0\0", 1002),
+    "reserved-bit": (b"\xc2\x80\0\0\0\0", 1002),
+    "fragmented-ping": (b"\x09\x80\0\0\0\0", 1002),
+    "close-of-one-byte": (b"\x88\x81\0\0\0\0\0", 1002),
+    "2-MB-declared": (b"\x82\xff" + b"\0\0\0\0\0\x20\0\0" + b"\0\0\0\0", 1009),  # refused before they come
+    "too-large": (frame(Opcode.BINARY, b"x" * (MAX_PACKET_BYTES + MESSAGE_SLACK_BYTES + 1)), 1009),
+    "pings": (frame(Opcode.PING, b"x") * (IDLE_FRAMES_MAX + 1), 1008),
+    "pongs": (frame(Opcode.PONG, b"x") * (IDLE_FRAMES_MAX + 1), 1008),
+    "empty": (frame(Opcode.BINARY) * (IDLE_FRAMES_MAX + 1), 1008),
+}
 
 
 @pytest.mark.statement("MQTT-6.0.0-1")
-@pytest.mark.parametrize(("raw", "code"), BAD_FRAMES)
+@pytest.mark.parametrize(("raw", "code"), BAD_FRAMES.values(), ids=BAD_FRAMES)
 def test_bad_frames_close(raw: bytes, code: int) -> None:
     part = opened()
     with pytest.raises(FilterError, match="WebSocket: "):

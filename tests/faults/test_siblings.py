@@ -1,0 +1,61 @@
+"""Messages between the workers of a host: through memory that they share, and by the socket where that is full or too small."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from tests.broker import Broker, running, wait_for
+from tests.mqtt import PINGREQ, PINGRESP, Client, packet
+from tests.placement import on_worker
+
+SIZES = (1, 50, 1000, 40_000, 70_000, 200_000)  # the larger ones fit in no slot
+COUNT = 100
+
+
+def shares_memory(broker: Broker, worker: int) -> bool:
+    return "mqnode-siblings" in Path(f"/proc/{broker.pid(f'worker-{worker}')}/maps").read_text()
+
+
+def reached(broker: Broker, worker: int) -> Client | None:
+    """A client of a worker that may not listen yet."""
+    with suppress(AssertionError):
+        return on_worker(broker, worker, "to")
+    return None
+
+
+def test_order_holds_whatever_the_size_and_though_the_sibling_stands_still() -> None:
+    chance = random.Random(1)
+    with running() as broker, on_worker(broker, 0, "from") as publisher, on_worker(broker, 1, "to") as subscriber:
+        assert shares_memory(broker, 1)
+        subscriber.subscribe("siblings/t")
+        for _ in range(3):
+            sent = [str(number).encode().ljust(chance.choice(SIZES)) for number in range(COUNT)]
+            pid = broker.signal("worker-1", signal.SIGSTOP)
+            try:
+                for payload in sent:
+                    publisher.publish("siblings/t", payload)
+                publisher.send(packet(PINGREQ << 4))
+                publisher.expect(PINGRESP)  # all of it waits for the sibling now
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            for payload in sent:
+                assert subscriber.take().payload == payload
+
+
+def test_a_worker_that_is_back_shares_memory_again() -> None:
+    with running() as broker:
+        for killed, other in ((1, 0), (0, 1)):
+            with on_worker(broker, other, "from") as publisher:
+                pid = broker.signal(f"worker-{killed}", signal.SIGKILL)
+                wait_for(lambda pid=pid, killed=killed: broker.pid(f"worker-{killed}") not in (0, pid))
+                with wait_for(lambda killed=killed: reached(broker, killed), 30) as subscriber:
+                    subscriber.subscribe("siblings/again")
+                    for number in range(COUNT):
+                        publisher.publish("siblings/again", b"%d" % number)
+                    for number in range(COUNT):
+                        assert subscriber.take().payload == b"%d" % number
+            assert shares_memory(broker, killed)
