@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 INTEROP := tests/interop/node_modules/.installed
 # command:Debian package
 TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:iproute2 nft:nftables openssl:openssl \
-         systemd-analyze:systemd node:nodejs npm:npm
+         systemd-analyze:systemd node:nodejs npm:npm keepalived:keepalived pgrep:procps unshare:util-linux
 ARGS ?=
 
 .PHONY: run test soak faults bench demo lint types imports format install wheel build tools clean

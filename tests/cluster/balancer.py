@@ -20,9 +20,11 @@ SHIPPED = Path(__file__).resolve().parents[2] / "deploy"
 CONNECTIONS = 5000
 
 
-def configuration(hosts: Sequence[Host], control: Path, front: str, by_client_id: bool) -> str:
+def configuration(
+    hosts: Sequence[Host], control: Path, front: str, by_client_id: bool = True, port: int = PROXIED_PORT
+) -> str:
     """The shipped configuration for these addresses, with a control socket and fewer descriptors."""
-    servers = "".join(f"  server {host.name} {host.address}:{PROXIED_PORT}\n" for host in hosts)
+    servers = "".join(f"  server {host.name} {host.address}:{port}\n" for host in hosts)
     changes = [
         (r"^global\n  maxconn .*$", f"global\n  maxconn {CONNECTIONS}\n  stats socket {control} level admin"),
         (r"^  bind :1883$", f"  bind {front}"),

@@ -182,12 +182,12 @@ class Bucket(_Http):
 
 
 class Zone:
-    """A DNS server over UDP: `records` by (name, type), as they stand in a zone file."""
+    """A DNS server over UDP: `records` by (name, type), as they stand in a zone file. Each answer begins with the next of them."""
 
-    def __init__(self, address: str, records: dict[tuple[str, str], list[str]]) -> None:
+    def __init__(self, address: str, records: dict[tuple[str, str], list[str]], port: int = 0) -> None:
         self.records = records
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((address, 0))
+        self._socket.bind((address, port))
         self._socket.settimeout(0.1)
         self.address = f"{address}:{self._socket.getsockname()[1]}"
         self._stopped = False
@@ -214,6 +214,7 @@ class Zone:
         answer = dns.message.make_response(question)
         answer.flags |= dns.flags.AA
         if found := self.records.get((name, kind)):
+            found.append(found.pop(0))
             answer.answer.append(dns.rrset.from_text(asked.name, 5, "IN", kind, *found))
         elif not any(name == each for each, _ in self.records):
             answer.set_rcode(dns.rcode.NXDOMAIN)
