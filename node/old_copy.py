@@ -46,7 +46,7 @@ class OldCopy:
                 "store_is_old", peer=peer.name, next="nothing" if not alone else "ask publishers of that time to repeat it",
                 cause=f"it has our commits up to {has}, this store those up to {last}: it is a copy from an earlier time",
                 effect="the keeper starts anew with another number"
-                + (f"; {alone} commits since then, made while no other host was there, are lost" if alone else ""),
+                + (f"; {alone} commits since then, made while no other host was there, may be lost" if alone else ""),
             )  # fmt: skip
         return self.is_found
 

@@ -63,7 +63,9 @@ class Peer:
         self.waiting: deque[tuple[int, bytes | Changes]] = deque()  # its commits, and what comes in their order
         self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
         self.context: Context = {}
-        self.asked = False  # for a snapshot
+        self.asked = False  # for a snapshot, or shall be
+        self.asked_ms: int | None = None  # when
+        self.rests_until_ms = 0  # it is not asked again before
         self.is_complete = False  # since it was evicted last it has said that we have all it has
 
     def renumber(self, number: int) -> None:

@@ -12,6 +12,9 @@ from node.peer import Changes, Context, Peer, Say, decode_changes, decode_contex
 from node.sessions.directory import Directory
 from storage.writer import Writer
 
+ASK_MS = 250  # at least, between two snapshots of a whole store that a host asks of another …
+ASK_MOST_MS = 10_000  # … and as long as the last one took, but no longer
+
 _encode = msgspec.msgpack.encode
 
 
@@ -105,7 +108,10 @@ class PeerCommits:
     def snapshot_ended(self, peer: Peer, message: bytes, now_ms: int) -> None:
         self._writer.learn(decode_context(message))
         self._known(peer, self._writer.peer_seq(peer.number), [])
-        peer.asked = False
+        if peer.asked_ms is not None:
+            peer.rests_until_ms = now_ms + min(max(ASK_MS, now_ms - peer.asked_ms), ASK_MOST_MS)
+            peer.asked, peer.asked_ms = False, None
+        self.look_at(peer, peer.context)
         self.go_on(now_ms)
 
     def answer(self) -> None:
@@ -129,12 +135,27 @@ class PeerCommits:
             self.look_at(peer, peer.context)
 
     def look_at(self, peer: Peer, context: Context) -> None:
-        """It may have commits of a host that will not send them to us any more."""
+        """It may have commits of a host that will not send them to us any more: then we ask for a snapshot, which is all it has."""
         peer.context = context
-        if peer.asked:
+        if peer.asked or not self._lacks(context):
             return
-        there = self._directory.elsewhere.peers.keys() | {self._number}
-        missing = (number for number, seq in context.items() if seq > self._writer.peer_seq(number))
-        if any(number not in there and self._directory.elsewhere.is_gone(number) for number in missing):
-            peer.asked = True
+        peer.asked = True
+        now_ms = self._directory.now_ms
+        if peer.rests_until_ms > now_ms:
+            self._directory.timers.at(peer.rests_until_ms, lambda later_ms: self._ask(peer, later_ms))
+        else:
+            self._ask(peer, now_ms)
+
+    def _ask(self, peer: Peer, now_ms: int) -> None:
+        peer.asked = self._lacks(peer.context)
+        if peer.asked:
+            peer.asked_ms = now_ms
             self._say(peer, Say.SYNC, b"")
+
+    def _lacks(self, context: Context) -> bool:
+        """Commits of hosts that are gone."""
+        return any(seq > self._writer.peer_seq(number) and self._is_gone(number) for number, seq in context.items())
+
+    def _is_gone(self, number: int) -> bool:
+        elsewhere = self._directory.elsewhere
+        return number != self._number and number not in elsewhere.peers and elsewhere.is_gone(number)

@@ -202,6 +202,8 @@ class Replicas:
         if say == Say.REPLY:
             self._directory.outbox.answered(*_decode(message))
         elif say in (Say.DIGEST, Say.REPAIR):
+            if say == Say.DIGEST:  # also of who commits nothing itself
+                self._commits.look_at(peer, _decode(message)[0])
             self.digests.take(peer, say, message, now_ms)
         else:
             self._asked(peer, say, message, now_ms)
@@ -236,6 +238,7 @@ class Replicas:
             self._writer.put("meta", META_NODE + peer.node_id, u64(number))
         self._directory.elsewhere.members.add(number)
         if wants:
+            peer.asked = False
             peer.to_say.clear()  # if its keeper has started anew, nobody answers what the one before was asked
             self._directory.outbox.left(peer)
             self._say(peer, Say.HELLO, _HELLO.pack(self._number, 0))

@@ -10,9 +10,11 @@ import pytest
 
 from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, admit, in_sync, running_hosts
-from tests.cluster.network import Network, unavailable
+from tests.cluster.network import INTERCONNECT, Network, unavailable
+from tests.cluster.test_digest import digest
 from tests.mqtt import Client
 
+REST_S = 0.25  # node/peer_commits.py ASK_MS
 GRACE_S = 30  # node/sessions/elsewhere.py WILL_GRACE_MS
 
 
@@ -37,6 +39,39 @@ def heard(client: Client, seconds: float) -> Counter[bytes]:
         except TimeoutError:
             break
     return found
+
+
+def test_two_that_do_not_see_each_other_get_all_by_the_third(hosts: list[Host]) -> None:
+    """As snapshots of its whole store, with a rest behind each; who publishes at the third waits for no more than that."""
+    first, second, third = hosts
+    stored = 32 * 65536
+    with second.client() as client:
+        client.connect("far", clean=False, session_expiry=600)
+        client.subscribe(("far/#", 1))
+    with first.client() as near, third.client() as between:
+        for client in (near, between):
+            client.connect()
+        for number in range(32):
+            near.publish_all(f"kept/{number}", bytes(65536), 1, retain=True)
+        first.network.cut(first.name, second.name)
+        wait_for(lambda: all(host.metric("mqnode_peers_evicted") == 1 for host in (first, second)), 15, first.log)
+        with first.network.capture(second.name, INTERCONNECT) as capture:
+            began, slowest_s = time.monotonic(), 0.0
+            for number in range(20):
+                for name, client in (("near", near), ("between", between)):
+                    since = time.monotonic()
+                    assert client.publish_all("far/x", f"{name}{number}".encode(), 1).reason == 0
+                    slowest_s = max(slowest_s, time.monotonic() - since)
+            assert slowest_s < 5, "they waited for a snapshot"
+            snapshots_max = (time.monotonic() - began) / REST_S + 2
+            assert sum(capture.read().bytes.values()) < 1.2 * stored * snapshots_max
+    first.network.heal()
+    in_sync(*hosts)
+    with second.client() as client:
+        assert client.connect("far", clean=False, session_expiry=600).session_present
+        found = [client.take().payload for _ in range(40)]
+    assert sorted(found) == sorted(f"{name}{number}".encode() for name in ("near", "between") for number in range(20))
+    wait_for(lambda: digest(first)["equal"], 20, lambda: first.log() + second.log())
 
 
 @pytest.mark.soak
