@@ -151,15 +151,18 @@ class Requests:
         if topic_reason(topic.encode(), self.worker.config.limits.max_topic_levels):
             answer([])  # nothing is published there; and what the tree has matched once counts as judged
             return
+        matches = [(None, session, options) for session, options, _ in loop.tree.matches(topic.encode())]
+        matches += [(share.decode(), session, options) for share, session, options in loop.tree.members(topic.encode())]
         found = [
             {
                 "client_id": session.client_id,
                 "qos": options & 3,
                 "durable": session.sid != 0,
+                "share": share,
                 "connected_here": session.attached,
                 "worker": self.worker.index,
             }
-            for session, options, _ in loop.tree.matches(topic.encode())
+            for share, session, options in matches
         ]
         answer(found)
 

@@ -253,8 +253,9 @@ class _Resources:
         found: dict[str, dict[str, Any]] = {}
         for answer in self.host.ask_workers("match", topic=topic):
             for each in answer:
-                is_here, worker = each.pop("connected_here"), each.pop("worker")
-                known = found.setdefault(each["client_id"], each | {"connected": False, "worker": None})
+                is_here, worker, share = each.pop("connected_here"), each.pop("worker"), each.pop("share")
+                known = found.setdefault(each["client_id"], each | {"connected": False, "worker": None, "shares": []})
+                known["shares"] = sorted({*known["shares"], *([share] if share else [])})
                 known["qos"] = max(known["qos"], each["qos"])
                 if is_here:
                     known |= {"connected": True, "worker": worker}

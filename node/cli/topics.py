@@ -32,8 +32,11 @@ def match(topic: str, config_path: str, as_json: bool) -> None:
     if as_json:
         show_json(found)
         return
-    rows = [(each["client_id"], each["qos"], each["durable"], each["connected"]) for each in found]
-    show_table(("CLIENT ID", "QOS", "DURABLE", "CONNECTED"), rows, "Nobody subscribed to it.")
+    rows = [
+        (each["client_id"], each["qos"], each["durable"], each["connected"], ", ".join(each["shares"]) or None)
+        for each in found
+    ]
+    show_table(("CLIENT ID", "QOS", "DURABLE", "CONNECTED", "SHARED BY"), rows, "Nobody subscribed to it.")
 
 
 @command.command("route")

@@ -531,6 +531,18 @@ cdef class TopicTree:
                         [match.identifiers[target.identifiers + j] for j in range(target.identifier_count)]))
         return out
 
+    def members(self, bytes topic):
+        """[(share name, session, options)] of the shared groups whose filters match, for people."""
+        cdef Match* match = self.match(topic, len(topic))
+        cdef Group* group
+        cdef uint32_t i, j
+        out = []
+        for i in range(match.group_count):
+            group = match.groups[i]
+            for j in range(group.count):
+                out.append((group.name[:group.name_length], <object>group.members[j].session, group.members[j].options))
+        return out
+
     def workers_of(self, bytes topic):
         """Bit set of the siblings that `topic` reaches."""
         return self.match(topic, len(topic)).workers

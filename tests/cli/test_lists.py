@@ -7,9 +7,10 @@ import re
 import pytest
 
 from node.cli import api
-from tests.broker import Broker
+from tests.broker import Broker, wait_for
 from tests.cli.command import Command
 from tests.cli.conftest import HOSTILE, QUEUED
+from tests.mqtt import Client
 
 KEYS = {
     ("sessions", "list"): {
@@ -21,7 +22,7 @@ KEYS = {
         "expiry_s", "subscriptions", "inflight", "waiting", "output_bytes", "paused",
     },
     ("retained", "list"): {"topic", "qos", "user", "bytes", "received_at", "expires_at"},
-    ("topics", "match", "queue/all"): {"client_id", "qos", "durable", "connected", "worker"},
+    ("topics", "match", "queue/all"): {"client_id", "qos", "durable", "connected", "worker", "shares"},
 }  # fmt: skip
 
 
@@ -52,6 +53,20 @@ def test_status(mqnode: Command) -> None:
     assert seen.startswith("n1 is ready, mqnode ")
     assert re.search(rf"^sessions +{len(HOSTILE)}$", seen, re.MULTILINE)
     assert re.search(r"^worker-1 +\d+ +runs", seen, re.MULTILINE)
+
+
+def test_match_names_the_members_of_shared_groups(broker: Broker, mqnode: Command) -> None:
+    with Client(broker.port) as one, Client(broker.port) as two:
+        one.connect("one", clean=False, session_expiry=0)
+        one.subscribe("$share/crew/sharing/+", "$share/night/sharing/#")
+        two.connect("two")
+        two.subscribe("$share/crew/sharing/+", ("sharing/now", 1))
+        found = {each["client_id"]: each for each in mqnode.json("topics", "match", "sharing/now")}
+        assert {name: (each["shares"], each["qos"]) for name, each in found.items()} == {
+            "one": (["crew", "night"], 0), "two": (["crew"], 1),
+        }  # fmt: skip
+        assert "crew, night" in mqnode("topics", "match", "sharing/now").stdout
+    wait_for(lambda: mqnode.json("topics", "match", "sharing/now") == [])
 
 
 def test_match_and_limit(mqnode: Command) -> None:
