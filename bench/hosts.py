@@ -13,10 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from bench.brokers import Subject, T
 from bench.measure import Failed
+from tests.cli.command import Command
 from tests.cluster.hosts import MESH, Host
 from tests.cluster.loopback import Loopback
 from tests.cluster.network import CLI, INTERCONNECT, Network, unavailable
@@ -57,7 +59,8 @@ class Hosts(Subject):
         """With the command that an operator has; in sync with all when it returns."""
         made = self.hosts[0].mqnode("cluster", "token", "create", "--json")
         assert made.returncode == 0, made.stderr
-        done = host.mqnode("join", "--token", json.loads(made.stdout)["token"])
+        join = partial(Command(host.config, IN_SYNC_S), "join", "--token", json.loads(made.stdout)["token"])
+        done = self.network.inside(host.name, join)
         assert done.returncode == 0, done.stderr
         self.joined += 1
         self.measured.append(host)

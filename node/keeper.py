@@ -161,6 +161,7 @@ class Keeper:
         self.writer.begin()
         self.directory.tick(now_ms)
         for link, kind, body in frames:
+            counters.beat(self.slot)  # parts of snapshots of several hosts may take seconds together
             self._take(link, kind, body, now_ms)
         if self.writer.is_settling and self.replicas.is_settled(now_ms - self.started_ms):
             self.writer.settle()

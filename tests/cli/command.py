@@ -19,8 +19,8 @@ TIMEOUT_S = 20.0
 class Command:
     """`mqnode` with the configuration `config`."""
 
-    def __init__(self, config: Path) -> None:
-        self.config = config
+    def __init__(self, config: Path, timeout_s: float = TIMEOUT_S) -> None:
+        self.config, self.timeout_s = config, timeout_s
 
     def _environ(self, more: dict[str, str]) -> dict[str, str]:
         environ = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
@@ -28,7 +28,7 @@ class Command:
 
     def __call__(self, *arguments: str | bytes, typed: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [MQNODE, *arguments], input=typed, capture_output=True, text=True, timeout=TIMEOUT_S,
+            [MQNODE, *arguments], input=typed, capture_output=True, text=True, timeout=self.timeout_s,
             env=self._environ(environ),
         )  # fmt: skip
 
