@@ -20,6 +20,7 @@ from libc.string cimport memcpy
 from storage.changes cimport add_erased, add_key, add_put
 
 import zlib
+from heapq import heappop, heappush
 
 import msgspec
 
@@ -48,6 +49,7 @@ cdef enum:
 
     QUOTA_EXCEEDED = 0x97
 
+    MOVED_MAX = 50_000      # entries that are known to have been moved here: some MB
     QSEQ_RESERVED = 256     # numbers of a queue that are made durable at once
     BRANCH_BITS = 40        # of a qseq: above them the branch, one for each takeover from a host that could not be asked
     NUMBER_BITS = 40        # of sids, body numbers …: above them the number of the host that gave them
@@ -144,9 +146,11 @@ cdef class Writer:
     cdef uint64_t dot           # of what is put in the open transaction
     cdef readonly dict known    # number of another host -> its last commit that is in this store
     cdef dict erased            # {(database, key, number): commit}: up to there, this host's puts are over that have not come yet
+    cdef dict buried            # number -> the same as a heap: (commit, database, key), and what is no more
     cdef dict rivals            # {(database, key): [values]}: put without knowing of what is there, which every host prefers
     cdef set older_rivals       # keys of those that were there at the last `sweep`
     cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
+    cdef dict moved             # (sid, hash of an entry) -> its number, of those last moved from inboxes, oldest first
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
     cdef public bint recording  # are changes kept for peers?
     cdef readonly bytearray changes     # since `begin`, see storage/changes.py
@@ -239,10 +243,14 @@ cdef class Writer:
         while more and cursor.key().startswith(META_PEER):
             self.known[int.from_bytes(cursor.key()[len(META_PEER):], "big")] = int.from_bytes(cursor.value(), "big")
             more = cursor.next()
-        self.erased = {}
+        self.erased, self.buried, self.moved = {}, {}, {}
         for key in transaction.cursor(db=self.databases["erased"]).iternext(values=False):
-            dot = int.from_bytes(key[1:9], "big")
-            self.erased[key[0], key[9:], dot >> NUMBER_BITS] = dot & COMMIT_MASK
+            self.keep_burial(key[0], key[9:], int.from_bytes(key[1:9], "big"))
+
+    cdef int keep_burial(self, int database, bytes key, uint64_t dot) except -1:
+        self.erased[database, key, dot >> NUMBER_BITS] = dot & COMMIT_MASK
+        heappush(self.buried.setdefault(dot >> NUMBER_BITS, []), (dot & COMMIT_MASK, database, key))
+        return 0
 
     cdef sum_up(self, transaction):
         """The digests, from all that is there."""
@@ -801,7 +809,7 @@ cdef class Writer:
         cdef object seq = self.erased.get((database, key, dot >> NUMBER_BITS), 0)
         if seq < dot & COMMIT_MASK:
             self.unbury(database, key, dot >> NUMBER_BITS)
-            self.erased[database, key, dot >> NUMBER_BITS] = dot & COMMIT_MASK
+            self.keep_burial(database, key, dot)
             self.transaction.put(bytes((database,)) + u64(dot) + key, b"", db=self.databases["erased"])
         return 0
 
@@ -853,9 +861,16 @@ cdef class Writer:
             if number != self.number >> NUMBER_BITS and seq > self.known.get(number, 0):
                 self.known[number] = seq
                 self.transaction.put(META_PEER + u64(number), u64(seq), db=self.databases["meta"])
-        for (database, key, host), last in list(self.erased.items()):
-            if self.known.get(host, 0) >= last:
-                self.unbury(database, key, host)
+                self.forget_burials(number, seq)
+
+    cdef int forget_burials(self, uint64_t number, uint64_t until) except -1:
+        """All of the host's puts up to this commit have come."""
+        cdef list heap = self.buried.get(number, [])
+        while heap and heap[0][0] <= until:
+            commit, database, key = heappop(heap)
+            if self.erased.get((database, key, number)) == commit:
+                self.unbury(database, key, number)
+        return 0
 
     cdef int judge(self, int database, bytes key, bytes ours, bytes theirs, uint64_t dot, dict context) except -1:
         """What does it mean here that another host with this context has put `theirs` or, with None, erased what `dot` put?"""
@@ -893,6 +908,9 @@ cdef class Writer:
             self.erase(INBOX, key)
             self.append(queue, bytes(bytearray(value)))
             self.forget(value)
+            self.moved[queue.sid, hash(value[HEADER:])] = queue.next_qseq - 1
+            if len(self.moved) > MOVED_MAX:
+                del self.moved[next(iter(self.moved))]
         return 0
 
     def settle(self):
@@ -1017,6 +1035,8 @@ cdef class Writer:
         if verdict == NOTHING:
             return 0
         if value is None:
+            if ours is not None and database == QUEUE and self.moved:
+                self.moved.pop((sid, hash(ours[HEADER:])), None)
             return self.put_entry(database, sid, key, ours, None)
         if sid not in self.queues:
             self.foreign.add(sid)
@@ -1032,10 +1052,24 @@ cdef class Writer:
                 if queue.next_qseq > queue.reserved:
                     self.reserve(queue)
         else:                   # it was put before the other host knew that we deliver now
-            if not value[FLAGS] & RECEIVED:
+            if not value[FLAGS] & RECEIVED and not self.has_moved(database, sid, value):
                 self.append(queue, bytes(bytearray(value)))
             self.record_over(database, key, dot)
         return 0
+
+    cdef bint has_moved(self, int database, uint64_t sid, bytes value) except -1:
+        """Has this message come into the session's queue here, from its inbox, as it has at the other host?
+
+        That host may say the same of ours: what we hold is put anew, and so outlives that.
+        """
+        cdef bytes key, ours
+        if database != QUEUE or self.repairing or (sid, hash(value[HEADER:])) not in self.moved:
+            return False
+        key = queue_key(sid, self.moved[sid, hash(value[HEADER:])])
+        ours = self.transaction.get(key, db=self.queue_db)
+        if ours is not None and not ours[FLAGS] & RECEIVED:
+            self.store(QUEUE, key, ours, sealed(ours[HEADER:], self.dot))
+        return True
 
     cdef int put_entry(self, int database, uint64_t sid, bytes key, bytes ours, bytes value) except -1:
         self.put_plain(database, key, ours, value)

@@ -134,7 +134,10 @@ class Elsewhere:
         elif not self._may_end(cid, sid):
             directory.timers.at(now_ms + RETRY_MS, lambda later_ms: self.release(peer, answer, later_ms, cid, sid))
         elif cid in directory.owners:
-            directory.end(cid, directory.owners[cid], TAKEN_OVER, lambda: self._hand_over(peer, answer, record))
+            # It may be back here by then
+            directory.end(
+                cid, directory.owners[cid], TAKEN_OVER, lambda: self.release(peer, answer, directory.now_ms, cid, sid)
+            )
         else:
             self._hand_over(peer, answer, record)
 

@@ -57,6 +57,31 @@ def test_a_host_that_is_alone_goes_on_after_its_keeper_died(two: Two) -> None:
     assert two.client.is_connected
 
 
+def test_who_comes_back_while_its_session_is_asked_for_is_ended_before_it_is_handed_over(two: Two) -> None:
+    """At no time does a client id have a connection at both hosts."""
+    keeper, here, there = two.a.keeper, two.a.worker, two.b.worker
+    assert keeper is not None
+    assert here is not None
+    assert there is not None
+    claim = {"cid": "c0", "clean": False, "expiry_s": 600, "durable": True, "user": None, "will": None, "info": {}}
+    session = keeper.directory.sessions["c0"]
+    ended: dict[int, int] = {}  # connection -> whose session it was then
+    granted: list[bool] = []
+
+    def takeover(cid: str, conn: int, reason: int) -> None:
+        ended[conn] = session.owner
+        here.call("detach", {"cid": cid, "conn": conn, "expiry_s": 600, "will": "keep"}, lambda ok, result: None)
+        if len(ended) == 1:
+            here.call("claim", {**claim, "conn": 99}, lambda ok, result: None)
+
+    here._on_takeover = takeover  # type: ignore[method-assign]
+    there.call("claim", {**claim, "conn": 7}, lambda ok, result: granted.append(ok))
+    two.world.run(3000)
+    assert granted == [True]
+    assert len(ended) == 2
+    assert ended[99] == two.a.index + 1
+
+
 class Three:
     """Three hosts in sync."""
 
