@@ -170,3 +170,13 @@ def test_a_host_that_comes_back_decides_about_its_clients_wills(three: Three) ->
         three.pairs[names].heal()
     three.world.run(80_000)
     assert three.wills() == []
+
+
+def test_what_one_side_of_a_cut_does_reaches_the_other_by_a_third_host_that_does_nothing(three: Three) -> None:
+    a, b, _ = three.hosts
+    three.pairs["ab"].cut()
+    three.world.run(5_000)
+    three.mortal(a, "far", 0)
+    three.world.run(40_000)
+    assert b.keeper is not None
+    assert "far" in b.keeper.directory.sessions
