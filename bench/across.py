@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from statistics import median
 
 from bench.brokers import Subject
@@ -25,7 +26,6 @@ from tests.mqtt import PUBLISH, Client, Closed
 
 RUNS = 5
 DEVICES = 10_000
-SESSIONS = 100_000
 EVICTED_S = 3.0  # docs/guarantees.md
 PUBLISH_EVERY_S = 0.005
 
@@ -170,10 +170,10 @@ def storm(subject: Subject, seconds: float) -> Numbers:
 # -- a host joins -----------------------------------------------------------------------------------------------------------
 
 
-def joins(subject: Subject, seconds: float) -> Numbers:
-    """A second host, a third, … with 100,000 sessions that have a subscription each: from the command until in sync."""
+def joins(subject: Subject, seconds: float, sessions: int) -> Numbers:
+    """A second host, a third, … with so many sessions that have a subscription each: from the command until in sync."""
     assert isinstance(subject, Hosts)
-    for number in range(SESSIONS // DEVICES):
+    for number in range(sessions // DEVICES):
         load = subject.load()
         load.add(DEVICES, prefix=f"device-{number}", clean=False, subscribe=f"device/{number}/{{i}}", qos=1)
         settle(load)
@@ -185,9 +185,9 @@ def joins(subject: Subject, seconds: float) -> Numbers:
         memory, received, started = memory_bytes(keeper), received_bytes(host), time.monotonic()
         subject.join(host)
         numbers[f"join_{count}"] = time.monotonic() - started
+        numbers[f"wire_{count}"] = (received_bytes(host) - received) / sessions
         if count == 2:
-            numbers["session_wire"] = (received_bytes(host) - received) / SESSIONS
-            numbers["session_memory"] = (memory_bytes(keeper) - memory) / SESSIONS
+            numbers["session_memory"] = (memory_bytes(keeper) - memory) / sessions
     return numbers
 
 
@@ -198,5 +198,6 @@ SCENARIOS = (
     Scenario("host killed", killed, (Bar("failover_max", 1000, "limit"),), MQNODE, hosts=2),
     Scenario("host silent", silent, (Bar("failover_max", (EVICTED_S + 1) * 1000, "limit"),), MQNODE, hosts=2),
     Scenario("10,000 sessions reconnect", storm, (), MQNODE, hosts=2),
-    Scenario("join with 100,000 sessions", joins, (), MQNODE, hosts=5),
+    Scenario("join with 100,000 sessions", partial(joins, sessions=100_000), (), MQNODE, hosts=3),
+    Scenario("join with 20,000 sessions", partial(joins, sessions=20_000), (), MQNODE, hosts=7),
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
 import time
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 
 from bench.brokers import Subject
-from bench.measure import cpu_s, memory_bytes, publish_for, settle
+from bench.measure import SETTLE_S, Failed, cpu_s, memory_bytes, publish_for, settle
 from bench.messages import FAN_OUT, P2P, published
 from bench.scenario import Bar, Numbers, Scenario
 
-CONNECTIONS = 10_000
+CONNECTIONS, MANY = 10_000, 48_000
+SOURCES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 STORM = 3000  # below the kernel's own bound, net.core.somaxconn
 SUBSCRIBERS, FILTERS_EACH = 100, 10_000
 
@@ -30,6 +34,43 @@ def idle_connections(subject: Subject, seconds: float) -> Numbers:
         "cpu_each": spent / CONNECTIONS * 1e6,
         "connects": CONNECTIONS / took,
     }
+
+
+def many_connections(subject: Subject, seconds: float) -> Numbers:
+    """As many as 20,000 descriptors a process allow, and 28,000 ports an address: a third each from a process and an address."""
+    memory, cpu, start = memory_bytes(subject.pids()), cpu_s(subject.pids()), time.monotonic()
+    processes = multiprocessing.get_context("fork")
+    barrier = processes.Barrier(len(SOURCES) + 1)
+    parts = [processes.Process(target=hold, args=(subject, source, barrier), daemon=True) for source in SOURCES]
+    for part in parts:
+        part.start()
+    try:
+        barrier.wait(SETTLE_S)
+        took, spent = time.monotonic() - start, cpu_s(subject.pids()) - cpu
+        time.sleep(seconds)
+        used = memory_bytes(subject.pids()) - memory
+        barrier.wait(SETTLE_S)
+    except threading.BrokenBarrierError:
+        raise Failed(f"not all {MANY} connected within {SETTLE_S:.0f} s") from None
+    finally:
+        for part in parts:
+            part.join(10)
+            part.kill()
+    return {"connections": MANY, "bytes": used / MANY, "cpu_each": spent / MANY * 1e6, "connects": MANY / took}
+
+
+def hold(subject: Subject, source: str, barrier: Barrier) -> None:
+    """Its part of the connections, from the first meeting to the second."""
+    load = subject.load(sources=(source,))
+    try:
+        load.add(MANY // len(SOURCES), prefix=source)
+        settle(load)
+    except Failed:
+        barrier.abort()
+        raise
+    barrier.wait()
+    barrier.wait()
+    load.close()
 
 
 def storm(subject: Subject, seconds: float) -> Numbers:
@@ -109,6 +150,7 @@ SCENARIOS = (
             Bar("connects", 20_000, "limit", "more"),
         ),
     ),
+    Scenario("48,000 idle connections", many_connections, (Bar("bytes", 2048, "limit"),), ("mqnode",), workers=3),
     Scenario("3,000 connects at once", storm, (Bar("connect_max", 1000, "limit"),)),
     Scenario(
         "1M subscriptions",
