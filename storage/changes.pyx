@@ -1,9 +1,10 @@
 """What a commit changed, in the form in which it travels and in which it waits in the outbox.
 
 Changes: `<BHI` number of the database in layout.REPLICATED, lengths of key and value, key, value; or with ERASED for the
-length of the value, key and `<Q` the dot of what was erased (storage/layout.py).
+length of the value, key and `<Q` the dot of what was erased (storage/layout.py). Database + BEATEN: what that dot put is over, and what
+else the key holds stays. Who does not know that passes over it.
 Outbox: `<BHQ` database, length of the key, dot of what was erased (0: put), key; what was put is looked up when it is
-sent again, so the outbox stays small.
+sent again, so the outbox stays small. With database + BEATEN as above.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
@@ -17,6 +18,7 @@ cdef enum:
     VALUE_MIN = 12      # CRC32 and dot
 
 cdef uint32_t ERASED = 0xFFFFFFFF
+BEATEN = 64
 
 
 cdef char* more(bytearray to, size_t size) except NULL:
@@ -59,8 +61,8 @@ cdef int add_key(bytearray touched, int database, bytes key, uint64_t erased) ex
     return 0
 
 
-def decode(bytes changes, uint64_t databases=0xFFFFFFFFFFFFFFFF) -> list:
-    """[(database, key, value or None, dot of what was put or erased)] of the databases whose bits are set.
+def decode(bytes changes, uint64_t databases=0xFFFFFFFFFFFFFFFF, bint beaten=False) -> list:
+    """[(database, key, value or None, dot of what was put or erased)] of the databases whose bits are set; `beaten`: also + BEATEN.
 
     Raises ValueError if the changes are cut off.
     """
@@ -86,7 +88,7 @@ def decode(bytes changes, uint64_t databases=0xFFFFFFFFFFFFFFFF) -> list:
         p = key + key_size
         if end - p < size or not erased and size < VALUE_MIN:
             raise ValueError("a change is cut off")
-        if database < 64 and databases >> database & 1:
+        if (database < 64 or beaten and database < 128) and databases >> (database & 63) & 1:
             memcpy(&dot, p if erased else p + 4, 8)
             found.append((database, key[:key_size], None if erased else p[:size], dot))
         p += size

@@ -24,7 +24,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from storage.changes import decode, decode_keys
+from storage.changes import BEATEN, decode, decode_keys
 from storage.layout import META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
@@ -68,6 +68,7 @@ cdef enum:
     BOTH = 2
 
 cdef uint64_t ODD = 0x9E3779B97F4A7C15      # of the golden ratio: its multiples are spread well
+cdef uint64_t ALL = <uint64_t>-1
 cdef uint64_t COMMIT_MASK = (<uint64_t>1 << NUMBER_BITS) - 1
 DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
 
@@ -147,8 +148,6 @@ cdef class Writer:
     cdef readonly dict known    # number of another host -> its last commit that is in this store
     cdef dict erased            # {(database, key, number): commit}: up to there, this host's puts are over that have not come yet
     cdef dict buried            # number -> the same as a heap: (commit, database, key), and what is no more
-    cdef dict rivals            # {(database, key): [values]}: put without knowing of what is there, which every host prefers
-    cdef set older_rivals       # keys of those that were there at the last `sweep`
     cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
     cdef dict moved             # (sid, hash of an entry) -> its number, of those last moved from inboxes, oldest first
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
@@ -214,7 +213,6 @@ cdef class Writer:
         self.queued_messages = self.queued_bytes = 0
         self.strays = set()
         self.loose, self.looser = set(), set()
-        self.rivals, self.older_rivals = {}, set()
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
@@ -396,8 +394,6 @@ cdef class Writer:
 
     cdef int store(self, int database, bytes key, bytes ours, bytes value) except -1:
         """`ours`: what is there, if anything."""
-        if self.rivals:
-            self.rivals.pop((database, key), None)
         if database == QUEUE:
             self.queue.put(key, value)
         elif database == BODIES:
@@ -416,8 +412,6 @@ cdef class Writer:
         cdef bytes value = self.transaction.pop(key, db=self.handles[database])
         if value is None:
             return False
-        if self.rivals:
-            self.rivals.pop((database, key), None)
         self.record_erased(database, key, value)
         return True
 
@@ -941,29 +935,26 @@ cdef class Writer:
         self.mixed = self.mixed or len(self.touched) > 0
         self.applying = True
         self.look_ahead(peer, context)
-        for database, key, value, dot in decode(changes):
+        for database, key, value, dot in decode(changes, ALL, True):
             if database == QUEUE or database == INBOX:
                 self.apply_entry(database, key, value, dot, context)
             elif database == BODIES:
                 self.put_plain(BODIES, key, None, value)
                 if get_big(<const char*>key) not in self.references:
                     self.loose.add(get_big(<const char*>key))
-            elif database == PACKET_IDS or database == RETAINED:
-                self.apply_plain(database, key, value, dot, context)
+            elif database % BEATEN == PACKET_IDS or database % BEATEN == RETAINED:
+                self.apply_plain(database % BEATEN, key, value, dot, context, database >= BEATEN)
         self.applying = False
 
     def sweep(self):
         """Delete the bodies that nothing has referred to for as long as it is between two calls.
 
-        What refers to the body of another host's message may come later than that, from a third one. So may what lets a rival win.
+        What refers to the body of another host's message may come later than that, from a third one.
         """
         for body in self.looser:
             if body not in self.references:
                 self.transaction.delete(u64(body), db=self.handles[BODIES])
         self.loose, self.looser = set(), self.loose
-        for key in self.older_rivals:
-            self.rivals.pop(key, None)
-        self.older_rivals = set(self.rivals)
 
     def records_of(self, uint64_t peer, bytes changes, dict context):
         """Yields what of the changes is the directory's: (database name, key, value or None, is it a session that counts as much as ours?).
@@ -971,9 +962,12 @@ cdef class Writer:
         Each is judged when the one before has been done. It says whose queues the others are.
         """
         self.look_ahead(peer, context)
-        for database, key, value, dot in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS):
-            ours = self.transaction.get(key, db=self.handles[database])
-            if database == SESSIONS:
+        for database, key, value, dot in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS, True):
+            ours = self.transaction.get(key, db=self.handles[database % BEATEN])
+            if database >= BEATEN:
+                if self.unbeaten(database - BEATEN, key, ours, dot) is not ours:
+                    yield REPLICATED[database - BEATEN], key, None, False
+            elif database == SESSIONS:
                 verdict = self.judge(database, key, ours, value, dot, context)
                 if verdict != NOTHING:
                     yield REPLICATED[database], key, value, verdict == BOTH
@@ -987,9 +981,13 @@ cdef class Writer:
         for database, key, value, _ in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS):
             yield REPLICATED[database], key, value, False
 
-    cdef int apply_plain(self, int database, bytes key, bytes value, uint64_t dot, dict context) except -1:
+    cdef int apply_plain(self, int database, bytes key, bytes value, uint64_t dot, dict context, bint beaten) except -1:
         cdef bytes ours = self.transaction.get(key, db=self.handles[database])
-        cdef bytes best = self.chosen(database, key, ours, value, dot, context)
+        cdef bytes best
+        if beaten:
+            best = self.unbeaten(database, key, ours, dot)
+        else:
+            best = self.chosen(database, key, ours, value, dot, context)
         if best is not ours:
             self.put_plain(database, key, ours, best)
             if database == RETAINED:
@@ -997,24 +995,22 @@ cdef class Writer:
         return 0
 
     cdef bytes chosen(self, int database, bytes key, bytes ours, bytes value, uint64_t dot, dict context):
-        """What `key` is to hold after that change by another host. Of what was put without knowing of each other the rest is remembered:
-        who deletes the best may not have seen it, and other hosts may never have had the best."""
+        """What `key` is to hold after that change by another host."""
         cdef int verdict = self.judge(database, key, ours, value, dot, context)
-        cdef list rivals = self.rivals.pop((database, key), [])
-        cdef bytes best = ours if verdict == NOTHING else value
-        if rivals:
-            rivals = [each for each in rivals if not covers(context, dot_of(each)) or value is not None and dot_of(each) == dot]
-        if verdict == BOTH:
-            rivals.append(ours)
-        if not rivals:
-            return best
-        if best is not None:
-            rivals.append(best)
-        best = max(rivals, key=lambda each: rank(database, each))
-        rivals.remove(best)
-        if rivals:
-            self.rivals[database, key] = rivals
-        return ours if best == ours else best
+        if verdict != BOTH:
+            return ours if verdict == NOTHING else value
+        best, beaten = (value, ours) if rank(database, value) > rank(database, ours) else (ours, value)
+        if self.recording and not self.repairing:
+            add_erased(self.changes, database + BEATEN, key, dot_of(beaten))
+            add_key(self.touched, database + BEATEN, key, dot_of(beaten))
+        return best
+
+    cdef bytes unbeaten(self, int database, bytes key, bytes ours, uint64_t dot):
+        """What `key` is to hold after another host has seen what `dot` put together with what all hosts prefer. Else who never sees
+        the two together, as the one that is preferred is deleted soon, would keep the other one for ever."""
+        if not self.saw(dot):
+            self.bury(database, key, dot)
+        return None if ours is not None and dot_of(ours) == dot else ours
 
     cdef int put_plain(self, int database, bytes key, bytes ours, bytes value) except -1:
         """What another host put, or with None erased, where we have `ours`."""
@@ -1093,6 +1089,9 @@ cdef class Writer:
         """What these keys hold now, as changes; of a `commit`: what is still as it left them. The rest comes with what changed it."""
         cdef bytearray found = bytearray()
         for database, key, erased in decode_keys(bytes(touched)):
+            if database >= BEATEN:
+                add_erased(found, database, key, erased)
+                continue
             value = transaction.get(key, db=self.handles[database])
             if value is not None and commit and dot_of(value) != commit:
                 continue
@@ -1202,7 +1201,7 @@ cdef class Writer:
     def values_of(self, bytes touched):
         """What these keys hold here, as changes."""
         cdef bytearray once = bytearray()
-        for database, key in dict.fromkeys([(database, key) for database, key, _ in decode_keys(touched)]):
+        for database, key in dict.fromkeys([(database, key) for database, key, _ in decode_keys(touched) if database < BEATEN]):
             add_key(once, database, key, 1)
         return bytes(self.encoded(self.transaction, once))
 

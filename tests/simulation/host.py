@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from node.config import Config
+from node.config.keys import Cluster, Node
 from node.config.keys import Interconnect as InterconnectKeys
-from node.config.keys import Node
 from node.keeper import HELLO, Keeper
 from node.keeper_link import LOST, Link
 from node.replicas import PEER
@@ -107,8 +107,18 @@ class SimKeeper(Keeper):
 
     def _report(self) -> None:
         self._crash("after_commit")
+        self.host.copied = dict(self.writer.known)
         super()._report()
         self._crash("after_report")
+
+    def _reach_peers(self) -> None:
+        held = list(self.held)
+        super()._reach_peers()
+        said = [number for number, _, frames in held[: len(held) - len(self.held)] if frames]
+        if said and self.replicas.replication.strict:
+            copied = max(other.copied.get(self.store.number, 0) for other in self.host.others)
+            if said[-1] > copied:
+                self.host.world.fault(f"{self.host} acknowledges {said[-1]}, others have up to {copied} on disk")
 
     def _crash(self, point: str) -> None:
         if self.crash_at == point:
@@ -167,7 +177,7 @@ class Interconnect:
 
 
 class Host:
-    def __init__(self, world: World, index: int, folder: Path) -> None:
+    def __init__(self, world: World, index: int, folder: Path, strict: bool = False) -> None:
         from tests.simulation.worker import Worker
 
         self.world, self.index = world, index
@@ -175,9 +185,11 @@ class Host:
         data_dir = folder / f"host-{index}"
         (data_dir / "run").mkdir(parents=True)
         self.config = Config(
-            node=Node(data_dir=str(data_dir), workers=1), interconnect=InterconnectKeys(bind="127.0.0.1:7001")
-        )
+            node=Node(data_dir=str(data_dir), workers=1), interconnect=InterconnectKeys(bind="127.0.0.1:7001"),
+            cluster=Cluster(ack_policy="strict" if strict else "available"),
+        )  # fmt: skip
         self.pairs: dict[bytes, Pair] = {}
+        self.copied: dict[int, int] = {}  # number of another host -> its last commit that is on our disk
         self.interconnect = Interconnect(self)
         self.keeper: SimKeeper | None = None
         self.worker: Worker | None = None
@@ -185,7 +197,11 @@ class Host:
         self._planned: float | None = None
 
     def __str__(self) -> str:
-        return "ABC"[self.index]
+        return "ABCDE"[self.index]
+
+    @property
+    def others(self) -> list[Host]:
+        return [pair.sides[self.index].other for pair in self.pairs.values()]
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
