@@ -441,14 +441,22 @@ cdef int finish_flight(Session session, Flight* flight, uint64_t qseq) except -1
         message_release(flight.message)
         flight.message = NULL
         release_group(<Group*>flight.group)
-    window_close(&session.flows.window, qseq)
+    window_close(window_of(session.flows, qseq), qseq)
     if session.sid:
         op_flight(session.loop, OP_DONE, session.sid, qseq)
     return refill(session)
 
 
 cdef inline Flight* find_flight(Session session, uint16_t packet_id, uint64_t* qseq) noexcept:
-    return window_find(&session.flows.window, packet_id, qseq) if session.flows != NULL else NULL
+    cdef Flight* flight
+    if session.flows == NULL:
+        return NULL
+    flight = window_find(&session.flows.window, packet_id, qseq)
+    return flight if flight != NULL else window_find(&session.flows.earlier, packet_id, qseq)
+
+
+cdef inline Window* window_of(Flows* flows, uint64_t qseq) noexcept nogil:
+    return &flows.earlier if flows.earlier.open and qseq < flows.earlier.next else &flows.window
 
 
 cdef int read_puback(Connection connection, uint16_t packet_id) except -1:

@@ -55,6 +55,7 @@ cdef struct Block:          # what waits in a stream's input or output: there is
 
 cdef struct Flows:          # of a session that has or had QoS 1 or 2 under way, or is durable and attached
     Window window
+    Window earlier          # durable: what is open still of numbers far below, from before another host took the session over
     PacketIds* packet_ids
     Pending* pending
     uint32_t pending_first

@@ -707,7 +707,7 @@ cdef class Loop:
             if session.sid == 0:
                 if session.flows.pending_count:
                     send_pending(session)
-            elif session.flows.read_after < session.flows.last_qseq and session.flows.window.open < session.receive_max:
+            elif session.flows.read_after < session.flows.last_qseq and in_flight(session.flows) < session.receive_max:
                 refill(session)
         return 0
 

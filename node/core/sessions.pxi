@@ -20,7 +20,7 @@ cdef class Session:
 
     @property
     def inflight(self):
-        return self.flows.window.open if self.flows != NULL else 0
+        return in_flight(self.flows) if self.flows != NULL else 0
 
     @property
     def sent_until(self):
@@ -250,6 +250,7 @@ cdef void free_flows(Session session) noexcept:
             if ring[seq & flows.window.mask].message != NULL:
                 release_group(<Group*>ring[seq & flows.window.mask].group)
     window_free(&flows.window)
+    window_free(&flows.earlier)
     if flows.packet_ids != NULL:
         ids_free(flows.packet_ids)
         PyMem_RawFree(flows.packet_ids)
@@ -416,11 +417,11 @@ cdef int pump(Session session) except -1:
     if connection is None or connection.state != CONNECTED or loop.reader is None:
         return 0
     while flows.read_after < flows.last_qseq:
-        if flows.window.open >= session.receive_max or output_size(connection) > PUMP_BYTES:
+        if in_flight(flows) >= session.receive_max or output_size(connection) > PUMP_BYTES:
             return 0
         known = flows.last_qseq
         entries = loop.reader.read_queue(session.sid, flows.read_after, known,
-                                         min(session.receive_max - flows.window.open, 512), PUMP_BYTES)
+                                         min(session.receive_max - in_flight(flows), 512), PUMP_BYTES)
         if not entries:
             flows.read_after = known
             continue
@@ -428,6 +429,22 @@ cdef int pump(Session session) except -1:
             if not send_stored(session, connection, entry):
                 return 0
     return 0
+
+
+cdef inline uint32_t in_flight(Flows* flows) noexcept nogil:
+    return flows.window.open + flows.earlier.open
+
+
+cdef bint make_fit(Flows* flows, uint64_t qseq) noexcept:
+    """Can `qseq` be sent, or is its packet id in use? Who took the session over numbers far above what is open still."""
+    cdef uint64_t other
+    if not window_fits(&flows.window, qseq):
+        if flows.earlier.open:
+            return False
+        window_free(&flows.earlier)
+        flows.earlier = flows.window
+        memset(&flows.window, 0, sizeof(Window))
+    return window_find(&flows.earlier, packet_id_of(qseq), &other) == NULL
 
 
 cdef bint send_stored(Session session, Connection connection, entry) except -1:
@@ -442,7 +459,7 @@ cdef bint send_stored(Session session, Connection connection, entry) except -1:
     cdef uint32_t count = 0
     cdef Publication pub
     cdef uint8_t qos = options & 3, flags
-    if not window_fits(&flows.window, qseq):
+    if not make_fit(flows, qseq):
         return False
     flows.read_after = qseq
     if received:                                    # never PUBLISH again after PUBREC
@@ -477,6 +494,6 @@ cdef int refill(Session session) except -1:
         if flows.pending_count:
             send_pending(session)
     elif flows.read_after < flows.last_qseq and (
-            flows.window.open == 0 or session.receive_max - flows.window.open >= min(session.receive_max // 2, 64)):
+            in_flight(flows) == 0 or session.receive_max - in_flight(flows) >= min(session.receive_max // 2, 64)):
         want_pump(session)
     return 0

@@ -14,7 +14,7 @@ from mesh import channel
 from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
-from tests.mqtt import Closed
+from tests.mqtt import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Closed
 
 Pair = tuple[Host, Host]
 AT_ONCE_S = 2.5  # a second, and what a busy machine takes; less than the 3 s of an eviction without proof
@@ -91,6 +91,36 @@ def _delivered(host: Host, started: float) -> float:
             client.take(15)
             return time.monotonic() - started
     raise AssertionError("nobody was served")
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_a_client_has_not_acknowledged_at_a_dead_host_does_not_hold_up_what_comes_later(
+    pair: Pair, qos: int
+) -> None:
+    first, second = pair
+    client_id = f"slow-{qos}"
+    with second.client() as client, first.client() as publisher:
+        client.connect(client_id, clean=False, session_expiry=600)
+        client.subscribe((f"slow/{qos}", qos))
+        publisher.connect()
+        publisher.publish_all(f"slow/{qos}", b"early", qos)
+        early = client.expect(PUBLISH)
+        second.kill_all()
+        with first.client() as again:
+            again.connect(client_id, clean=False, session_expiry=600)
+            publisher.publish_all(f"slow/{qos}", b"late", qos)
+            repeated, late = again.expect(PUBLISH), again.expect(PUBLISH)
+            assert (repeated.payload, repeated.id, repeated.dup) == (b"early", early.id, True)
+            assert (late.payload, late.dup) == (b"late", False)
+            for each in (late, repeated):  # each by its own packet id
+                again.ack(PUBACK if qos == 1 else PUBREC, each.id)
+            if qos == 2:
+                assert {again.expect(PUBREL).id for _ in range(2)} == {repeated.id, late.id}
+                for each in (late, repeated):
+                    again.ack(PUBCOMP, each.id)
+            publisher.publish_all(f"slow/{qos}", b"last", qos)
+            assert again.expect(PUBLISH).payload == b"last"
+    _back(pair, second)
 
 
 def test_a_host_that_stops_says_so(pair: Pair) -> None:

@@ -32,8 +32,14 @@ class Fault:
 
 
 def _kill(host: Host, name: str) -> None:
-    pid = host.signal(name, signal.SIGKILL)
-    wait_for(lambda: host.pid(name) not in (0, pid), 20, host.log)
+    """Until the new process says that it is ready: before that the counters are those of the old one."""
+
+    def starts() -> int:
+        return sum(f'"process":"{name}","event":"ready"' in line for line in host.log().splitlines())
+
+    before = starts()
+    host.signal(name, signal.SIGKILL)
+    wait_for(lambda: starts() > before, 20, host.log)
     host.wait_ready()
 
 
