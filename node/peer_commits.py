@@ -45,9 +45,11 @@ class PeerCommits:
                     more = True
 
     def _may_take(self, peer: Peer, say: int, message: bytes | Changes) -> bool:
-        if isinstance(message, bytes) or len(self._peers) < 2:
+        if isinstance(message, bytes):
             return True
         number, context, _, is_new = message
+        if context.keys() <= {peer.number, self._number}:
+            return True
         self.look_at(peer, context)
         is_next = number == self._writer.peer_seq(peer.number) + 1  # else it was sent before its host knew what we have
         return not is_next or not is_new or bool(self._writer.has_seen(context | {peer.number: 0}))
