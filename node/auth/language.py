@@ -66,6 +66,8 @@ def intersects(one: Levels, other: Levels) -> bool:
     for a, b in ((one, other), (other, one)):
         if a[0] in _WILDCARDS and b[0].startswith("$"):
             return False
+    if {one, other} == {("", "#"), ("+",)}:  # only the empty topic, which is none
+        return False
     heads = [filter[:-1] if filter[-1] == "#" else filter for filter in (one, other)]
     if len(heads[0]) < len(heads[1]) and one[-1] != "#":
         return False

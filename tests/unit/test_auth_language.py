@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from node.auth.language import Levels, includes, intersects, matches, split_filter
@@ -58,6 +58,7 @@ def test_includes_is_inclusion_of_the_topics(outer: Levels, inner: Levels) -> No
 
 @settings(max_examples=300, deadline=None)
 @given(FILTERS, FILTERS)
+@example(("", "#"), ("+",))  # the empty topic is none
 def test_intersects_is_a_common_topic(one: Levels, other: Levels) -> None:
     if not (language(one) and language(other)):
         return
