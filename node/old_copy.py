@@ -41,12 +41,12 @@ class OldCopy:
         last = self._writer.seq if alone is None else int.from_bytes(alone, "big")
         if has > last and not self.is_found:
             self.is_found, self.last = True, last
-            alone = self._writer.seq - last
-            (self._log.error if alone else self._log.warning)(
-                "store_is_old", peer=peer.name, next="nothing" if not alone else "ask publishers of that time to repeat it",
+            unknown = self._writer.seq - last  # of ours, made while no other host was there
+            (self._log.error if unknown else self._log.warning)(
+                "store_is_old", peer=peer.name, next="nothing" if not unknown else "ask publishers of that time to repeat it",
                 cause=f"it has our commits up to {has}, this store those up to {last}: it is a copy from an earlier time",
                 effect="the keeper starts anew with another number"
-                + (f"; {alone} commits since then, made while no other host was there, may be lost" if alone else ""),
+                + (f"; {unknown} commits since then, made while no other host was there, may be lost" if unknown else ""),
             )  # fmt: skip
         return self.is_found
 
