@@ -47,8 +47,11 @@ class Wills:
         self._of.setdefault(will.client_id, []).append(will_id)
 
     def new(self, client_id: str, delay_s: int, record: bytes) -> int:
-        will_id: int = self._writer.new_will_id()
         will = WillRecord(client_id, delay_s, record)
+        for known in self._of.get(client_id, ()):
+            if self._wills[known] == will and known not in self._due_ms:
+                return known  # an earlier keeper granted the claim and died before it said so: the record says when it came
+        will_id: int = self._writer.new_will_id()
         self._keep(will_id, will)
         self._writer.put("wills", u64(will_id), _encode(will))
         return will_id

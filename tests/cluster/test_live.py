@@ -15,7 +15,7 @@ from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import INTERCONNECT as SIDE
 from tests.cluster.network import Network
-from tests.mqtt import PINGREQ, PINGRESP, PUBACK, PUBLISH, Client, packet
+from tests.mqtt import CONNACK, PINGREQ, PINGRESP, PUBACK, PUBLISH, Client, connect_packet, packet
 
 QUIET_BYTES = 20_000  # on the interconnect while nothing but heartbeats passes, at most, in a test
 
@@ -143,6 +143,26 @@ def test_a_will_is_seen_on_all_hosts(hosts: list[Host]) -> None:
         assert subscriber.take().payload == b"gone"
         subscriber.nothing(0.1)
         subscriber.close()
+
+
+def test_a_will_fires_once_though_the_keeper_dies_before_it_says_that_the_client_is_in(hosts: list[Host]) -> None:
+    """The grant is in the store and waits for another host; the next keeper is asked again."""
+    with connected(hosts[1]) as witness, hosts[0].client() as client:
+        witness.subscribe("granted/#")
+        wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 0)
+        pid = hosts[2].signal("keeper", signal.SIGSTOP)
+        try:
+            client.send(connect_packet("granted", will=("granted/t", b"gone", 0, False)))
+            wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 1)
+            hosts[0].signal("keeper", signal.SIGKILL)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert client.expect(CONNACK).reason == 0
+        client.close()
+        assert witness.take().payload == b"gone"
+        wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 0)
+        witness.nothing(0.1)
+    in_sync(*hosts)
 
 
 def test_nothing_leaves_the_host_for_its_own_subscribers(hosts: list[Host]) -> None:
