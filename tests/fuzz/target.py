@@ -136,8 +136,13 @@ class Target:
     def check_nobody_stays(self) -> None:
         """Of all who came, only the witnesses are still connected, and nothing waits for those who left."""
         mine = 2 * len(self.witnesses)
-        wait_for(lambda: self._total("mqnode_connections") <= mine and not self._total("mqnode_output_bytes"), 10)
-        assert self._total("mqnode_connections") == mine
+        wait_for(lambda: self._open() == mine, 10, lambda: f"{self._open()} connections, not {mine}")
+        wait_for(lambda: self._total("mqnode_connections") == mine and not self._total("mqnode_output_bytes"), 10)
+
+    def _open(self) -> float:
+        """At this moment; the gauges are of the last half second."""
+        opened, closed = (f"mqnode_{name}_total" for name in ("sockets_opened", "connections_closed"))
+        return self.broker.metric(opened) - self.broker.metric(closed)
 
     def _total(self, gauge: str) -> float:
         return sum(self.broker.metric(f'{gauge}{{worker="{number}"}}') for number in range(len(WORKERS)))

@@ -17,16 +17,11 @@ import pytest
 from cryptography import x509
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.broker import free_port
 from tests.unit.certificates import Authority
 
 CONNECT_TIMEOUT_S = 2
 KINDS = ("tcp", "tls", "mtls", "ws", "wss", "proxy")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Host:

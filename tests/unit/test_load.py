@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from node.core.load import Load
+from tests.broker import free_port
 from tests.mqtt import packet, text
 
 CONNACK, SUBACK = packet(0x20, b"\0\0"), packet(0x90, b"\0\1\0")
@@ -122,9 +123,7 @@ def test_a_refused_connection_is_counted() -> None:
 
 
 def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    load = Load("127.0.0.1", port)
+    load = Load("127.0.0.1", free_port())
     load.add(3)
     stats = until(load, lambda: load.ready)
     assert (stats["connect_failed"], stats["last_error"]) == (3, "Connection refused")
