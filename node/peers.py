@@ -54,20 +54,27 @@ class Peer:
         self._next = 0
         self._waiting: dict[int, tuple[bytes, Done | None]] = {}
 
-    def call(self, method: str, arguments: dict[str, Any], done: Done | None = None) -> None:
-        """Ask; `done(ok, result)` runs with the answer."""
+    def call(self, method: str, arguments: dict[str, Any], done: Done | None = None) -> int:
+        """Ask; `done(ok, result)` runs with the answer. The number of the request."""
         self._next += 1
         body = encode((self._next, method, arguments))
         if self.link is None and not self._repeat:
             if done is not None:
                 done(False, "not connected")
-            return
+            return self._next
         self._waiting[self._next] = (body, done)
         if self.link is not None:
             self.link.send(REQUEST, body)
+        return self._next
+
+    def withdraw(self, number: int) -> None:
+        """It is not asked again. Its answer may be on its way already."""
+        if number in self._waiting:
+            self._waiting[number] = (b"", self._waiting[number][1])
 
     def connected(self, link: LinkLike) -> None:
         self.link = link
+        self._waiting = {number: each for number, each in self._waiting.items() if each[0]}
         for body, _ in list(self._waiting.values()):
             link.send(REQUEST, body)
 

@@ -61,7 +61,6 @@ class Worker:
         self.links = Links(self)
         self.keeper = self.links.keeper
         self.clients: dict[str, Connection] = {}
-        self.claiming = 0
         self.stopping = False
         self.reader: Reader = None  # type: ignore[assignment]  # opened once the keeper has made the store
         self.authenticator = Authenticator(config.auth)

@@ -44,7 +44,7 @@ SPLIT = "not while a host of the cluster is away"
 class Handshake:
     """From the first byte to CONNACK. It stays longer only for who may authenticate again: an idle client costs little."""
 
-    __slots__ = ("assigned", "certificate_user", "claims", "exchange", "keepalive_s", "packet", "server_keepalive")
+    __slots__ = ("assigned", "certificate_user", "claim", "exchange", "keepalive_s", "packet", "server_keepalive")
 
     def __init__(self, certificate_user: str | None = None) -> None:
         self.certificate_user = certificate_user
@@ -52,7 +52,7 @@ class Handshake:
         self.assigned = False  # the client id is of our making
         self.keepalive_s = 0
         self.server_keepalive = False
-        self.claims = False  # its session, at the keeper
+        self.claim = 0  # number of the request to the keeper for its session
         self.exchange: Exchange | None = None
 
 

@@ -144,9 +144,7 @@ class Connects:
                 ),
             }  # fmt: skip
             connection.has_will = True
-        worker.claiming += 1
-        connection.handshake.claims = True
-        worker.keeper.call(
+        connection.handshake.claim = worker.keeper.call(
             "claim",
             {
                 "cid": connection.client_id,
@@ -165,7 +163,6 @@ class Connects:
 
     def _claimed(self, connection: Connection, ok: bool, result: Any, properties: dict[int, Any]) -> None:
         worker = self.worker
-        worker.claiming -= 1
         if not ok and connection.is_closing:
             return
         if not ok:

@@ -110,7 +110,8 @@ class Ends:
         if connection.claimed:
             worker.release(connection)
             worker.access("disconnect", connection, cause=connection.end_reason or "connection closed")
-        elif connection.handshake is not None and connection.handshake.claims:
+        elif connection.handshake is not None and connection.handshake.claim:
+            worker.keeper.withdraw(connection.handshake.claim)  # a later keeper would end the client's next connection
             worker.keeper.call("unclaim", {"cid": client_id, "conn": connection.number})
         for done in self._waiting.pop(connection.number, ()):
             done()

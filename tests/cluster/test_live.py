@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -162,6 +163,29 @@ def test_a_will_fires_once_though_the_keeper_dies_before_it_says_that_the_client
         assert witness.take().payload == b"gone"
         wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 0)
         witness.nothing(0.1)
+    in_sync(*hosts)
+
+
+def test_who_went_before_its_host_could_answer_ends_no_later_connection(hosts: list[Host]) -> None:
+    """Its session was claimed from a keeper that died; a balancer has sent it to another host meanwhile."""
+    first, second = hosts[:2]
+    with first.client() as client:
+        client.connect("moves", clean=False, session_expiry=60)
+        client.disconnect()
+    closed = first.metric("mqnode_connections_closed_total")
+    keeper = first.signal("keeper", signal.SIGSTOP)
+    with first.client() as client:
+        client.send(connect_packet("moves", clean=False, session_expiry=60))
+    wait_for(lambda: first.metric("mqnode_connections_closed_total") > closed)
+    workers = [first.signal(name, signal.SIGSTOP) for name in ("worker-0", "worker-1")]
+    os.kill(keeper, signal.SIGKILL)  # and the next one is asked by the other host first
+    with second.client() as client:
+        assert client.connect("moves", clean=False, session_expiry=60).session_present
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        first.wait_ready()
+        client.nothing(0.5)
     in_sync(*hosts)
 
 
