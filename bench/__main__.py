@@ -49,20 +49,24 @@ def run(scenarios: list[Scenario], rounds: int, seconds: float, only: set[str]) 
     try:
         for number in range(rounds):
             for outcome in outcomes:
-                for name in outcome.scenario.subjects:
-                    if name not in kinds or (number and name not in ("mqnode", "mosquitto")):
-                        continue
-                    try:
-                        numbers = measured(outcome.scenario, kinds[name], folder, seconds)
-                    except (Failed, AssertionError, OSError) as error:
-                        outcome.failures.append(f"{name}: {error}")
-                        continue
-                    outcome.rounds.setdefault(name, []).append(numbers)
-                    shown = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items() if value)
-                    print(f"{number + 1}/{rounds}  {outcome.scenario.name:28} {name:10} {shown}", flush=True)
+                for name in outcome.scenario.subjects * outcome.scenario.times:
+                    if name in kinds and (number == 0 or name in ("mqnode", "mosquitto")):
+                        measure_once(outcome, name, kinds[name], folder, seconds)
+            print(f"round {number + 1} of {rounds} done", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return outcomes
+
+
+def measure_once(outcome: Outcome, name: str, kind: Callable[[Path], Subject], folder: Path, seconds: float) -> None:
+    try:
+        numbers = measured(outcome.scenario, kind, folder, seconds)
+    except (Failed, AssertionError, OSError) as error:
+        outcome.failures.append(f"{name}: {error}")
+        return
+    outcome.rounds.setdefault(name, []).append(numbers)
+    shown = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items() if value)
+    print(f"{outcome.scenario.name:28} {name:10} {shown}", flush=True)
 
 
 def save(outcomes: list[Outcome], rounds: int) -> Path:

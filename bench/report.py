@@ -67,7 +67,8 @@ UNITS = {
 OPENING = """# Benchmarks
 
 Written by `make bench ARGS=--write`. Each scenario runs with mqnode (one worker unless it says otherwise) and with
-mosquitto in turn, {rounds} rounds, the load in a process beside them on the same machine; the numbers are medians.
+mosquitto in turn, {rounds} rounds (ping-pong, 2,000 msg/s and two workers, which differ most from run to run, three times in
+each), the load in a process beside them on the same machine; the numbers are medians.
 Factor: how many times better than mosquitto, or than the bar where that is a number.
 CPU is that of all processes of the broker, for a million messages delivered; memory is without the pages of files, which
 the kernel can take back. On a busy machine the factors are steadier than the rates. Where there are several hosts, they share

@@ -30,6 +30,7 @@ class Scenario:
     subjects: tuple[str, ...] = ("mqnode", "mosquitto")
     workers: int = 1
     hosts: int = 1
+    times: int = 1  # in each round: more where single measurements differ by more than what the bar leaves
 
 
 @dataclass(frozen=True)
