@@ -158,13 +158,22 @@ def disk_slow(cluster: Cluster, chance: Random, history: History) -> None:
     shim.disk()
 
 
+def _evictions(cluster: Cluster, host: Host) -> float:
+    """How often the others have given it up."""
+    others = [other for other in cluster.hosts if other is not host]
+    return sum(other.metric(f'mqnode_evictions_total{{peer="{host.name}"}}') for other in others)
+
+
 def disk_fails(cluster: Cluster, chance: Random, history: History) -> None:
+    """On a busy machine the keeper is away for so long that the others go on without its host."""
     host = chance.choice(cluster.hosts)
+    before = _evictions(cluster, host)
     cluster.shims[host.name].disk(fails=True)
     wait_for(lambda: host.get("/ready")[0] != 200, 15, host.log)
     time.sleep(1.0)
     cluster.shims[host.name].disk()
     host.wait_ready()
+    history.split = _evictions(cluster, host) > before
 
 
 def no_descriptors(cluster: Cluster, chance: Random, history: History) -> None:

@@ -55,11 +55,12 @@ class History:
 
     @contextmanager
     def window(self, split: bool) -> Iterator[None]:
+        """A fault that finds that it has split them says so by `split`."""
         self.split, began = split, time.monotonic()
         try:
             yield
         finally:
-            self.windows.append(Window(began, time.monotonic(), split))
+            self.windows.append(Window(began, time.monotonic(), self.split))
             self.split = False
 
     @contextmanager
