@@ -53,8 +53,9 @@ def _is_free(port: int) -> bool:
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 10.0, what: str | Callable[[], str] = "") -> Any:
-    """The first true value of `condition`; AssertionError with `what` when it stays false for `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
+    """The first true value of `condition`; AssertionError with `what` when it stays false for `timeout_s`, which grows
+    with the load of the machine."""
+    deadline = time.monotonic() + timeout_s * busy()
     while not (value := condition()):
         assert time.monotonic() < deadline, (what() if callable(what) else what) or f"still false after {timeout_s} s"
         time.sleep(0.01)

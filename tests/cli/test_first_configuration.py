@@ -40,18 +40,18 @@ def cpu_s(mqnode: Command, *arguments: str) -> float:
     return after.children_user - before.children_user + after.children_system - before.children_system
 
 
-def test_it_starts_serves_and_stops(tmp_path: Path) -> None:
+def test_it_starts_serves_and_stops(folder: Path) -> None:
     port, admin = free_port(), free_port()
-    text = CONFIGURATION.replace("/var/lib/mqnode", str(tmp_path / "data")).replace(":1883", f":{port}")
-    config = tmp_path / "mqnode.toml"
+    text = CONFIGURATION.replace("/var/lib/mqnode", str(folder / "data")).replace(":1883", f":{port}")
+    config = folder / "mqnode.toml"
     config.write_text(text.replace(":8883", f":{admin}"))
     mqnode = Command(config)
     assert mqnode.json("config", "show")["admin"]["bind"] == f"127.0.0.1:{admin}"
     begin = time.monotonic()
-    with (tmp_path / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log:
         host = subprocess.Popen([MQNODE, "start", "--config", config], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
-        wait_for(lambda: mqnode("check", "ready").returncode == 0, READY_S * SHARED)
+        wait_for(lambda: mqnode("check", "ready").returncode == 0, READY_S * SHARED, (folder / "log").read_text)
         assert time.monotonic() - begin < READY_S * SHARED
         with Client(port) as client:
             client.connect("c")
@@ -65,7 +65,7 @@ def test_it_starts_serves_and_stops(tmp_path: Path) -> None:
     finally:
         host.send_signal(signal.SIGTERM)
         assert host.wait(20) == 0
-    assert [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()][-1] == "stopped"
+    assert [json.loads(line)["event"] for line in (folder / "log").read_text().splitlines()][-1] == "stopped"
 
 
 def test_the_address_is_told_when_another_program_has_it(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +16,6 @@ from tests.broker import free_port, wait_for
 from tests.cli.command import MQNODE, TIMEOUT_S, Command
 from tests.cluster.loopback import Loopback
 from tests.cluster.network import INTERCONNECT
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="mqnode-", dir="/tmp"))  # short: it holds unix sockets
-    yield made
-    shutil.rmtree(made)
 
 
 def test_from_nothing_to_the_line_for_the_next_host(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker import wait_for
+from tests.broker import busy, wait_for
 from tests.cluster.capture import Capture, Flow
 from tests.cluster.network import CLI, CLIENTS, INTERCONNECT, NAMESPACES, PREFIX, Network
 
@@ -118,14 +118,14 @@ def test_a_slow_cable_delays_both_ways(network: Network) -> None:
         began = time.monotonic()
         assert arrives(one, other)
         assert arrives(other, one)
-        assert 0.2 <= time.monotonic() - began < 0.3
+        assert 0.2 <= time.monotonic() - began < 0.3 * busy()
         network.cut("h1", "h2", both=False)
         assert not arrives(one, other)
         network.heal()
         assert arrives(one, other)
         began = time.monotonic()
         assert arrives(other, one)
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.1 * busy()
 
 
 def test_a_slow_cable_reorders_and_duplicates(network: Network) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.broker import Broker, running, wait_for
+from tests.broker import Broker, busy, running, wait_for
 from tests.mqtt import CONNACK, DISCONNECT, PUBLISH, Client, Closed, connect_packet, packet, properties, text
 from tests.security.guarded import rss_kib
 
@@ -48,7 +48,7 @@ def test_s05_strangers_cost_little_and_are_gone_in_time(broker: Broker, kind: st
         with Client(broker.port) as good:
             asked = time.monotonic()
             good.connect("good")
-            assert time.monotonic() - asked < 1
+            assert time.monotonic() - asked < 1 * busy()
         if kind != "a huge remaining length":  # these are refused at once
             assert sum(map(rss_kib, workers)) - before < SOCKETS * RSS_KIB_MAX
         if kind == "a byte now and then":  # bytes do not buy time
@@ -58,7 +58,7 @@ def test_s05_strangers_cost_little_and_are_gone_in_time(broker: Broker, kind: st
         for stranger in strangers:
             stranger.settimeout(CONNECT_TIMEOUT_S + 3)
             assert _until_closed(stranger) == b""
-        assert time.monotonic() - begin < CONNECT_TIMEOUT_S + 2.5
+        assert time.monotonic() - begin < (CONNECT_TIMEOUT_S + 2.5) * busy()
     assert sum(map(rss_kib, workers)) - before < SOCKETS * RSS_KIB_MAX
     wait_for(lambda: broker.get("/v1/status")[1]["clients_connected"] == 0, 5)
 
@@ -93,7 +93,7 @@ def test_s07_the_keep_alive_is_bounded(broker: Broker) -> None:
         begin = time.monotonic()
         for client in clients:
             last = client.expect_closed(5)
-            assert 1 < time.monotonic() - begin < 4
+            assert 1 < time.monotonic() - begin < 4 * busy()
             assert last is None if client.version < 5 else last is not None and last.reason == 0x8D
 
 

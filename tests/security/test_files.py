@@ -193,9 +193,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_b1_a_door_that_nobody_meant_to_open_stays_shut(tmp_path: Path, what: str) -> None:
-    (tmp_path / "empty").write_text("")
-    found = start(REFUSED[what].format(port=free_port(), folder=tmp_path), tmp_path)
+def test_b1_a_door_that_nobody_meant_to_open_stays_shut(folder: Path, what: str) -> None:
+    (folder / "empty").write_text("")
+    found = start(REFUSED[what].format(port=free_port(), folder=folder), folder)
     assert found.returncode not in (0, None)
     assert found.stderr.strip()
     assert "Traceback" not in found.stderr

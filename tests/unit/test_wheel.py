@@ -35,21 +35,21 @@ def mqnode(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(1200)
-def test_installed_wheel_serves(mqnode: Path, tmp_path: Path) -> None:
+def test_installed_wheel_serves(mqnode: Path, folder: Path) -> None:
     port = free_port()
-    config = tmp_path / "mqnode.toml"
+    config = folder / "mqnode.toml"
     config.write_text(
-        f'[node]\ndata_dir = "{tmp_path}/data"\nworkers = 2\n[admin]\nbind = "127.0.0.1:{free_port()}"\n'
+        f'[node]\ndata_dir = "{folder}/data"\nworkers = 2\n[admin]\nbind = "127.0.0.1:{free_port()}"\n'
         f'[[listeners]]\ntype = "tcp"\nbind = "127.0.0.1:{port}"\n'
     )
     at = ["-h", "127.0.0.1", "-p", str(port), "-q", "1", "-t", "a/b"]
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    with (tmp_path / "log").open("w") as log:
+    with (folder / "log").open("w") as log:
         broker = subprocess.Popen(
-            [str(mqnode), "start", "--config", str(config)], cwd=tmp_path, env=environ, stdout=log, stderr=log
+            [str(mqnode), "start", "--config", str(config)], cwd=folder, env=environ, stdout=log, stderr=log
         )
     try:
-        wait_for_port(port, broker, tmp_path / "log")
+        wait_for_port(port, broker, folder / "log")
         subscribe = ["mosquitto_sub", *at, "-C", "1", "-W", "20", "-i", "s", "-c"]
         run(*subscribe, "-E")  # leaves the subscription behind
         run("mosquitto_pub", *at, "-m", "over the wheel", timeout_s=20)
