@@ -104,7 +104,7 @@ def split(const uint8_t[::1] messages, by_topic, by_group, int64_t later_ms=0) -
         else:
             found = by_topic(record.name[:record.name_length])
             last_topic, last_length = record.name, record.name_length
-        if found != places:
+        if found is not places and found != places:
             add(parts, places, base + start, at - start)
             places, start = found, at
         at += record.size

@@ -291,15 +291,15 @@ cdef int read_hold(Link link, bytes topic) except -1:
     else:
         link.held.clear()
         link.loop.resume_wanted = True
+    link.held_count = <uint32_t>len(link.held)
     return 0
 
 
 cdef inline int wait_for_sibling(Link link, Publication* pub, Connection publisher) except -1:
     """Does this publisher have to wait, after what was forwarded?"""
-    if publisher is None:
+    if not (link.congested or link.held_count) or publisher is None:
         return 0
-    cdef Py_ssize_t held = len(link.held)
-    if link.congested or held > HELD_TOPICS_MAX or (held and pub.topic[:pub.topic_length] in link.held):
+    if link.congested or link.held_count > HELD_TOPICS_MAX or pub.topic[:pub.topic_length] in link.held:
         link.loop.blocked = True
     return 0
 

@@ -174,6 +174,7 @@ cdef class Link(Stream):
     cdef int passed                 # descriptor that came over the socket; -1: none
     cdef uint64_t topic             # of the last message in it (Match.number); 0: it cannot be repeated
     cdef set held                   # topics whose publishers the sibling wants to wait
+    cdef uint32_t held_count
     cdef set holding                # those that we told it
 
 cdef class Loop:

@@ -67,6 +67,7 @@ cdef extern from *:
         struct itimerspec at = {.it_value = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}};
         return timerfd_settime(timer, 0, &at, NULL);
     }
+    static inline int mq_lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
     static int mq_epoll_remove(int epoll, int fd) {
         return epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
     }
@@ -106,6 +107,7 @@ cdef extern from *:
     int timer_set "mq_timer_set"(int timer, int ms) noexcept nogil
     int timerfd_create(int clock, int flags) noexcept nogil
     enum: CLOCK_MONOTONIC, TFD_CLOEXEC
+    int lowest_bit "mq_lowest_bit"(uint64_t bits) noexcept nogil
     int epoll_remove "mq_epoll_remove"(int epoll, int fd) noexcept nogil
     int epoll_add "mq_epoll_add"(int epoll, int fd, uint64_t data, int edge) noexcept nogil
     int accept_one "mq_accept"(int listener, in6_addr* host, uint16_t* port) noexcept nogil

@@ -304,15 +304,12 @@ cdef int add_durable(Loop loop, void* session, uint8_t options, uint32_t* identi
 cdef int route_onwards(Loop loop, Publication* pub, Match* match, uint64_t workers, Connection publisher) except -1:
     """To sibling workers with a matching subscription; one record each, in the frame of this wake-up."""
     cdef Link link
-    cdef int index = 0
     while workers:
-        if workers & 1:
-            link = <Link>loop.siblings[index]
-            if link is not None:
-                forward(link, pub, match.number, NULL)
-                wait_for_sibling(link, pub, publisher)
-        workers >>= 1
-        index += 1
+        link = <Link>loop.siblings[lowest_bit(workers)]
+        workers &= workers - 1
+        if link is not None:
+            forward(link, pub, match.number, NULL)
+            wait_for_sibling(link, pub, publisher)
     return 0
 
 
