@@ -316,10 +316,12 @@ cdef int route_here(Loop loop, Publication* pub, Match* match) except -1:
         target = match.targets + i
         session = <Session>target.session
         options = delivered_options(pub, target.options)
-        if (session.sid == 0 or options & 3 == 0) and session.connection is not None and (
-                session.connection.state == CONNECTED):
-            deliver(loop, session, pub, options, match.identifiers + target.identifiers, target.identifier_count,
-                    NULL, None, match.target_count > 1)
+        if session.connection is None or session.connection.state != CONNECTED:
+            continue
+        if (session.sid and options & 3) or deliver(loop, session, pub, options, match.identifiers + target.identifiers,
+                                                    target.identifier_count, NULL, None, match.target_count > 1):
+            if pub.retain:
+                replaced(session, pub)
     return 0
 
 

@@ -157,6 +157,7 @@ cdef class Session:
     cdef uint32_t node_count
     cdef uint32_t node_capacity
     cdef public dict shares         # {(share, filter): options}, None while there is none
+    cdef public list replays        # of its connection, see replaced(); None while there is none
     cdef Flows* flows
     cdef uint32_t receive_max
     cdef flag pump_wanted

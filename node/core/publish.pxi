@@ -272,13 +272,24 @@ cdef int route(Loop loop, Publication* pub, Match* match, Connection publisher, 
             add_durable(loop, target.session, options, match.identifiers + target.identifiers,
                         target.identifier_count, NULL)
             result |= STORED
+            if pub.retain:
+                replaced(session, pub)
         elif session.connection is not None and session.connection.state == CONNECTED:
             result |= REACHED
-            deliver(loop, session, pub, options, match.identifiers + target.identifiers, target.identifier_count,
-                    NULL, publisher, match.target_count > 1)
+            if deliver(loop, session, pub, options, match.identifiers + target.identifiers, target.identifier_count,
+                       NULL, publisher, match.target_count > 1) and pub.retain:
+                replaced(session, pub)
         elif not session.sid or session.connection is None:
             result |= REACHED
     return result
+
+
+cdef int replaced(Session session, Publication* pub) except -1:
+    """The client gets it: replays that run must not send what the topic had before (node/mqtt/replay.py)."""
+    if session.replays is not None:
+        for topics in session.replays:
+            topics.add(pub.topic[:pub.topic_length])
+    return 0
 
 
 cdef int add_durable(Loop loop, void* session, uint8_t options, uint32_t* identifiers, uint32_t count,

@@ -176,6 +176,7 @@ cdef class Session:
         cdef list left = None
         if self.connection is None:
             return
+        self.replays = None
         if self.sid == 0:
             self.leave_tree()
             self.connection.session = None

@@ -2,6 +2,9 @@
 
 What is found within a few milliseconds goes at once; the rest of all subscriptions shares one greenlet, which serves them in turn
 and lets the worker do its other work in between: a filter may have to look at every retained message of the host.
+
+A message that is sent live may not be in the store yet, and one that has been read waits for its client. So a replay leaves out the
+topics of which its client was sent a message to be retained since it subscribed: nothing older comes behind a newer one.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from node.core.loop import Connection, Session
+from node.core.wire import record_names
 from node.mqtt import client as codes
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 _SLICE_S = 0.005
 _REST_S = 0.001  # behind a slice; not 0, with which gevent would do fifty of them before it looks at a socket
 _WAIT_S = 0.005  # for clients that take nothing now
+_REPLACED_MAX = 100_000  # topics; by then the store has the first of them
 _FILTERS_MAX = 100_000  # of one client that wait for their turn, each some hundred bytes
 
 
@@ -38,6 +43,8 @@ class Replay:
     ) -> None:
         self.connection, self._session, self._identifier = connection, session, identifier
         self.filters = filters
+        self._replaced: set[bytes] = set()  # the core adds to it
+        session.replays = [*(session.replays or ()), self._replaced]
         self._worker = worker
         self._found = self._search()
         self._records: list[bytes] = []
@@ -60,17 +67,29 @@ class Replay:
     def some(self) -> bool:
         """Send what a moment and the client allow; True when there are no more, or no client."""
         until = time.monotonic() + _SLICE_S
+        self._leave_out_replaced()
+        if len(self._replaced) > _REPLACED_MAX:
+            self._replaced.clear()
         while self._session.attached and not self.connection.is_closing:
             if not self._records:
                 found = next(self._found, None)
                 if found is None:
+                    self._end()
                     return True
                 self._records, self._options = found
+                self._leave_out_replaced()
             taken = self._session.retained(self._records, self._options, self._identifier)
             self._records = self._records[taken:]
             if self._records or time.monotonic() > until:
                 return False
         return True
+
+    def _leave_out_replaced(self) -> None:
+        if self._replaced:
+            self._records = [record for record in self._records if record_names(record)[0] not in self._replaced]
+
+    def _end(self) -> None:
+        self._session.replays = [each for each in self._session.replays if each is not self._replaced] or None
 
 
 class Replays:
@@ -80,16 +99,13 @@ class Replays:
         self._worker = worker
         self._waiting: deque[Replay] = deque()
 
-    def begin(
-        self, connection: Connection, session: Session, filters: list[tuple[bytes, int]], identifier: int
-    ) -> None:
-        replay = Replay(self._worker, connection, session, filters, identifier)
+    def begin(self, replay: Replay) -> None:
         if replay.some():
             return
-        waiting = sum(len(other.filters) for other in self._waiting if other.connection is connection)
-        if waiting + len(filters) > _FILTERS_MAX:
+        waiting = sum(len(other.filters) for other in self._waiting if other.connection is replay.connection)
+        if waiting + len(replay.filters) > _FILTERS_MAX:
             text = f"more than {_FILTERS_MAX} filters wait for their retained messages"
-            self._worker.ends.drop(connection, codes.QUOTA_EXCEEDED, text)
+            self._worker.ends.drop(replay.connection, codes.QUOTA_EXCEEDED, text)
             return
         self._waiting.append(replay)
         if len(self._waiting) == 1:

@@ -7,6 +7,7 @@ change is committed and every worker has applied it (guarantees.md, ack table). 
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from node.core.loop import Connection, Session
@@ -20,7 +21,7 @@ from node.core.wire import (
     split_share,
 )
 from node.mqtt import client as codes
-from node.mqtt.replay import Replays
+from node.mqtt.replay import Replay, Replays
 from node.peers import Countdown
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class Subscriptions:
         self.worker.count("subscribes", len(granted))
         self.worker.access("subscribe", connection, filters=[name for name, _, _ in granted])
         suback = encode_suback(packet_id, bytes(reasons), {} if version == 5 else None)
-        acknowledged = self._replay_later(connection, session, replay, identifier) if replay else None
+        acknowledged = None
+        if replay:
+            later = partial(self._replay_later, connection, session, replay, identifier)
+            acknowledged = (lambda: later()()) if session.sid else later()
         self._when_known(
             session, "subscribe", {"sid": session.sid, "subs": granted}, bool(granted), announced or bool(replay),
             lambda: self._subscribed(connection, suback, acknowledged),
@@ -112,15 +116,16 @@ class Subscriptions:
             acknowledged()
 
     def _replay_later(
-        self, connection: Connection, session: Session, replay: list[tuple[bytes, int]], identifier: int
+        self, connection: Connection, session: Session, filters: list[tuple[bytes, int]], identifier: int
     ) -> Callable[[], None]:
         """Call what is returned when SUBACK has left. They begin when the store has, too, all that any worker was told to retain
-        before it knew of the subscription: what came to it later is sent live."""
+        before it knew of the subscription: what came to it later is sent. Of a durable one all know only by its SUBACK."""
         worker = self.worker
+        replay = Replay(worker, connection, session, filters, identifier)
 
         def begin() -> None:
-            worker.system.replay(session, [filter for filter, _ in replay], identifier)
-            self._replays.begin(connection, session, replay, identifier)
+            worker.system.replay(session, [filter for filter, _ in filters], identifier)
+            self._replays.begin(replay)
 
         waiting = Countdown(begin)
         if worker.loop.uncommitted:

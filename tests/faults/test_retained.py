@@ -41,10 +41,12 @@ def retained(port: int) -> dict[str, int]:
         client.connect()
         client.subscribe(("retained/#", 1))
         client.send(mqtt.packet(mqtt.PINGREQ << 4))
-        while (packet := client.receive()).kind == mqtt.PUBLISH:
-            assert packet.retain
-            found[packet.topic] = int(packet.payload)
-            client.ack(mqtt.PUBACK, packet.id)
+        with suppress(TimeoutError):  # on a busy machine they begin behind PINGRESP
+            while (packet := client.receive(0.5)).kind == mqtt.PUBLISH or not found:
+                if packet.kind == mqtt.PUBLISH:
+                    assert packet.retain
+                    found[packet.topic] = int(packet.payload)
+                    client.ack(mqtt.PUBACK, packet.id)
     return found
 
 
@@ -159,3 +161,26 @@ def test_who_subscribes_while_a_message_is_being_retained_gets_it(worker: int, k
         found = subscriber.take()
         assert (found.payload, found.retain) == (b"x", True)
         publisher.expect(mqtt.PUBACK)
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_nothing_older_comes_behind_a_newer_retained_message(worker: int) -> None:
+    """The newer one is sent live while the store still has the older one, which a new subscriber is about to get."""
+    with running() as broker, ExitStack() as stack:
+        publisher = stack.enter_context(on_worker(broker, 0, "publisher"))
+        subscriber = stack.enter_context(on_worker(broker, worker, "subscriber"))
+        publisher.publish_all("replaced/t", b"old", 1, retain=True)
+        pid = broker.signal("keeper", signal.SIGSTOP)
+        try:  # what is retained is not sent to the subscriber before the first of two commits
+            publisher.publish("before/t", b"x", 1, retain=True)
+            publisher.send(mqtt.packet(mqtt.PINGREQ << 4))
+            publisher.expect(mqtt.PINGRESP)
+            subscriber.subscribe("replaced/t")
+            publisher.publish("replaced/t", b"new".ljust(900_000), 1, retain=True)
+            assert subscriber.take().payload[:3] == b"new"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert all(publisher.expect(mqtt.PUBACK).reason < 0x80 for _ in range(2))
+        subscriber.nothing()
+        subscriber.subscribe("replaced/t")
+        assert subscriber.take().payload[:3] == b"new"
