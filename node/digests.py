@@ -33,22 +33,21 @@ class Digests:
     """`speak(peer)` sends what is `to_say`; `apply(peer, changes, context, now_ms)` what repairs ours."""
 
     def __init__(
-        self, writer: Writer, directory: Directory, log: Any, speak: Callable[[Peer], None],
+        self, writer: Writer, directory: Directory, log: Any, peers: dict[bytes, Peer], speak: Callable[[Peer], None],
         apply: Callable[[Peer, bytes, Context, int], None],
     ) -> None:  # fmt: skip
-        self._writer, self._directory, self._log = writer, directory, log
+        self._writer, self._directory, self._log, self._peers = writer, directory, log, peers
         self._speak, self._apply = speak, apply
         self._is_planned = False
         self._due: set[Peer] = set()  # who are to be told
         self._repaired: dict[Peer, tuple[int, bytes]] = {}  # who have asked: up to which key they have been sent all
         self._asked_ms: dict[Peer, int] = {}
         self._differing: dict[Peer, list[str]] = {}
-        self.ahead: dict[Peer, Context] = {}  # up to where the parts of its snapshot go that we have
 
     def own(self) -> tuple[Context, DigestsOf] | None:
-        """The context of this store and its digests, None while they do not belong together: a part of a snapshot may be ahead."""
-        self.ahead = {peer: seen for peer, seen in self.ahead.items() if not self._writer.has_seen(seen)}
-        digests = None if self.ahead else self._writer.digests()
+        """The context of this store and its digests, None while they do not fit: what a peer sent again may be ahead."""
+        is_whole = all(self._writer.has_seen(peer.ahead) for peer in self._peers.values())
+        digests = self._writer.digests() if is_whole else None
         return None if digests is None else (self._writer.context(), digests)
 
     @property
@@ -68,7 +67,7 @@ class Digests:
 
     def gone(self, peer: Peer) -> None:
         """Evicted or no member any more."""
-        self.ahead.pop(peer, None)
+        peer.ahead = {}
         self._differing.pop(peer, None)
 
     def _tell_all(self, now_ms: int) -> None:

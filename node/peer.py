@@ -56,6 +56,7 @@ class Peer:
         self.open_said = False  # since its link came up
         self.is_heard = False  # it has said what it has, and we have not begun yet
         self.went_on = False  # without us
+        self.held: list[bytes] = []  # frames that it sent after that, until we begin
         self.refused = False  # since then: it said what is not understood
         self.has = 0  # our last commit that it had then, or when it was evicted
         self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
@@ -63,6 +64,7 @@ class Peer:
         self.waiting: deque[tuple[int, bytes | Changes]] = deque()  # its commits, and what comes in their order
         self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
         self.context: Context = {}
+        self.ahead: Context = {}  # our store is none that has ever been before it has this: what the peer sent again is not all
         self.asked = False  # for a snapshot, or shall be
         self.asked_ms: int | None = None  # when
         self.rests_until_ms = 0  # it is not asked again before

@@ -58,7 +58,9 @@ class PeerCommits:
         if isinstance(message, bytes):
             self._take(peer, say, message, now_ms)
         else:
-            number, context, changes, _ = message
+            number, context, changes, is_new = message
+            if not is_new:  # without what later commits have changed
+                peer.ahead = context
             self._changes(peer, number, context, changes, now_ms)
 
     def _changes(self, peer: Peer, number: int, context: Context, changes: bytes, now_ms: int) -> None:
@@ -76,6 +78,7 @@ class PeerCommits:
         burials: list[tuple[int, bytes, int, bool]], now_ms: int
     ) -> None:  # fmt: skip
         """Of the peer's snapshot: what it has there, and what it has no more."""
+        peer.ahead = context
         gone = self._writer.overtaken(burials) + self._writer.absent(database, after, last, until, part, context)
         self._directory.subscriptions.make_known(
             self._apply(peer, gone + part, context, now_ms), lambda ok, result: None
@@ -153,6 +156,10 @@ class PeerCommits:
         if peer.asked:
             peer.asked_ms = now_ms
             self._say(peer, Say.SYNC, b"")
+
+    def lacks_any(self) -> bool:
+        """Is something still to come that hosts which are gone have told a host that is there?"""
+        return any(self._lacks(peer.context) for peer in self._directory.elsewhere.peers.values())
 
     def _lacks(self, context: Context) -> bool:
         """Commits of hosts that are gone."""

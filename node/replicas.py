@@ -16,6 +16,7 @@ from node.peer import Peer, Say, decode_context, decode_part
 from node.peer_commits import PeerCommits
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT
+from node.tail import Tail
 from storage.layout import META_EVICTED, META_NODE, REPLICATED, u64
 from storage.writer import Writer
 
@@ -49,9 +50,8 @@ class Replicas:
         directory.elsewhere.has_all = self._has_all
         self.heals = directory.elsewhere.heals = Heals(writer, log)
         self._commits = PeerCommits(writer, directory, number, self.peers, self.heals, self._say, self._take)
-        self.digests = Digests(writer, directory, log, self._speak, self._commits.repair)
-        self._first = writer.seq  # our last commit of earlier lives
-        self._undone_after: int | None = None  # while we wait for what is to be there instead
+        self.digests = Digests(writer, directory, log, self.peers, self._speak, self._commits.repair)
+        self._tail = Tail(writer, directory, self.heals, log, self._say, self._begin_all)
         self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
 
     # -- the interconnect process -----------------------------------------------------------------------------------------
@@ -76,12 +76,13 @@ class Replicas:
         """Do we have what the others have acknowledged while we were away, or are they not there? Before that nobody is served."""
         if self._expected is None:
             return since_start_ms > ALONE_MS
-        return not self._expected
+        return not self._expected and not self._commits.lacks_any()
 
     def disconnected(self, link: Link, now_ms: int) -> None:
         if link is self.link:
             self.link = None
             for peer in self.peers.values():
+                peer.is_heard = False
                 self.replication.broken(peer)
                 self._directory.elsewhere.down(peer, now_ms)
             self._directory.timers.at(now_ms + ALONE_MS, self._still_alone)
@@ -102,9 +103,10 @@ class Replicas:
         self.evicted.discard(node_id)
         peer.snapshot = None
         peer.open_said = peer.asked = peer.refused = peer.is_heard = False
-        self._undone_after = None
+        self._tail.link_anew(peer)
         peer.applying.clear()
         peer.waiting.clear()
+        peer.held.clear()
         peer.to_say.clear()
         self._writer.begin_recording()
         self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
@@ -112,6 +114,8 @@ class Replicas:
     def down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
         peer = self._peer(node_id)
         peer.waiting.clear()  # it sends that again, or those do who have it
+        peer.held.clear()
+        peer.is_heard = False
         self.replication.broken(peer)
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
@@ -176,17 +180,18 @@ class Replicas:
             has, _, evicted = _OPEN.unpack(message)
             self._opened(peer, has, evicted)
         elif say == Say.TAIL:
+            self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
             self._say(peer, Say.RESET, self._writer.values_of(message))
         elif say == Say.RESET:
-            self._reset(peer, message, now_ms)
-        elif say == Say.SNAPSHOT:
-            part = decode_part(message)
-            self.digests.ahead[peer] = part[4]
-            self._commits.part(peer, *part, now_ms=now_ms)
-        elif say == Say.SNAPSHOT_END:
-            self._commits.snapshot_ended(peer, message, now_ms)
+            self._tail.answered(peer, message, list(self.peers.values()), now_ms)
         elif say == Say.CONTEXT:
             self._commits.look_at(peer, decode_context(message))
+        elif peer.is_heard:  # to be compared with what is here when our tail is undone
+            peer.held.append(body)
+        elif say == Say.SNAPSHOT:
+            self._commits.part(peer, *decode_part(message), now_ms=now_ms)
+        elif say == Say.SNAPSHOT_END:
+            self._commits.snapshot_ended(peer, message, now_ms)
         elif say == Say.SYNC:
             peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
         elif say == Say.IN_SYNC:
@@ -261,18 +266,15 @@ class Replicas:
         self._begin_all()
 
     def _begin_all(self) -> None:
-        """With each that has said what it has. Before that, our last commits are undone if all lack them: they waited for one that
-        has gone on without them when we died, so nobody was told."""
+        """With each that has said what it has."""
         there = [peer for peer in self.peers.values() if peer.is_heard or self.replication.is_open(peer)]
         gone = [peer for peer in self.peers.values() if peer.node_id in self.evicted]
-        is_all = len(there) + len(gone) == len(self.peers) and not self._unheard()
-        known = max((peer.has for peer in there), default=0)
-        for peer in [peer for peer in there if peer.is_heard]:
-            if not peer.went_on or known >= self._first or not self._writer.keeps(known + 1):
+        if self._tail.is_over(there, len(there) + len(gone) == len(self.peers) and not self._unheard()):
+            for peer in [peer for peer in there if peer.is_heard]:
                 self._begin(peer, peer.has)
-            elif is_all and self._undone_after is None:
-                self._undone_after = known
-                self._say(peer, Say.TAIL, self._writer.tail(known, self._first))
+                held, peer.held = peer.held, []
+                for body in held:
+                    self.frame(body, self._directory.now_ms)
 
     def _has_all(self) -> bool:
         """Is here what every other host has?"""
@@ -282,20 +284,6 @@ class Replicas:
     def _unheard(self) -> bool:
         """Are there members of whom we do not know yet whether they are there?"""
         return bool(self._expected and self._expected - self.peers.keys())
-
-    def _reset(self, peer: Peer, changes: bytes, now_ms: int) -> None:
-        after, self._undone_after = self._undone_after or 0, None
-        self.heals.undone(peer, self._first - after, now_ms)
-        told = self._directory.elsewhere.apply(self._writer.records_in(changes), now_ms)
-        self._writer.reset(after, self._first, changes)
-        self._directory.subscriptions.make_known(told, lambda ok, result: None)
-        self._log.warning(
-            "commits_undone", peer=peer.name, count=self._first - after,
-            cause="this host died before anybody was told of them, and the peer went on", effect="none is missing", next="nothing",
-        )  # fmt: skip
-        for each in self.peers.values():
-            each.went_on = False
-        self._begin_all()
 
     def _begin(self, peer: Peer, has: int) -> None:
         peer.is_heard = False  # and begun with

@@ -144,6 +144,7 @@ cdef class Writer:
     cdef public object is_orphan    # sid -> has that host been evicted? None: no host has
     cdef public bint drops_orphans  # cluster.on_owner_down
     cdef public bint is_settling    # other hosts may deliver what we believe to be ours
+    cdef set unsettled          # keys of the entries of such queues that came meanwhile
     cdef uint64_t dot           # of what is put in the open transaction
     cdef readonly dict known    # number of another host -> its last commit that is in this store
     cdef dict erased            # {(database, key, number): commit}: up to there, this host's puts are over that have not come yet
@@ -213,6 +214,7 @@ cdef class Writer:
         self.queued_messages = self.queued_bytes = 0
         self.strays = set()
         self.loose, self.looser = set(), set()
+        self.unsettled = set()
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
@@ -914,6 +916,12 @@ cdef class Writer:
         for sid in sids:
             if self.delivers(get_big(<const char*><bytes>sid)):
                 self.move_in(self.queue_of(get_big(<const char*><bytes>sid)), self.entries(INBOX, sid))
+        for key in sorted(self.unsettled):
+            value = self.transaction.get(key, db=self.queue_db)
+            if value is not None and self.delivers(get_big(<const char*><bytes>key)):
+                self.append_late(QUEUE, get_big(<const char*><bytes>key), value)
+                self.done(get_big(<const char*><bytes>key), get_big(<const char*><bytes>key + 8))
+        self.unsettled = set()
 
     def received_ms(self, tuple item):
         """Of an entry's message: a publisher that went from one host to another has its messages in order by it."""
@@ -1038,19 +1046,34 @@ cdef class Writer:
             self.foreign.add(sid)
             self.strays.add(sid)
         queue = self.queue_of(sid)
-        if ours is not None:    # a PUBREC came at either
-            if value[FLAGS] & RECEIVED or not ours[FLAGS] & RECEIVED and (verdict == TAKE or dot > dot_of(ours)):
-                self.put_entry(database, sid, key, ours, value)
+        if ours is not None:
+            self.replace_entry(database, sid, key, ours, value, verdict)
         elif not self.delivers(sid):
             self.put_entry(database, sid, key, None, value)
+            if self.is_settling and database == QUEUE and sid not in self.foreign:
+                self.unsettled.add(key)
             if database == QUEUE and get_big(<const char*>key + 8) >= queue.next_qseq:
                 queue.next_qseq = get_big(<const char*>key + 8) + 1
                 if queue.next_qseq > queue.reserved:
                     self.reserve(queue)
-        else:                   # it was put before the other host knew that we deliver now
-            if not value[FLAGS] & RECEIVED and not self.has_moved(database, sid, value):
-                self.append(queue, bytes(bytearray(value)))
+        else:
+            self.append_late(database, sid, value)
             self.record_over(database, key, dot)
+        return 0
+
+    cdef int append_late(self, int database, uint64_t sid, bytes value) except -1:
+        """Another host put it before it knew that we deliver now."""
+        if not value[FLAGS] & RECEIVED and not self.has_moved(database, sid, value):
+            self.append(self.queue_of(sid), bytes(bytearray(value)))
+        return 0
+
+    cdef int replace_entry(self, int database, uint64_t sid, bytes key, bytes ours, bytes value, int verdict) except -1:
+        """An entry in which a PUBREC came, at whichever host, stays so: its client does not know the message any more."""
+        cdef bint received = value[FLAGS] & RECEIVED, was_received = ours[FLAGS] & RECEIVED
+        if received and not was_received or received == was_received and (verdict == TAKE or dot_of(value) > dot_of(ours)):
+            self.put_entry(database, sid, key, ours, value)
+        elif verdict == TAKE:   # who undid what we have: it is put anew, so that all hosts have it
+            self.store(database, key, ours, sealed(ours[HEADER:], self.dot))
         return 0
 
     cdef bint has_moved(self, int database, uint64_t sid, bytes value) except -1:
@@ -1205,21 +1228,27 @@ cdef class Writer:
             add_key(once, database, key, 1)
         return bytes(self.encoded(self.transaction, once))
 
-    def reset(self, uint64_t after, uint64_t until, bytes changes):
+    def reset(self, uint64_t after, uint64_t until, bytes changes, bint is_seen):
         """Undo our commits after `after` and up to `until`, which nobody was told of: `changes` is what their keys hold at a peer that went on.
 
-        A third host may have got them since, so it is a change of ours. What is the directory's is done already.
+        If a third host may have seen them it is a change of ours. What is the directory's is done already.
+        Workers that outlived the keeper do again what they have not been told of.
         """
         cdef bytes ours
         self.applying = True
+        with self.transaction.cursor(db=self.databases["meta"]) as cursor:
+            more = cursor.set_range(META_INSTANCE)
+            while more and cursor.key().startswith(META_INSTANCE):
+                more = cursor.delete()
         for number in range(after + 1, until + 1):
             self.put("outbox", u64(number), b"")
-        for database, key, value, _ in decode(changes):
+        for database, key, value, dot in decode(changes):
             ours = self.transaction.get(key, db=self.handles[database])
             if value is not None and database == INBOX and self.delivers(get_big(<const char*>key)):
                 self.append(self.queue_of(get_big(<const char*>key)), bytes(bytearray(value)))
+                self.record_over(database, key, dot)
                 value = None
-            if value is not None and database != BODIES:
+            if is_seen and value is not None and database != BODIES:
                 value = sealed(value[HEADER:], self.dot)
             if database == QUEUE or database == INBOX:
                 self.put_entry(database, int.from_bytes(key[:8], "big"), key, ours, value)
@@ -1229,7 +1258,7 @@ cdef class Writer:
                 self.retained_messages += (value is not None) - (ours is not None)
             if database == BODIES and value is not None:
                 self.loose.add(get_big(<const char*>key))
-            elif database != BODIES:
+            elif is_seen and database != BODIES:
                 self.record_reset(database, key, value)
         self.applying = False
 

@@ -72,6 +72,7 @@ class SimKeeper(Keeper):
         self.poll = _Socket()  # type: ignore[assignment]
         self.host = host
         self.came: list[tuple[Link, int, bytes]] = []
+        self.pipes: list[Pipe] = []
         self.crash_at: str | None = None
         self.log = SimpleNamespace(  # type: ignore[assignment]
             info=lambda *_, **__: None, warning=self._note, error=self._note, critical=self._note
@@ -127,9 +128,12 @@ class SimKeeper(Keeper):
             raise Crashed
 
     def attach(self, pipe: Pipe) -> None:
+        self.pipes.append(pipe)
         self.links[pipe.socket.fileno()] = pipe
 
     def close(self) -> None:
+        for pipe in self.pipes:  # of which an Owner knows; the garbage collector does not look into that
+            del pipe.wire
         self.store.environment.close()
         self.crash.close()
 
@@ -238,10 +242,10 @@ class Host:
     def stop_keeper(self) -> None:
         if self.keeper is not None:
             keeper, self.keeper = self.keeper, None
-            keeper.close()
             self.interconnect.keeper_left()
             if self.worker is not None:
                 self.worker.keeper_left()
+            keeper.close()
 
     # -- turns ----------------------------------------------------------------------------------------------------------
 
