@@ -12,6 +12,7 @@ import zmq
 
 from mesh.identity import create
 from mesh.zap import TransportError, context
+from tests.broker import busy
 from tests.mesh.cluster import QUICK_S, Cluster, echoed
 from tests.mesh.host import green_wait
 
@@ -65,7 +66,7 @@ def test_garbage_and_half_handshakes_delay_nobody(cluster: Cluster) -> None:
     child.kill()  # and a real peer gets in past them
     child.start(cluster.membership)
     green_wait(lambda: ["up", child.id.hex()] in cluster.host.events)
-    assert slowest < 0.5
+    assert slowest < 0.5 * busy()
     for stranger in strangers:
         stranger.settimeout(8)
         try:
