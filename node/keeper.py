@@ -64,7 +64,6 @@ class Keeper:
         self.stopping = False
         self.last_disk_check = self.last_reader_check = 0.0
         self.swept_ms = 0
-        self.workers = worker_count(config)
         self.unchecked_bytes = 0  # of input since the last look at the disk
         # What waits until peers have a commit: its number, how many operations it acknowledges, frames
         self.held: deque[tuple[int, int, list[tuple[Link, int, bytes]]]] = deque()
@@ -80,7 +79,7 @@ class Keeper:
                     self.store.environment, self.store.databases, self.config.limits, self.store.number
                 )
                 self.writer.drops_orphans = self.config.cluster.on_owner_down == "drop"
-                self.directory = Directory(self.writer, self.store.number)
+                self.directory = Directory(self.writer, self.store.number, worker_count(self.config))
                 strict = self.config.cluster.ack_policy == "strict"
                 self.replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
                 self.directory.elsewhere.retired |= self.store.former
@@ -251,6 +250,7 @@ class Keeper:
             return
         if link.socket.fileno() not in self.links:
             return  # lost while it waited
+        self.directory.elsewhere.tell(link, hello["loaded"])
         if self.writer.is_settling:
             self.directory.timers.at(now_ms + SETTLE_MS, lambda later_ms: self._hello(link, hello, later_ms))
             return
@@ -263,9 +263,7 @@ class Keeper:
             link.committed = 0  # that its operations are committed is told when peers have them, too
         welcome = {"store": self.store.number, "committed": link.committed, **about}
         self.directory.outbox.event(link, "welcome", welcome, urgent=stalled)
-        self.directory.worker_came(link, hello["clients"], hello["loaded"], now_ms)
-        if len(self.directory.outbox.links) >= self.workers:
-            self.directory.all_came()
+        self.directory.worker_came(link, hello["clients"], now_ms)
 
     def _lost(self, link: Link, now_ms: int) -> None:
         descriptor = link.socket.fileno()

@@ -61,6 +61,14 @@ class Requests:
         else:
             session.share(share[0], share[1], options & 0x0F, identifier or 0)
 
+    def _event_subscriptions_missed(self) -> None:
+        """Forget those that are not in the store any more: they went while no keeper could tell us."""
+        loop = self.worker.loop
+        gone = {(session.sid, name.decode()) for session in loop.sessions.values() for name in session.names()}
+        gone.difference_update((sid, filter) for sid, _, _, filter, _, _ in self.worker.reader.subscriptions())
+        for sid, filter in gone:
+            self.set_subscription(sid, "", None, filter, None, None)
+
     def _event_session_ended(self, sid: int) -> None:
         session = self.worker.loop.sessions.get(sid)
         if session is not None:

@@ -46,6 +46,12 @@ cdef class Session:
             found.append((b"$share/" + share + b"/" + filter, options, identifier))
         return found
 
+    def names(self):
+        """The filters, shared ones as $share/NAME/FILTER."""
+        cdef uint32_t i
+        return [filter_of(self.nodes[i]) for i in range(self.node_count)] + [
+            b"$share/" + share + b"/" + filter for share, filter in self.shares or ()]
+
     @property
     def subscription_count(self):
         return self.node_count + (len(self.shares) if self.shares else 0)

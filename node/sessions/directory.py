@@ -37,10 +37,10 @@ _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 
 
 class Directory:
-    def __init__(self, writer: Any, number: int = 0) -> None:
+    def __init__(self, writer: Any, number: int, workers: int) -> None:
         """`number`: this host's, that of the sessions which it owns."""
         self.writer = writer
-        self.outbox = Outbox()
+        self.outbox = Outbox(workers)
         self.timers = Timers()
         self.wills = Wills(writer, self.timers, self.outbox, lambda: self.elsewhere.is_first())
         self.elsewhere = Elsewhere(self, number)
@@ -77,10 +77,7 @@ class Directory:
             else:
                 self.writer.strays.add(sid)
         self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
-
-    def all_came(self) -> None:
-        """Every worker has said HELLO."""
-        self._have_said = True
+        self.timers.at(now_ms + RESTART_GRACE_MS, lambda later_ms: self.outbox.all_told())
 
     def is_unsure(self, sid: int) -> bool:
         """May a worker that has not said HELLO yet have a client with this session?"""
@@ -103,11 +100,10 @@ class Directory:
 
     # -- links ----------------------------------------------------------------------------------------------------------
 
-    def worker_came(self, link: Link, clients: list[list[Any]], loaded: bool, now_ms: int) -> None:
-        """A worker said HELLO: these clients are its own still. `loaded`: it knows the subscriptions of an earlier time."""
-        if loaded:
-            self.elsewhere.tell_all(link)
+    def worker_came(self, link: Link, clients: list[list[Any]], now_ms: int) -> None:
+        """A worker said HELLO, and we serve: these clients are its own still."""
         self.outbox.links.append(link)
+        self._have_said = self._have_said or len(self.outbox.links) >= self.outbox.workers
         for cid, connection, sid in clients:
             record = self.by_sid.get(sid)
             taken = bool(sid) and (record is None or not self.elsewhere.owns(record))  # by another host

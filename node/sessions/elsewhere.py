@@ -260,15 +260,22 @@ class Elsewhere:
             if will_id >> NUMBER_BITS != self.number and self.is_gone(will_id >> NUMBER_BITS):
                 directory.wills.left(will_id, directory.now_ms, WILL_GRACE_MS)
 
-    def tell_all(self, link: Link) -> None:
-        """A worker that outlived our last life may not have heard of subscriptions that other hosts made in it."""
+    def tell(self, link: Link, loaded: bool) -> None:
+        """A worker is told what changes from now on, and what it may have missed if it knows (`loaded`) how it was before."""
+        if link not in self._directory.outbox.told:
+            if loaded:
+                self._tell_missed(link)
+            self._directory.outbox.tell(link)
+
+    def _tell_missed(self, link: Link) -> None:
         directory, changes = self._directory, []
+        directory.outbox.event(link, "subscriptions_missed", {}, urgent=True)
         for sid in directory.writer.foreign:
             record = directory.by_sid.get(sid)
             if record is not None:
                 changes += directory.subscriptions.of(record)
         if changes:
-            directory.outbox.ask(link, "subs_changed", {"changes": changes})
+            directory.outbox.ask(link, "subs_changed", {"changes": changes}, urgent=True)
 
     # -- hosts come and go --------------------------------------------------------------------------------------------------
 

@@ -15,10 +15,13 @@ class Outbox:
     """`links`: the workers that said HELLO. `frames`: (link, kind, message), to be sent after the commit, when the peers have it,
     too; `urgent` ones before: the peers of a host wait for its workers' answers to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
         self.links: list[Link] = []
         self.frames: list[tuple[Link, int, Any]] = []
         self.urgent: list[tuple[Link, int, Any]] = []
+        self.told: list[Link] = []  # workers, those too that wait for their welcome: they are told what changes
+        self._unasked: list[tuple[str, dict[str, Any], Callable[[], None]]] | None = []  # until all workers are told
         self._asked: dict[int, tuple[Link, Answer | None]] = {}
         self._number = 0
 
@@ -34,7 +37,7 @@ class Outbox:
         (self.urgent if urgent else self.frames).append((link, EVENT, [method, arguments]))
 
     def broadcast(self, method: str, arguments: dict[str, Any]) -> None:
-        for link in self.links:
+        for link in self.told:
             self.event(link, method, arguments)
 
     def reply(self, link: Link, number: int, ok: bool, result: Any) -> None:
@@ -44,8 +47,12 @@ class Outbox:
         """The frame that was added last says nothing that peers would have to know."""
         self.urgent.append(self.frames.pop())
 
-    def ask(self, link: Link, method: str, arguments: dict[str, Any], answer: Answer | None = None) -> None:
-        self.frames.append((link, REQUEST, [self._expect(link, answer), method, arguments]))
+    def ask(
+        self, link: Link, method: str, arguments: dict[str, Any], answer: Answer | None = None, urgent: bool = False
+    ) -> None:
+        (self.urgent if urgent else self.frames).append(
+            (link, REQUEST, [self._expect(link, answer), method, arguments])
+        )
 
     def _expect(self, link: Link, answer: Answer | None) -> int:
         self._number += 1
@@ -53,8 +60,11 @@ class Outbox:
         return self._number
 
     def ask_all(self, method: str, arguments: dict[str, Any], answered: Callable[[], None]) -> None:
-        """`answered` once every worker has. Urgent."""
-        open_answers = len(self.links)
+        """`answered` once every worker has, also those that are not back since our start. Urgent."""
+        if self._unasked is not None:
+            self._unasked.append((method, arguments, answered))
+            return
+        open_answers = len(self.told)
 
         def one(ok: bool, result: Any) -> None:
             nonlocal open_answers
@@ -62,10 +72,21 @@ class Outbox:
             if open_answers == 0:
                 answered()
 
-        for link in self.links:
-            self.urgent.append((link, REQUEST, [self._expect(link, one), method, arguments]))
-        if not self.links:
+        for link in self.told:
+            self.ask(link, method, arguments, one, urgent=True)
+        if not self.told:
             answered()
+
+    def tell(self, link: Link) -> None:
+        self.told.append(link)
+        if len(self.told) >= self.workers:
+            self.all_told()
+
+    def all_told(self) -> None:
+        """All workers are there, or late."""
+        unasked, self._unasked = self._unasked or [], None
+        for each in unasked:
+            self.ask_all(*each)
 
     def answered(self, number: int, ok: bool, result: Any) -> None:
         _, answer = self._asked.pop(number, (None, None))
@@ -74,7 +95,8 @@ class Outbox:
 
     def left(self, link: Link) -> None:
         """It will not answer any more: what it was asked counts as done."""
-        if link in self.links:
-            self.links.remove(link)
+        for links in (self.links, self.told):
+            if link in links:
+                links.remove(link)
         for number in [number for number, (to, _) in self._asked.items() if to is link]:
             self.answered(number, True, None)

@@ -45,7 +45,8 @@ class Subscriptions:
         for filter in filters:
             if self._writer.delete("subs", subscription_key(record.sid, filter)):
                 self._count(record.sid, filter, -1)
-                changes.append([record.sid, record.client_id, record.user, filter, None, 0])
+            # Also if it was gone: an earlier keeper may have died before it told the workers
+            changes.append([record.sid, record.client_id, record.user, filter, None, 0])
         self.make_known(changes, answer)
 
     def make_known(self, changes: list[Change], answer: Answer) -> None:

@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
@@ -16,7 +15,7 @@ from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import INTERCONNECT as SIDE
 from tests.cluster.network import Network
-from tests.mqtt import CONNACK, PUBACK, PUBLISH, Client, connect_packet
+from tests.mqtt import PUBACK, PUBLISH, Client
 
 QUIET_BYTES = 20_000  # on the interconnect while nothing but heartbeats passes, at most, in a test
 
@@ -160,48 +159,6 @@ def test_a_will_is_seen_on_all_hosts(hosts: list[Host]) -> None:
         assert subscriber.take().payload == b"gone"
         subscriber.nothing(0.1)
         subscriber.close()
-
-
-def test_a_will_fires_once_though_the_keeper_dies_before_it_says_that_the_client_is_in(hosts: list[Host]) -> None:
-    """The grant is in the store and waits for another host; the next keeper is asked again."""
-    with connected(hosts[1]) as witness, hosts[0].client() as client:
-        witness.subscribe("granted/#")
-        wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 0)
-        pid = hosts[2].signal("keeper", signal.SIGSTOP)
-        try:
-            client.send(connect_packet("granted", will=("granted/t", b"gone", 0, False)))
-            wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 1)
-            hosts[0].signal("keeper", signal.SIGKILL)
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        assert client.expect(CONNACK).reason == 0
-        client.close()
-        assert witness.take().payload == b"gone"
-        wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 0)
-        witness.nothing(0.1)
-    in_sync(*hosts)
-
-
-def test_who_went_before_its_host_could_answer_ends_no_later_connection(hosts: list[Host]) -> None:
-    """Its session was claimed from a keeper that died; a balancer has sent it to another host meanwhile."""
-    first, second, _ = hosts
-    with first.client() as client:
-        client.connect("moves", clean=False, session_expiry=60)
-        client.disconnect()
-    keeper, closed = first.signal("keeper", signal.SIGSTOP), first.metric("mqnode_connections_closed_total")
-    with first.client() as client:
-        client.send(connect_packet("moves", clean=False, session_expiry=60))
-    wait_for(lambda: first.metric("mqnode_connections_closed_total") > closed)
-    workers = [first.signal(name, signal.SIGSTOP) for name in ("worker-0", "worker-1")]
-    os.kill(keeper, signal.SIGKILL)  # and the next one is asked by the other host first
-    with second.client() as client:
-        assert client.connect("moves", clean=False, session_expiry=60).session_present
-        for pid in workers:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-        first.wait_ready()
-        client.nothing(0.5)
-    in_sync(*hosts)
 
 
 def test_nothing_leaves_the_host_for_its_own_subscribers(hosts: list[Host]) -> None:

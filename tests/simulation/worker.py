@@ -259,6 +259,12 @@ class Worker:
             else:
                 self.subscriptions.add((sid, filter))
 
+    def _on_subscriptions_missed(self) -> None:
+        keeper = self.host.keeper
+        assert keeper is not None
+        _, _, stored = keeper.store.contents()
+        self.subscriptions &= {(sid, msgspec.msgpack.decode(value, type=Subscription).filter) for sid, value in stored}
+
     def _on_session_ended(self, sid: int) -> None:
         self.subscriptions = {each for each in self.subscriptions if each[0] != sid}
 
