@@ -62,7 +62,10 @@ class Fetch:
 
     def _released(self, seen: dict[int, int], now_ms: int) -> None:
         """What it has of third hosts must be here, too: it may have delivered some of it."""
-        if self._directory.writer.has_seen(seen) or now_ms > self._until_ms:
+        record = self._directory.sessions.get(self._cid)
+        if record is not None and record.owner != self._elsewhere.number:
+            self._go_on(now_ms)  # the answer took long, and another host has taken it since
+        elif self._directory.writer.has_seen(seen) or now_ms > self._until_ms:
             self._own(True)
         else:
             self._directory.timers.at(now_ms + SEEN_MS, lambda due_ms: self._released(seen, due_ms))

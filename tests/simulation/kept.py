@@ -7,6 +7,7 @@ KEPT: dict[int, str] = {
     2175: "a host that was told again what it lacks took what was there meanwhile for a bad disk",
     2321: "what came of other hosts while a keeper settled after its restart stayed where no connected client gets it",
     2482: "an ended QoS 2 flow was open again: a host that undid its last commits put anew what others deleted meanwhile",
+    3267: "a host that was told late of a session handed over to it owned that though another one had taken it since",
     3379: "as 2175",
     3630: "first deliveries out of order: a host undid commits that a third one had seen",
     3867: "a message without its body at a third host, which had seen commits that were undone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.simulation.client import Client, Ledger
 from tests.simulation.host import Host
-from tests.simulation.worker import message
+from tests.simulation.worker import PUBLISH, message, operation
 from tests.simulation.world import Pair, World
 
 
@@ -105,6 +106,21 @@ class Three:
         assert host.worker is not None
         host.worker.call("claim", claim, lambda ok, result: None)
 
+    def publish(self, host: Host, cid: str) -> None:
+        """A QoS 2 message for the client's session, which another host has."""
+        assert host.worker is not None
+        assert host.keeper is not None
+        target = struct.pack("<QBB", host.keeper.directory.sessions[cid].sid, 2, 0)
+        host.worker.operate(
+            operation(PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + message("a", "it", 2, False, 0)),
+            lambda: None,
+        )
+
+    def queued(self) -> list[int]:
+        """Messages that wait in queues, at each host."""
+        keepers = [host.keeper for host in self.hosts if host.keeper is not None]
+        return [sum(queue.count for queue in keeper.writer.queues.values()) for keeper in keepers]
+
     def kill(self, host: Host) -> None:
         """All others notice at the same moment."""
         host.stop("for good")
@@ -180,3 +196,36 @@ def test_what_one_side_of_a_cut_does_reaches_the_other_by_a_third_host_that_does
     three.world.run(40_000)
     assert b.keeper is not None
     assert "far" in b.keeper.directory.sessions
+
+
+def test_of_two_hosts_that_take_the_session_of_a_dead_one_at_the_same_moment_one_moves_its_messages(
+    three: Three,
+) -> None:
+    """Its client gave up at one after a moment, which does not know that, and came to the other."""
+    a, b, c = three.hosts
+    three.mortal(c, "it", 0)
+    three.world.run(500)
+    three.kill(c)
+    three.world.run(3500)
+    three.publish(a, "it")
+    three.world.run(100)
+    assert three.queued() == [0, 0]
+    three.mortal(a, "it", 0)
+    three.mortal(b, "it", 0)
+    three.world.run(9000)
+    assert three.queued() == [1, 1]
+
+
+def test_what_a_dead_host_had_moved_into_a_queue_as_one_knows_is_not_moved_again_by_another(three: Three) -> None:
+    a, b, c = three.hosts
+    three.mortal(c, "it", 0)
+    three.world.run(500)
+    three.pairs["bc"].cut()  # what C moves comes to A only
+    three.publish(a, "it")
+    three.world.run(20)
+    assert three.queued() == [1, 0, 1]
+    three.pairs["ab"].stall()  # and what B does before A has told it of that
+    three.kill(c)
+    three.mortal(b, "it", 0)
+    three.world.run(9000)
+    assert three.queued() == [1, 1]

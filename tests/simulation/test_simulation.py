@@ -24,7 +24,7 @@ from tests.simulation.scenario import FURTHER, Scenario
 SHM = Path("/dev/shm")
 SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
 FURTHER_SEEDS = range(FURTHER, FURTHER + 80)
-SOAK_SEEDS = range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2000)
+SOAK_SEEDS = range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080)
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
 
