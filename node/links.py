@@ -97,7 +97,7 @@ class Links:
             [client_id, connection.number, connection.session.sid]
             for client_id, connection in self._worker.clients.items()
             if connection.session is not None
-        ]
+        ] + list(self._worker.leaving.values())  # those of whom the keeper before has not heard that they are gone
         return {
             "role": "worker", "index": self._worker.index, "instance": self._instance, "clients": clients,
             "loaded": self._worker.reader is not None,

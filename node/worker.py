@@ -61,6 +61,7 @@ class Worker:
         self.links = Links(self)
         self.keeper = self.links.keeper
         self.clients: dict[str, Connection] = {}
+        self.leaving: dict[int, list[Any]] = {}  # number -> as in HELLO: connections that are over, unconfirmed
         self.stopping = False
         self.reader: Reader = None  # type: ignore[assignment]  # opened once the keeper has made the store
         self.authenticator = Authenticator(config.auth)
@@ -294,17 +295,20 @@ class Worker:
             sent = session.sent_until if session.sid else 0
             session.detach()
             session.online = False
+        number = connection.number
         will = "drop" if connection.normal_end or not connection.has_will else "moved" if self.moves.closed else "keep"
         self.keeper.call(
             "detach",
             {
                 "cid": connection.client_id,
-                "conn": connection.number,
+                "conn": number,
                 "expiry_s": connection.expiry_s,
                 "will": will,
                 "sent": sent,
             },
+            lambda ok, result: self.leaving.pop(number),
         )
+        self.leaving[number] = [connection.client_id, number, session.sid if session is not None else 0]
         connection.claimed = False
 
     def left(self, connection: Connection) -> None:

@@ -48,6 +48,21 @@ def test_a_will_fires_once_though_the_keeper_dies_before_it_says_that_the_client
     in_sync(*hosts)
 
 
+def test_no_will_of_who_said_goodbye_while_the_keeper_was_away(hosts: list[Host]) -> None:
+    with connected(hosts[1]) as witness, hosts[0].client() as client:
+        witness.subscribe("goodbye/#")
+        client.connect("goodbye", will=("goodbye/t", b"false", 0, False))
+        pid, closed = hosts[0].signal("keeper", signal.SIGSTOP), hosts[0].metric("mqnode_connections_closed_total")
+        client.disconnect()
+        wait_for(lambda: hosts[0].metric("mqnode_connections_closed_total") > closed)
+        os.kill(pid, signal.SIGKILL)
+        with connected(hosts[0]) as publisher:
+            publisher.publish_all("again/there", b"x", 1, retain=True)  # what the metrics say is of the next keeper
+        wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 0)
+        witness.nothing(0.1)
+    in_sync(*hosts)
+
+
 def test_who_went_before_its_host_could_answer_ends_no_later_connection(hosts: list[Host]) -> None:
     """Its session was claimed from a keeper that died; a balancer has sent it to another host meanwhile."""
     first, second = hosts
