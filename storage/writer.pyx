@@ -534,6 +534,8 @@ cdef class Writer:
             self.fired_wills.append(will)
         if moved and not self.done(moved, get_u64(p + 26)):
             return
+        if not moved and get_u64(p + 26) and not self.is_retained(record, end - record):
+            return
         if packet_id:
             key = u64(publisher) + packet_id.to_bytes(2, "big")
             content = zlib.crc32(record[17:end - record]).to_bytes(4, "little")    # without the times
@@ -581,6 +583,14 @@ cdef class Writer:
                 return False
             target += 10 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
         return True
+
+    cdef bint is_retained(self, const char* record, uint64_t size) except -1:
+        """Is that what its topic retains? It was read for a new subscriber, who has been sent what came since then."""
+        cdef uint16_t topic = get_u16(record + 17)
+        cdef bytes key = topic_key(record[RECORD_HEADER:RECORD_HEADER + topic])
+        cdef bytes ours = self.transaction.get(key, db=self.retained)
+        cdef uint64_t rest = <uint64_t>get_u32(record + 21) + get_u32(record + 25)
+        return ours is not None and ours[HEADER + 1:HEADER + 17] == record[1:17] and ours.endswith(record[size - rest:size])
 
     cdef bint retain(self, const char* record, uint64_t size) except -1:
         """Set or delete the retained message of the record's topic; False if a limit forbids it."""

@@ -2,6 +2,7 @@
 # Operations of one wake-up form one OPS frame; COMMITTED releases, in order, every acknowledgement up to its batch.
 
 cdef enum:
+    REPLAYED = 1            # moved qseq of what was retained
     OP_PUBLISH = 1
     OP_DONE = 2
     OP_RECEIVED = 3

@@ -226,8 +226,8 @@ cdef class Session:
             if qos and self.sid:
                 self.loop.durable_count = 0
                 add_durable(self.loop, <void*>self, qos | 4, &ids, 1 if identifier else 0, NULL)
-                pub.retain = False          # the record must not set the retained message again
-                op_publish(self.loop, &pub, 0, None, 0, 0, 0, 0)
+                pub.retain = False          # the record must not set it again
+                op_publish(self.loop, &pub, 0, None, 0, 0, 0, REPLAYED)
             else:
                 deliver(self.loop, self, &pub, qos | 4, &ids, 1 if identifier else 0, NULL, None, False)
         return count
