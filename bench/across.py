@@ -198,6 +198,6 @@ SCENARIOS = (
     Scenario("host killed", killed, (Bar("failover_max", 1000, "limit"),), MQNODE, hosts=2),
     Scenario("host silent", silent, (Bar("failover_max", (EVICTED_S + 1) * 1000, "limit"),), MQNODE, hosts=2),
     Scenario("10,000 sessions reconnect", storm, (), MQNODE, hosts=2),
-    Scenario("join with 100,000 sessions", partial(joins, sessions=100_000), (), MQNODE, hosts=3),
+    Scenario("join with 100,000 sessions", partial(joins, sessions=100_000), (), MQNODE, hosts=5),
     Scenario("join with 20,000 sessions", partial(joins, sessions=20_000), (), MQNODE, hosts=7),
 )

@@ -46,7 +46,9 @@ class Digests:
 
     def own(self) -> tuple[Context, DigestsOf] | None:
         """The context of this store and its digests, None while they do not fit: what a peer sent again may be ahead."""
-        is_whole = all(self._writer.has_seen(peer.ahead) for peer in self._peers.values())
+        is_whole = not self._writer.covered.parts and all(
+            self._writer.has_seen(peer.ahead) for peer in self._peers.values()
+        )
         digests = self._writer.digests() if is_whole else None
         return None if digests is None else (self._writer.context(), digests)
 

@@ -161,6 +161,7 @@ class Interconnect:
         had_left = self.cluster.has_left
         self.cluster.keep(table)
         self._show()
+        self._keeper.tell_members()
         self.start_transport()
         if had_left:
             self.discovery.start()
@@ -330,6 +331,7 @@ class Interconnect:
         """The table is another one: use it, and pass it on. Who has left is told that this host knows it, and need not wait."""
         for node_id in self._keeper.up - set(self._others()):
             self._send(node_id, STOPPING, b"")
+        self._keeper.tell_members()
         if self._transport is not None:
             self._transport.update_members(self.cluster.table)
         for node_id in self._keeper.up:

@@ -227,12 +227,7 @@ class Keeper:
             self.replicas.frame(body, now_ms)
         elif kind == EVENT:
             method, arguments = _decode(body)
-            if method == "peer_up":
-                self.replicas.up(arguments["node_id"])
-            elif method == "peer_down":
-                self.replicas.down(arguments["node_id"], arguments["evicted"], now_ms)
-            elif method == "peer_left":
-                self.replicas.left(arguments["node_id"], now_ms)
+            getattr(self.replicas, method)(**arguments, now_ms=now_ms)
         elif kind == HELLO:
             self._hello(link, _decode(body), now_ms)
         elif kind == LOST:
@@ -244,7 +239,7 @@ class Keeper:
         if link.role == "interconnect":
             self.replicas.connected(link, hello["members"])
             for node_id in hello["left"]:
-                self.replicas.left(node_id, now_ms)
+                self.replicas.peer_left(node_id, now_ms)
             link.queue(EVENT, _encode(["welcome", about]))
         if link.role != "worker":
             return

@@ -87,6 +87,10 @@ class KeeperBridge:
         self._evicted.discard(node_id)
         self._tell("peer_left", node_id=node_id)
 
+    def tell_members(self) -> None:
+        """They are others now."""
+        self._tell("members", members=self._members()["members"])
+
     def from_peer(self, node_id: bytes, message: bytes) -> None:
         self._queue(_HEADER.pack(NODE_ID_BYTES + len(message), PEER), node_id, message)
 

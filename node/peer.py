@@ -27,11 +27,13 @@ decode_part = msgspec.msgpack.Decoder(
 
 
 class Say(enum.IntEnum):
-    HELLO = 0  # `<QB` number of the sender's host, wants one back
-    OPEN = 1  # `<QQB` the receiver's last commit that the sender has, the sender's last, has acknowledged without the receiver
+    HELLO = 0  # `<QBQ` number of the sender's host, wants one back, its last commit
+    OPEN = 1  # `<QQB` the receiver's last commit that the sender has, that it has seen, has acknowledged without the receiver
     CHANGES = 2  # [number of the commit, the sender's context, changes, is the context that of the commit?]
     HAVE = 3  # `<Q` number
-    SNAPSHOT = 4  # [database and key from which on it is, database and key up to which, context, changes, burials]
+    SNAPSHOT = (
+        4  # [database and key from which on it is, database and key up to which, context there, changes, burials]
+    )
     SNAPSHOT_END = 5  # the sender's context when it began
     TAIL = 6  # keys of commits that nobody was told of, as in the outbox
     RESET = 7  # what they hold at the peer that went on, as changes
@@ -52,22 +54,24 @@ class Peer:
         self.node_id = node_id
         self.name = node_id.hex()[:8]
         self.number = number  # 0: never heard of it
+        self.last = 0  # its last commit when its link came up
         self.evictions = 0
         self.open_said = False  # since its link came up
         self.is_heard = False  # it has said what it has, and we have not begun yet
         self.went_on = False  # without us
         self.held: list[bytes] = []  # frames that it sent after that, until we begin
         self.refused = False  # since then: it said what is not understood
+        self.saw = 0  # our last commit of which it had something then: a part of a snapshot
         self.has = 0  # our last commit that it had then, or when it was evicted
         self.snapshot: tuple[int, bytes, Context] | None = None  # database, key to go on behind, context when it began
+        self.bodies: set[int] = set()  # numbers of those that its snapshot has brought it
         self.applying: deque[list[int]] = deque()  # [number, open answers of workers] in the order in which they came
         self.waiting: deque[tuple[int, bytes | Changes]] = deque()  # its commits, and what comes in their order
         self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
         self.context: Context = {}
         self.ahead: Context = {}  # our store is none that has ever been before it has this: what the peer sent again is not all
-        self.asked = False  # for a snapshot, or shall be
-        self.asked_ms: int | None = None  # when
-        self.rests_until_ms = 0  # it is not asked again before
+        self.rests_until_ms = 0  # it is not asked for a snapshot again before
+        self.rests = False  # and then shall be
         self.is_complete = False  # since it was evicted last it has said that we have all it has
 
     def renumber(self, number: int) -> None:

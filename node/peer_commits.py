@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from node.heals import Heals
 from node.peer import Changes, Context, Peer, Say, decode_changes, decode_context
 from node.sessions.directory import Directory
+from node.sources import Sources
 from storage.writer import Writer
-
-ASK_MS = 250  # at least, between two snapshots of a whole store that a host asks of another …
-ASK_MOST_MS = 10_000  # … and as long as the last one took, but no longer
-
-_encode = msgspec.msgpack.encode
 
 
 class PeerCommits:
     """`say(peer, say, message)` sends; `take(peer, say, message, now_ms)`: what else comes in their order."""
 
     def __init__(
-        self, writer: Writer, directory: Directory, number: int, peers: dict[bytes, Peer], heals: Heals,
+        self, writer: Writer, directory: Directory, number: int, peers: dict[bytes, Peer], heals: Heals, sources: Sources,
         say: Callable[[Peer, Say, bytes], None], take: Callable[[Peer, int, bytes, int], None],
     ) -> None:  # fmt: skip
         self._writer, self._directory, self._number, self._peers = writer, directory, number, peers
-        self._heals, self._say, self._take = heals, say, take
+        self._heals, self._sources, self._say, self._take = heals, sources, say, take
         self._have: list[Peer] = []
 
     def came(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
@@ -50,7 +44,7 @@ class PeerCommits:
         number, context, _, is_new = message
         if context.keys() <= {peer.number, self._number}:
             return True
-        self.look_at(peer, context)
+        self._sources.look_at(peer, context)
         is_next = number == self._writer.peer_seq(peer.number) + 1  # else it was sent before its host knew what we have
         return not is_next or not is_new or bool(self._writer.has_seen(context | {peer.number: 0}))
 
@@ -80,9 +74,11 @@ class PeerCommits:
         """Of the peer's snapshot: what it has there, and what it has no more."""
         peer.ahead = context
         gone = self._writer.overtaken(burials) + self._writer.absent(database, after, last, until, part, context)
-        self._directory.subscriptions.make_known(
-            self._apply(peer, gone + part, context, now_ms), lambda ok, result: None
-        )
+        self._writer.covering = True
+        told = self._apply(peer, gone + part, context, now_ms)
+        self._writer.covering = False
+        self._writer.cover((database, after), (last, until), context)
+        self._directory.subscriptions.make_known(told, lambda ok, result: None)
 
     def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> list[Any]:
         self._heals.came(peer, changes)
@@ -113,10 +109,6 @@ class PeerCommits:
     def snapshot_ended(self, peer: Peer, message: bytes, now_ms: int) -> None:
         self._writer.learn(decode_context(message))
         self._known(peer, self._writer.peer_seq(peer.number), [])
-        if peer.asked_ms is not None:
-            peer.rests_until_ms = now_ms + min(max(ASK_MS, now_ms - peer.asked_ms), ASK_MOST_MS)
-            peer.asked, peer.asked_ms = False, None
-        self.look_at(peer, peer.context)
         self.go_on(now_ms)
 
     def answer(self) -> None:
@@ -131,40 +123,3 @@ class PeerCommits:
             number = peer.applying.popleft()[0]
         if number:
             self._say(peer, Say.HAVE, number.to_bytes(8, "little"))
-
-    # -- what a host that is gone has told one of us only --------------------------------------------------------------------
-
-    def compare(self) -> None:
-        for peer in self._directory.elsewhere.peers.values():
-            self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
-            self.look_at(peer, peer.context)
-
-    def look_at(self, peer: Peer, context: Context) -> None:
-        """It may have commits of a host that will not send them to us any more: then we ask for a snapshot, which is all it has."""
-        peer.context = context
-        if peer.asked or not self._lacks(context):
-            return
-        peer.asked = True
-        now_ms = self._directory.now_ms
-        if peer.rests_until_ms > now_ms:
-            self._directory.timers.at(peer.rests_until_ms, lambda later_ms: self._ask(peer, later_ms))
-        else:
-            self._ask(peer, now_ms)
-
-    def _ask(self, peer: Peer, now_ms: int) -> None:
-        peer.asked = self._lacks(peer.context)
-        if peer.asked:
-            peer.asked_ms = now_ms
-            self._say(peer, Say.SYNC, b"")
-
-    def lacks_any(self) -> bool:
-        """Is something still to come that hosts which are gone have told a host that is there?"""
-        return any(self._lacks(peer.context) for peer in self._directory.elsewhere.peers.values())
-
-    def _lacks(self, context: Context) -> bool:
-        """Commits of hosts that are gone."""
-        return any(seq > self._writer.peer_seq(number) and self._is_gone(number) for number, seq in context.items())
-
-    def _is_gone(self, number: int) -> bool:
-        elsewhere = self._directory.elsewhere
-        return number != self._number and number not in elsewhere.peers and elsewhere.is_gone(number)

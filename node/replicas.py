@@ -8,30 +8,31 @@ from typing import Any
 import msgspec
 
 from mesh.replication import Replication, Times
+from node import sources
 from node.digests import Digests
 from node.heals import Heals
 from node.keeper_link import Link
+from node.members import Members
 from node.old_copy import OldCopy
 from node.peer import Peer, Say, decode_context, decode_part
 from node.peer_commits import PeerCommits
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT
 from node.tail import Tail
-from storage.layout import META_EVICTED, META_NODE, REPLICATED, u64
+from storage.layout import META_EVICTED, REPLICATED
 from storage.writer import Writer
 
 PEER = 10  # kind of the frames between keeper and interconnect
 NODE_ID_BYTES = 16
 PART_BYTES = 1 << 20
 IN_SYNC = b"1"  # what is stored with the eviction of a peer that had all
-KEPT_COMMITS = 200_000  # in the outbox, for a peer that is away; beyond it gets a snapshot
 TRIM = 1000  # at a time
 REQUESTS, EVENTS = {"release", "kick"}, {"connected", "given"}  # that keepers send each other
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 _SEQ = struct.Struct("<Q")
-_HELLO = struct.Struct("<QB")
+_HELLO = struct.Struct("<QBQ")
 _OPEN = struct.Struct("<QQB")
 ALONE_MS = 6000  # after the keeper's start: a host whose interconnect says nothing serves alone
 
@@ -47,12 +48,15 @@ class Replicas:
         self.evicted: set[bytes] = set()
         self.times = Times()
         self.old_copy = OldCopy(writer, log)
-        directory.elsewhere.has_all = self._has_all
+        directory.elsewhere.has_all = self.has_all
         self.heals = directory.elsewhere.heals = Heals(writer, log)
-        self._commits = PeerCommits(writer, directory, number, self.peers, self.heals, self._say, self._take)
+        self.sources = sources.Sources(writer, directory, number, self.old_copy, self._say, self._answer)
+        self._commits = PeerCommits(
+            writer, directory, number, self.peers, self.heals, self.sources, self._say, self._take
+        )
         self.digests = Digests(writer, directory, log, self.peers, self._speak, self._commits.repair)
         self._tail = Tail(writer, directory, self.heals, log, self._say, self._begin_all)
-        self._expected: set[bytes] | None = None  # members of whom we do not know yet whether they are there
+        self._members = Members(writer, directory.elsewhere)
 
     # -- the interconnect process -----------------------------------------------------------------------------------------
 
@@ -62,21 +66,16 @@ class Replicas:
             self._writer.begin_recording()
         if self.replication.strict and not members:
             self._say_stalled()
-        if self._expected is None:
-            self._expected = set(members)
-        numbers = [self._number_of(node_id) for node_id in members]
-        self._directory.elsewhere.members = {number for number in numbers if number}
-        self._directory.elsewhere.are_all_known = all(numbers)
+        self._members.are(members)
 
-    def _number_of(self, node_id: bytes) -> int:
-        """0 if it has never said."""
-        return int.from_bytes(self._writer.get("meta", META_NODE + node_id) or b"", "big")
+    def members(self, members: list[bytes], now_ms: int) -> None:
+        self._members.are(members)
 
     def is_settled(self, since_start_ms: int) -> bool:
         """Do we have what the others have acknowledged while we were away, or are they not there? Before that nobody is served."""
-        if self._expected is None:
+        if not self._members.are_told:
             return since_start_ms > ALONE_MS
-        return not self._expected and not self._commits.lacks_any()
+        return not self._members.expected and not self.sources.lacks_any()
 
     def disconnected(self, link: Link, now_ms: int) -> None:
         if link is self.link:
@@ -91,35 +90,39 @@ class Replicas:
         """Without an interconnect process nobody tells us that peers are gone."""
         if self.link is None:
             for node_id in list(self.peers):
-                self.down(node_id, True, now_ms)
+                self.peer_down(node_id, True, now_ms)
 
     def _peer(self, node_id: bytes) -> Peer:
         if node_id not in self.peers:
-            self.peers[node_id] = Peer(node_id, self._number_of(node_id))
+            self.peers[node_id] = Peer(node_id, self._members.number_of(node_id))
         return self.peers[node_id]
 
-    def up(self, node_id: bytes) -> None:
+    def peer_up(self, node_id: bytes, now_ms: int) -> None:
         peer = self._peer(node_id)
         self.evicted.discard(node_id)
         peer.snapshot = None
-        peer.open_said = peer.asked = peer.refused = peer.is_heard = False
+        peer.open_said = peer.refused = peer.is_heard = False
         self._tail.link_anew(peer)
         peer.applying.clear()
         peer.waiting.clear()
         peer.held.clear()
         peer.to_say.clear()
         self._writer.begin_recording()
-        self._say(peer, Say.HELLO, _HELLO.pack(self._number, 1))
+        self._greet(peer, wants=1)
 
-    def down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
+    def _greet(self, peer: Peer, wants: int) -> None:
+        self._say(peer, Say.HELLO, _HELLO.pack(self._number, wants, self._writer.seq))
+
+    def peer_down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
         peer = self._peer(node_id)
+        self.sources.left(peer, now_ms)
         peer.waiting.clear()  # it sends that again, or those do who have it
         peer.held.clear()
         peer.is_heard = False
         self.replication.broken(peer)
         self._directory.elsewhere.down(peer, now_ms)
         if evicted:
-            self._expect_no_more(node_id)
+            self._members.expected.discard(node_id)
             self.digests.gone(peer)
             self.heals.began(peer, now_ms)
             state = self.replication.peers.get(peer)
@@ -131,7 +134,7 @@ class Replicas:
             self.evicted.add(node_id)
             self.replication.evicted(peer)
             self._directory.elsewhere.gone(peer.number, now_ms)
-            self._commits.compare()
+            self.sources.compare()
             self._begin_all()
             if self.is_stalled:
                 self._say_stalled()
@@ -141,10 +144,12 @@ class Replicas:
                     next="mqnode cluster nodes",
                 )  # fmt: skip
 
-    def left(self, node_id: bytes, now_ms: int) -> None:
+    def peer_left(self, node_id: bytes, now_ms: int) -> None:
         """It is no member any more: it is not asked for its sessions, and its copies are missed no longer."""
-        self.down(node_id, True, now_ms)
-        self._directory.elsewhere.members.discard(self.peers.pop(node_id).number)
+        self.peer_down(node_id, True, now_ms)
+        number = self.peers.pop(node_id).number
+        self._members.left(node_id)
+        self._writer.forget_host(number)
         self.evicted.discard(node_id)
 
     def _say_stalled(self) -> None:
@@ -175,40 +180,42 @@ class Replicas:
             return
         say, message = body[NODE_ID_BYTES], body[NODE_ID_BYTES + 1 :]
         if say == Say.HELLO:
-            self._greeted(peer, *_HELLO.unpack(message))
+            self._greeted(peer, now_ms, *_HELLO.unpack(message))
         elif say == Say.OPEN:
-            has, _, evicted = _OPEN.unpack(message)
-            self._opened(peer, has, evicted)
+            self._opened(peer, *_OPEN.unpack(message))
         elif say == Say.TAIL:
             self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
             self._say(peer, Say.RESET, self._writer.values_of(message))
         elif say == Say.RESET:
             self._tail.answered(peer, message, list(self.peers.values()), now_ms)
         elif say == Say.CONTEXT:
-            self._commits.look_at(peer, decode_context(message))
+            self.sources.look_at(peer, decode_context(message))
         elif peer.is_heard:  # to be compared with what is here when our tail is undone
             peer.held.append(body)
         elif say == Say.SNAPSHOT:
             self._commits.part(peer, *decode_part(message), now_ms=now_ms)
+            self.sources.came(peer, now_ms)
         elif say == Say.SNAPSHOT_END:
             self._commits.snapshot_ended(peer, message, now_ms)
+            self.sources.ended(peer, now_ms)
         elif say == Say.SYNC:
             peer.snapshot = peer.snapshot or (0, b"", self._writer.context())
         elif say == Say.IN_SYNC:
-            self._expect_no_more(peer.node_id)
+            self._members.expected.discard(peer.node_id)
             peer.is_complete = True
             self.heals.has_all(peer, "here", now_ms)
         elif say == Say.HAVE:
             self._acknowledged(peer, _SEQ.unpack(message)[0])
         else:
             self._commits.came(peer, say, message, now_ms)
+            self.sources.came(peer, now_ms)
 
     def _take(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
         if say == Say.REPLY:
             self._directory.outbox.answered(*_decode(message))
         elif say in (Say.DIGEST, Say.REPAIR):
             if say == Say.DIGEST:  # also of who commits nothing itself
-                self._commits.look_at(peer, _decode(message)[0])
+                self.sources.look_at(peer, _decode(message)[0])
             self.digests.take(peer, say, message, now_ms)
         else:
             self._asked(peer, say, message, now_ms)
@@ -229,7 +236,7 @@ class Replicas:
         if self.link is not None:
             self.link.queue(EVENT, _encode(["refuse", {"node_id": peer.node_id, "what": what}]))
 
-    def _greeted(self, peer: Peer, number: int, wants: int) -> None:
+    def _greeted(self, peer: Peer, now_ms: int, number: int, wants: int, last: int) -> None:
         if number == self._number:
             self._log.error(
                 "peer_refused", peer=peer.name, cause="its store has the number of ours: one is a copy of the other",
@@ -239,27 +246,28 @@ class Replicas:
         if peer.number != number:
             if peer.number:
                 self._directory.elsewhere.renumbered(peer)
+                self._writer.forget_host(peer.number)
             peer.renumber(number)
-            self._writer.put("meta", META_NODE + peer.node_id, u64(number))
-        self._directory.elsewhere.members.add(number)
+        self._members.numbered(peer.node_id, number)
         if wants:
-            peer.asked = False
             peer.to_say.clear()  # if its keeper has started anew, nobody answers what the one before was asked
             self._directory.outbox.left(peer)
-            self._say(peer, Say.HELLO, _HELLO.pack(self._number, 0))
+            self._greet(peer, wants=0)
         elif peer.open_said:
             return
-        peer.open_said = True
-        evicted = self._has_evicted(peer)
-        self._say(peer, Say.OPEN, _OPEN.pack(self.old_copy.known(number), self._writer.seq, evicted))
+        peer.open_said, peer.last = True, last
+        self.sources.greeted(peer, now_ms)
+
+    def _answer(self, peer: Peer, has: int) -> None:
+        self._say(peer, Say.OPEN, _OPEN.pack(has, self._writer.covered.last(peer.number), self._has_evicted(peer)))
 
     def _has_evicted(self, peer: Peer) -> bool:
         return self._writer.get("meta", META_EVICTED + peer.node_id) is not None
 
-    def _opened(self, peer: Peer, has: int, evicted: int) -> None:
+    def _opened(self, peer: Peer, has: int, saw: int, evicted: int) -> None:
         if self.old_copy.shows(peer, has):
             return
-        peer.has = has
+        peer.has, peer.saw = has, saw
         self.heals.opened(peer, bool(evicted), max(0, self._writer.seq - has), self._directory.now_ms)
         peer.went_on = bool(evicted) and not self._has_evicted(peer)
         peer.is_heard = True
@@ -269,26 +277,27 @@ class Replicas:
         """With each that has said what it has."""
         there = [peer for peer in self.peers.values() if peer.is_heard or self.replication.is_open(peer)]
         gone = [peer for peer in self.peers.values() if peer.node_id in self.evicted]
-        if self._tail.is_over(there, len(there) + len(gone) == len(self.peers) and not self._unheard()):
+        if self._tail.is_over(there, len(there) + len(gone) == len(self.peers) and not self._unheard):
             for peer in [peer for peer in there if peer.is_heard]:
                 self._begin(peer, peer.has)
                 held, peer.held = peer.held, []
                 for body in held:
                     self.frame(body, self._directory.now_ms)
 
-    def _has_all(self) -> bool:
+    def has_all(self) -> bool:
         """Is here what every other host has?"""
         is_told = self.link is not None or not self._writer.known  # who the others are
-        return is_told and not self._unheard() and all(peer.is_complete for peer in self.peers.values())
+        return is_told and not self._unheard and all(peer.is_complete for peer in self.peers.values())
 
-    def _unheard(self) -> bool:
-        """Are there members of whom we do not know yet whether they are there?"""
-        return bool(self._expected and self._expected - self.peers.keys())
+    @property
+    def _unheard(self) -> set[bytes]:
+        """Of these members we do not know yet whether they are there."""
+        return self._members.expected - self.peers.keys()
 
     def _begin(self, peer: Peer, has: int) -> None:
         peer.is_heard = False  # and begun with
         self.old_copy.began()
-        if has == 0:
+        if has == 0 and self._writer.seq > 1:  # what third hosts have put is not in our commits
             peer.snapshot = (0, b"", self._writer.context())
         self.replication.opened(peer, has)
         self._directory.elsewhere.up(peer)
@@ -307,9 +316,6 @@ class Replicas:
         state = self.replication.peers.get(peer)
         if state is not None and state.in_sync and self._has_evicted(peer):
             self._writer.delete("meta", META_EVICTED + peer.node_id)
-
-    def _expect_no_more(self, node_id: bytes) -> None:
-        (self._expected or set()).discard(node_id)
 
     # -- after the commit ------------------------------------------------------------------------------------------------------
 
@@ -349,9 +355,12 @@ class Replicas:
 
     def _send_snapshot(self, peer: Peer) -> None:
         database, after, began = peer.snapshot or (0, b"", self._writer.context())
-        part, last, until = self._writer.snapshot(database, after, PART_BYTES)
+        context, end = self._writer.covered.behind((database, after), self._writer.context())
+        if (database, after) == (0, b""):
+            peer.bodies.clear()
+        part, last, until = self._writer.snapshot(database, after, PART_BYTES, *end, peer.bodies)
         burials = self._writer.burials() if (database, after) == (0, b"") else []
-        self._say(peer, Say.SNAPSHOT, _encode((database, after, last, until, self._writer.context(), part, burials)))
+        self._say(peer, Say.SNAPSHOT, _encode((database, after, last, until, context, part, burials)))
         if last < len(REPLICATED):
             peer.snapshot = (last, until, began)
             return
@@ -382,6 +391,8 @@ class Replicas:
 
     def trim(self) -> None:
         """Forget what all peers have, or what one has been away for too long to get piece by piece."""
-        until = max(min(map(self.had, self.peers.values()), default=0), self._writer.seq - KEPT_COMMITS)
+        had = min(map(self.had, self.peers.values()), default=0)
+        until = max(min(had, self._writer.seq - sources.SPARE_COMMITS), self._writer.seq - sources.KEPT_COMMITS)
         if until > 0:
             self._writer.trim(until, TRIM)
+        self._writer.forget_burials(TRIM)

@@ -68,7 +68,7 @@ class Tail:
         if is_known or any(peer.context.get(number, 0) < seq for number, seq in self._writer.known.items()):
             return  # asked again soon
         told = self._directory.elsewhere.apply(self._writer.records_in(changes), now_ms)
-        self._writer.reset(after, self._first, changes, not all(each.is_heard for each in peers))
+        self._writer.reset(after, self._first, changes, not all(each.is_heard and each.saw <= after for each in peers))
         self._directory.subscriptions.make_known(told, lambda ok, result: None)
         peer.ahead = peer.context
         self._heals.undone(peer, self._first - after, now_ms)

@@ -53,6 +53,7 @@ META_FORMER = b"former"  # n * u64: numbers that this store had, an old copy, un
 META_ALONE = b"alone"  # u64 of the last commit before we began to serve while no other host was there, until one is
 META_SEQ = b"seq"  # u64 of the last commit that changed what is replicated
 META_PEER = b"peer/"  # + u64 number of a peer: u64 of its last commit that is in this store
+META_COVERED = b"covered/"  # + u64 count: msgpack [begin, end, context] of a part of a snapshot: storage/covered.py
 META_EVICTED = b"evicted/"  # + 16 bytes id of a peer: "1" if it had all; since then we have acknowledged without it
 META_HEALS = b"heals"  # msgpack: node/heals.py
 META_NODE = b"node/"  # + 16 bytes id of a peer: u64 its number

@@ -25,7 +25,8 @@ from heapq import heappop, heappush
 import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
-from storage.layout import META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
+from storage.covered import Covered, Part
+from storage.layout import META_COVERED, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
     INLINE = 1
@@ -149,6 +150,8 @@ cdef class Writer:
     cdef readonly dict known    # number of another host -> its last commit that is in this store
     cdef dict erased            # {(database, key, number): commit}: up to there, this host's puts are over that have not come yet
     cdef dict buried            # number -> the same as a heap: (commit, database, key), and what is no more
+    cdef readonly object covered    # parts of other hosts' snapshots: storage/covered.py
+    cdef public bint covering   # what is applied is such a part
     cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
     cdef dict moved             # (sid, hash of an entry) -> its number, of those last moved from inboxes, oldest first
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
@@ -237,15 +240,23 @@ cdef class Writer:
                 self.sum_up(transaction)
 
     cdef load_known(self, transaction):
-        self.known = {}
-        cursor = transaction.cursor(db=self.databases["meta"])
-        more = cursor.set_range(META_PEER)
-        while more and cursor.key().startswith(META_PEER):
-            self.known[int.from_bytes(cursor.key()[len(META_PEER):], "big")] = int.from_bytes(cursor.value(), "big")
-            more = cursor.next()
+        self.known = {int.from_bytes(name, "big"): int.from_bytes(value, "big") for name, value in self.meta(transaction, META_PEER)}
+        self.covered = Covered()
+        for name, value in self.meta(transaction, META_COVERED):
+            self.covered.put(int.from_bytes(name, "big"), msgspec.msgpack.decode(value, type=Part))
         self.erased, self.buried, self.moved = {}, {}, {}
         for key in transaction.cursor(db=self.databases["erased"]).iternext(values=False):
             self.keep_burial(key[0], key[9:], int.from_bytes(key[1:9], "big"))
+
+    cdef list meta(self, transaction, bytes prefix):
+        """[(rest of the key, value)]"""
+        cdef list found = []
+        cursor = transaction.cursor(db=self.databases["meta"])
+        more = cursor.set_range(prefix)
+        while more and cursor.key().startswith(prefix):
+            found.append((cursor.key()[len(prefix):], cursor.value()))
+            more = cursor.next()
+        return found
 
     cdef int keep_burial(self, int database, bytes key, uint64_t dot) except -1:
         self.erased[database, key, dot >> NUMBER_BITS] = dot & COMMIT_MASK
@@ -301,7 +312,7 @@ cdef class Writer:
             count = self.references.get(body, 1) - 1
             if count:
                 self.references[body] = count
-            elif self.applying:
+            elif self.applying or self.covered.parts:   # other entries of a snapshot may refer to it
                 self.references.pop(body, None)
                 self.loose.add(body)
             else:
@@ -312,13 +323,8 @@ cdef class Writer:
     cdef load_numbers(self, transaction):
         """A number once used is never given again: a client may still hold its packet id, a worker may have read past it."""
         cdef Queue queue
-        cursor = transaction.cursor(db=self.databases["meta"])
-        if not cursor.set_range(META_QSEQ):
-            return
-        for key, value in cursor.iternext():
-            if not key.startswith(META_QSEQ):
-                break
-            queue = self.queue_of(int.from_bytes(key[len(META_QSEQ):], "big"))
+        for name, value in self.meta(transaction, META_QSEQ):
+            queue = self.queue_of(int.from_bytes(name, "big"))
             queue.next_qseq = queue.reserved = int.from_bytes(value, "big")
 
     cdef reserve(self, Queue queue):
@@ -831,6 +837,7 @@ cdef class Writer:
         return [
             (database, key, number << NUMBER_BITS | seq, transaction.get(key, db=self.handles[database]) is None)
             for (database, key, number), seq in self.erased.items()
+            if not self.saw(number << NUMBER_BITS | seq)
         ]
 
     def overtaken(self, list burials):
@@ -845,12 +852,14 @@ cdef class Writer:
         return bytes(found)
 
     cdef bint is_over(self, int database, bytes key, uint64_t dot) except -1:
-        return self.saw(dot) or <uint64_t>self.erased.get((database, key, dot >> NUMBER_BITS), 0) >= dot & COMMIT_MASK
+        if self.saw(dot) or <uint64_t>self.erased.get((database, key, dot >> NUMBER_BITS), 0) >= dot & COMMIT_MASK:
+            return True
+        return self.covered.parts and self.covered.is_over((database, key), dot)
 
     cdef look_ahead(self, uint64_t peer, dict context):
         """What another host changed may replace what a third one put, and that may come later."""
         cdef uint64_t number, seq
-        self.ahead = [
+        self.ahead = [] if self.covering else [
             number << NUMBER_BITS | seq
             for number, seq in context.items()
             if number != peer and number != self.number >> NUMBER_BITS and seq > self.known.get(number, 0)
@@ -867,16 +876,33 @@ cdef class Writer:
             if number != self.number >> NUMBER_BITS and seq > self.known.get(number, 0):
                 self.known[number] = seq
                 self.transaction.put(META_PEER + u64(number), u64(seq), db=self.databases["meta"])
-                self.forget_burials(number, seq)
+        if self.covered.parts:
+            for seq in self.covered.seen(self.known, self.number >> NUMBER_BITS):
+                self.transaction.delete(META_COVERED + u64(seq), db=self.databases["meta"])
 
-    cdef int forget_burials(self, uint64_t number, uint64_t until) except -1:
-        """All of the host's puts up to this commit have come."""
-        cdef list heap = self.buried.get(number, [])
-        while heap and heap[0][0] <= until:
-            commit, database, key = heappop(heap)
-            if self.erased.get((database, key, number)) == commit:
-                self.unbury(database, key, number)
-        return 0
+    def cover(self, begin, end, dict context):
+        """Between these positions there is now what a host had with this context."""
+        part = Part(begin, end, context)
+        number = self.covered.add(part)
+        self.transaction.put(META_COVERED + u64(number), msgspec.msgpack.encode(self.covered.parts[number]), db=self.databases["meta"])
+
+    def forget_host(self, uint64_t number):
+        """It is gone for good: nobody waits for what only parts have of its commits."""
+        self.covered.without(number)
+        for each, part in self.covered.parts.items():
+            self.transaction.put(META_COVERED + u64(each), msgspec.msgpack.encode(part), db=self.databases["meta"])
+        self.learn({})
+
+    def forget_burials(self, int most):
+        """All of a host's puts up to one of its commits have come: so many burials of that time go."""
+        cdef list heap
+        for number, heap in self.buried.items():
+            until = self.known.get(number, 0)
+            while most and heap and heap[0][0] <= until:
+                commit, database, key = heappop(heap)
+                if self.erased.get((database, key, number)) == commit:
+                    self.unbury(database, key, number)
+                most -= 1
 
     cdef int judge(self, int database, bytes key, bytes ours, bytes theirs, uint64_t dot, dict context) except -1:
         """What does it mean here that another host with this context has put `theirs` or, with None, erased what `dot` put?"""
@@ -1068,11 +1094,14 @@ cdef class Writer:
                     self.reserve(queue)
         else:
             self.append_late(database, sid, value)
-            self.record_over(database, key, dot)
+            if self.transaction.get(key, db=self.handles[database]) is None:    # else it has been given that very number here
+                self.record_over(database, key, dot)
         return 0
 
     cdef int append_late(self, int database, uint64_t sid, bytes value) except -1:
         """Another host put it before it knew that we deliver now."""
+        if database == QUEUE or self.covering:
+            self.mixed = True       # its body goes along: whoever put the entry may have deleted both by now
         if not value[FLAGS] & RECEIVED and not self.has_moved(database, sid, value):
             self.append(self.queue_of(sid), bytes(bytearray(value)))
         return 0
@@ -1131,10 +1160,8 @@ cdef class Writer:
             if value is not None:
                 add_put(found, database, key, value)
                 body = body_of(value) if database == QUEUE or database == INBOX else 0
-                if body:        # it may have come to us with another key that is gone
-                    value = transaction.get(u64(body), db=self.handles[BODIES])
-                    if value is not None:
-                        add_put(found, BODIES, u64(body), value)
+                if body:
+                    self.add_body(found, transaction, body)
             elif erased:
                 add_erased(found, database, key, erased)
         return found
@@ -1160,23 +1187,44 @@ cdef class Writer:
 
     def keeps(self, uint64_t seq):
         """Does the outbox go back to this commit?"""
-        return self.view().get(u64(seq), db=self.databases["outbox"]) is not None
+        return seq > 1 and self.view().get(u64(seq), db=self.databases["outbox"]) is not None
 
-    def snapshot(self, int database, bytes after, uint64_t bytes_max):
-        """(changes, database, key): all that is behind the position, up to the new one; its database is beyond the last at the end."""
+    def snapshot(self, int database, bytes after, uint64_t bytes_max, int last=len(REPLICATED), bytes until=b"", set bodies=None):
+        """(changes, database, key): what is behind the position, up to the new one, which is `last` and `until` at the end.
+
+        A body comes with the first entry that refers to it: who delivers that may do so at once. `bodies`: those that were sent.
+        """
         cdef bytearray part = bytearray()
+        cdef uint64_t body
         transaction = self.view()
+        bodies = set() if bodies is None else bodies
         while database < len(REPLICATED):
             cursor = transaction.cursor(db=self.handles[database])
-            more = cursor.set_range(after + b"\0") if after else cursor.first()
+            more = database != BODIES and (cursor.set_range(after + b"\0") if after else cursor.first())
             while more:
-                after, value = cursor.item()
+                key, value = cursor.item()
+                if database == last and key > until:
+                    break
+                after = key
+                body = body_of(value) if database == QUEUE or database == INBOX else 0
+                if body and body not in bodies:
+                    bodies.add(body)
+                    self.add_body(part, transaction, body)
                 add_put(part, database, after, value)
                 if len(part) >= bytes_max:
                     return bytes(part), database, after
                 more = cursor.next()
+            if database == last:
+                return bytes(part), last, until
             database, after = database + 1, b""
         return bytes(part), database, after
+
+    cdef int add_body(self, bytearray changes, transaction, uint64_t body) except -1:
+        """If it is here: it may have come with another entry, which is gone."""
+        value = transaction.get(u64(body), db=self.handles[BODIES])
+        if value is not None:
+            add_put(changes, BODIES, u64(body), value)
+        return 0
 
     def absent(self, int database, bytes after, int last, bytes until, bytes part, dict context):
         """As changes: what we have between these positions, and the host of this part of a snapshot has seen and has no more."""
@@ -1223,6 +1271,8 @@ cdef class Writer:
             self.seq = 1
             self.dot = self.number | 2
             self.put("meta", META_SEQ, u64(1))
+            if not any(self.kept):
+                self.put("outbox", u64(1), b"")     # nothing was here: who has nothing of ours needs no snapshot
 
     def tail(self, uint64_t after, uint64_t until):
         """The keys that our commits after `after` and up to `until` have changed, as in the outbox."""
@@ -1283,7 +1333,7 @@ cdef class Writer:
     def trim(self, uint64_t until, int most):
         """Forget what every peer has."""
         with self.transaction.cursor(db=self.databases["outbox"]) as cursor:
-            more = cursor.first()
+            more = cursor.set_range(u64(2))     # the first one says that nothing was here before it
             while more and most and int.from_bytes(cursor.key(), "big") <= until:
                 more = cursor.delete()
                 most -= 1

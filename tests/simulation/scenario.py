@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from node import replicas
+from node import replicas, sources
 from storage.layout import REPLICATED
 from storage.writer import Writer
 from tests.simulation.client import Client, Ledger
@@ -18,6 +18,7 @@ from tests.simulation.host import CRASH_POINTS, Host
 from tests.simulation.world import Pair, World
 
 FURTHER = 100_000  # of eight seeds from here on four run strict hosts, four run five hosts
+JOINING = 1_000_000  # from here on one or two hosts join two or three others, which may die meanwhile
 TOPICS = ("a", "b")
 FAULTS_MS = 6000
 STEP_MS = 60
@@ -30,12 +31,17 @@ class Scenario:
         self.wild = seed % 2 == 1
         strict = seed >= FURTHER and seed // 4 % 2 == 0
         count = 5 if seed >= FURTHER and not strict else 2 + seed // 2 % 2
+        self.joining: list[Host] = []
+        self.part_bytes = replicas.PART_BYTES
+        if seed >= JOINING:
+            strict, count, self.part_bytes = False, 2 + seed // 2 % 2, 100
+            self.joining = [Host(world, count + number, folder) for number in range(1 + seed // 4 % 2)]
         self.hosts = [Host(world, index, folder, strict) for index in range(count)]
         self.pairs = [Pair(world, a, b) for a, b in itertools.combinations(self.hosts, 2)]
         self.ledger = Ledger()
         self.clients = [Client(world, self.hosts, self.ledger, f"c{number}") for number in range(3)]
         self._kills: dict[int, str] = {}  # index of a host -> what dies
-        self.kept_commits = world.random.choice([replicas.KEPT_COMMITS, replicas.KEPT_COMMITS, 10])
+        self.kept_commits = world.random.choice([sources.KEPT_COMMITS, sources.KEPT_COMMITS, 10])
 
     def run(self) -> list[str]:
         """What went wrong."""
@@ -53,9 +59,37 @@ class Scenario:
         world.run(500)
         if not self.is_healthy or sum(map(len, self.ledger.subscribed.values())) != len(TOPICS) * len(self.clients):
             return ["not ready before any fault"]
+        for host in self.joining:
+            world.at(world.random.choice([1000, world.random.uniform(500, 4000)]), lambda host=host: self._join(host))  # type: ignore[misc]
         self._faults()
         self._heal()
         return world.wrong
+
+    def _join(self, host: Host) -> None:
+        """Perhaps one of the others dies while it is sending all it has."""
+        world = self.world
+        others = [*self.hosts]
+        host.crashed = lambda point: self._crashed(host, point)
+        self.pairs += [Pair(world, other, host) for other in others]
+        self.hosts.append(host)
+        for other in others:
+            other.interconnect.tell("members", members=list(other.pairs))
+        host.start()
+        if self.wild or world.chance(0.5):
+            victim = world.random.choice(others)
+            world.at(world.random.uniform(0, 400), lambda: self._kill(victim))
+
+    def _kill(self, host: Host) -> None:
+        if host.keeper is not None and host.keeper.crash_at is None:
+            self._kills[host.index] = "crash"
+            host.keeper.crash_at = "after_commit"
+            self._crash_idle(host)
+
+    @property
+    def places(self) -> list[Host]:
+        """Where clients go: to a host that joins once it has what the others have."""
+        self.joining = [host for host in self.joining if host.keeper is None or not host.keeper.replicas.has_all()]
+        return [host for host in self.hosts if host not in self.joining]
 
     # -- faults -----------------------------------------------------------------------------------------------------------
 
@@ -71,7 +105,7 @@ class Scenario:
         world = self.world
         client = world.random.choice(self.clients)
         if client.connection is None or world.chance(0.06):
-            client.connect(world.random.choice(self.hosts))
+            client.connect(world.random.choice(self.places))
         elif world.chance(0.02):
             client.leave(world.chance(0.5))
         elif world.chance(0.04) and not self.wild:
@@ -155,7 +189,7 @@ class Scenario:
         while world.now < until and not self._is_quiet():
             for client in self.clients:
                 if client.connection is None:
-                    client.connect(world.random.choice(self.hosts))
+                    client.connect(world.random.choice(self.places))
             world.run(500)
         self._check()
 

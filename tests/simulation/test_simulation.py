@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from node import replicas
+from node import replicas, sources
 from tests.simulation.kept import KEPT
-from tests.simulation.scenario import FURTHER, Scenario
+from tests.simulation.scenario import FURTHER, JOINING, Scenario
 
 SHM = Path("/dev/shm")
 SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
 FURTHER_SEEDS = range(FURTHER, FURTHER + 80)
-SOAK_SEEDS = range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080)
+JOINING_SEEDS = range(JOINING, JOINING + 80)
+SOAK_SEEDS = range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080)
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
 
@@ -33,11 +34,12 @@ def simulate(seed: int) -> tuple[list[str], list[str]]:
     """(what went wrong, what happened)"""
     folder = Path(tempfile.mkdtemp(prefix="mqnode-sim-", dir=SHM if SHM.is_dir() else None))
     scenario = Scenario(seed, folder)
-    kept, replicas.KEPT_COMMITS = replicas.KEPT_COMMITS, scenario.kept_commits
+    kept, sources.KEPT_COMMITS = sources.KEPT_COMMITS, scenario.kept_commits
+    part, replicas.PART_BYTES = replicas.PART_BYTES, scenario.part_bytes
     try:
         return scenario.run(), scenario.world.trace
     finally:
-        replicas.KEPT_COMMITS = kept
+        sources.KEPT_COMMITS, replicas.PART_BYTES = kept, part
         scenario.close()
         shutil.rmtree(folder)
 
@@ -81,6 +83,12 @@ def test_two_and_three_hosts() -> None:
 @pytest.mark.timeout(600)  # ten seconds on two free cores
 def test_strict_and_five_hosts() -> None:
     assert dict(failing(FURTHER_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # ten seconds on two free cores
+def test_hosts_join() -> None:
+    assert dict(failing(JOINING_SEEDS)) == {}
 
 
 @pytest.mark.soak
