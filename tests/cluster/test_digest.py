@@ -84,7 +84,7 @@ def test_what_a_disk_has_lost_is_found_and_comes_from_the_other_host(pair: tuple
     found = second.metric("mqnode_digest_mismatches_total")
     first.stop()
     lose_an_entry(first)
-    assert second.mqnode("cluster", "digest").returncode == 2, "a host that is away cannot be compared"
+    wait_for(lambda: second.mqnode("cluster", "digest").returncode == 2, what="a host that is away cannot be compared")
     first.start()
     in_sync(first, second)
     wait_for(lambda: second.metric("mqnode_digest_mismatches_total") > found, 40, first.log)
