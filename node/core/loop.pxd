@@ -157,7 +157,6 @@ cdef class Session:
     cdef uint32_t node_count
     cdef uint32_t node_capacity
     cdef public dict shares         # {(share, filter): options}, None while there is none
-    cdef public list replays        # of its connection, see replaced(); None while there is none
     cdef Flows* flows
     cdef uint32_t receive_max
     cdef flag pump_wanted
@@ -236,6 +235,7 @@ cdef class Loop:
     # limits and policies
     cdef public bint allows_all
     cdef public bint refuses_publish        # cluster.allow_during_split
+    cdef readonly dict replays      # {session: topics of each replay that runs}, see replaced()
     cdef public uint64_t permit_version
     cdef public object authorize    # callable(connection, topic, qos, retain) -> bool
     cdef public object reader       # storage reader

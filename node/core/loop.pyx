@@ -261,6 +261,7 @@ cdef class Loop:
         self.again = []
         self.paused = []
         self.congested = {}
+        self.replays = {}
         self.pumps = []
         self.resting = []
         self.connections_of = {}

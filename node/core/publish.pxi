@@ -286,9 +286,8 @@ cdef int route(Loop loop, Publication* pub, Match* match, Connection publisher, 
 
 cdef int replaced(Session session, Publication* pub) except -1:
     """The client gets it: replays that run must not send what the topic had before (node/mqtt/replay.py)."""
-    if session.replays is not None:
-        for topics in session.replays:
-            topics.add(pub.topic[:pub.topic_length])
+    for topics in session.loop.replays.get(session, ()):
+        topics.add(pub.topic[:pub.topic_length])
     return 0
 
 

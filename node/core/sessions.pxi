@@ -182,7 +182,7 @@ cdef class Session:
         cdef list left = None
         if self.connection is None:
             return
-        self.replays = None
+        self.loop.replays.pop(self, None)
         if self.sid == 0:
             self.leave_tree()
             self.connection.session = None

@@ -44,8 +44,9 @@ class Replay:
         self.connection, self._session, self._identifier = connection, session, identifier
         self.filters = filters
         self._replaced: set[bytes] = set()  # the core adds to it
-        session.replays = [*(session.replays or ()), self._replaced]
         self._worker = worker
+        if session.attached:  # until it is detached
+            worker.loop.replays[session] = [*worker.loop.replays.get(session, ()), self._replaced]
         self._found = self._search()
         self._records: list[bytes] = []
         self._options = 0
@@ -74,14 +75,14 @@ class Replay:
             if not self._records:
                 found = next(self._found, None)
                 if found is None:
-                    self._end()
-                    return True
+                    break
                 self._records, self._options = found
                 self._leave_out_replaced()
             taken = self._session.retained(self._records, self._options, self._identifier)
             self._records = self._records[taken:]
             if self._records or time.monotonic() > until:
                 return False
+        self._end()
         return True
 
     def _leave_out_replaced(self) -> None:
@@ -89,7 +90,10 @@ class Replay:
             self._records = [record for record in self._records if record_names(record)[0] not in self._replaced]
 
     def _end(self) -> None:
-        self._session.replays = [each for each in self._session.replays if each is not self._replaced] or None
+        running = self._worker.loop.replays
+        rest = [each for each in running.pop(self._session, ()) if each is not self._replaced]
+        if rest:
+            running[self._session] = rest
 
 
 class Replays:
