@@ -41,6 +41,7 @@ class Tail:
         sources = [peer for peer in there if peer.went_on and peer.is_heard and peer.has == known]
         if now_ms >= self._until_ms or (are_all and not sources):
             self._asked = None
+            self._first = 0  # they stay: from now on clients are told of them
             return True
         if are_all and self._asked is None:
             self._asked = sources[0], known
