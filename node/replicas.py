@@ -75,7 +75,8 @@ class Replicas:
         """Do we have what the others have acknowledged while we were away, or are they not there? Before that nobody is served."""
         if not self._members.are_told:
             return since_start_ms > ALONE_MS
-        return not self._members.expected and not self.sources.lacks_any()
+        is_whole = all(self._writer.has_seen(peer.ahead) for peer in self.peers.values())
+        return is_whole and not self._members.expected and not self.sources.lacks_any()
 
     def disconnected(self, link: Link, now_ms: int) -> None:
         if link is self.link:

@@ -953,11 +953,16 @@ cdef class Writer:
             if self.delivers(get_big(<const char*><bytes>sid)):
                 self.move_in(self.queue_of(get_big(<const char*><bytes>sid)), self.entries(INBOX, sid))
         for key in sorted(self.unsettled):
-            value = self.transaction.get(key, db=self.queue_db)
-            if value is not None and self.delivers(get_big(<const char*><bytes>key)):
-                self.append_late(QUEUE, get_big(<const char*><bytes>key), value)
-                self.done(get_big(<const char*><bytes>key), get_big(<const char*><bytes>key + 8))
+            self.append_unsettled(get_big(<const char*><bytes>key), get_big(<const char*><bytes>key + 8))
         self.unsettled = set()
+
+    cdef int append_unsettled(self, uint64_t sid, uint64_t qseq) except -1:
+        """Numbered by the host that we took the session from."""
+        cdef bytes value = self.transaction.get(queue_key(sid, qseq), db=self.queue_db)
+        if value is not None and self.delivers(sid) and qseq >> BRANCH_BITS < self.queue_of(sid).next_qseq >> BRANCH_BITS:
+            self.append_late(QUEUE, sid, value)
+            self.done(sid, qseq)
+        return 0
 
     def received_ms(self, tuple item):
         """Of an entry's message: a publisher that went from one host to another has its messages in order by it."""

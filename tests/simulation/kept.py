@@ -5,6 +5,7 @@ from __future__ import annotations
 KEPT: dict[int, str] = {
     2053: "of messages that a keeper had stored and undone after its restart, workers were told that they are safe",
     2175: "a host that was told again what it lacks took what was there meanwhile for a bad disk",
+    2283: "a host that was being told again settled, and numbered a queue that another one had taken meanwhile",
     2321: "what came of other hosts while a keeper settled after its restart stayed where no connected client gets it",
     2482: "an ended QoS 2 flow was open again: a host that undid its last commits put anew what others deleted meanwhile",
     3267: "a host that was told late of a session handed over to it owned that though another one had taken it since",
