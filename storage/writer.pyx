@@ -53,6 +53,7 @@ cdef enum:
     MOVED_MAX = 50_000      # entries that are known to have been moved here: some MB
     QSEQ_RESERVED = 256     # numbers of a queue that are made durable at once
     BRANCH_BITS = 40        # of a qseq: above them the branch, one for each takeover from a host that could not be asked
+    PACKET_ID_COUNT = 65535 # a packet id is 1 + qseq % 65535
     NUMBER_BITS = 40        # of sids, body numbers …: above them the number of the host that gave them
 
     SESSIONS = 0            # positions in layout.REPLICATED
@@ -927,7 +928,7 @@ cdef class Writer:
         cdef Queue queue = self.queue_of(sid)
         self.foreign.discard(sid)
         if not asked:   # it may have used numbers that we have not seen
-            queue.next_qseq = self.branch(queue.next_qseq) << BRANCH_BITS
+            queue.next_qseq = self.first_of_branch(queue.next_qseq)
             self.reserve(queue)
         elif queue.next_qseq <= sent_qseq:
             queue.next_qseq = sent_qseq + 1
@@ -970,9 +971,12 @@ cdef class Writer:
         record = None if entry is None else entry[3] if entry[3] is not None else self.body(entry[5])
         return 0 if not record else get_u64(<const char*>record + 1)
 
-    cdef uint64_t branch(self, uint64_t qseq) noexcept:
-        """Above that of `qseq`, and not what another host would choose: a count and 12 bits of our number."""
-        return ((qseq >> BRANCH_BITS >> 12) + 1) << 12 | (self.number >> NUMBER_BITS & 0xFFF)
+    cdef uint64_t first_of_branch(self, uint64_t qseq) noexcept:
+        """Above the branch of `qseq`, and not in what another host would choose: a count and 12 bits of our number. Half of all
+        packet ids away from that of `qseq`: the client may still hold those that come next, from the host that we have not heard."""
+        cdef uint64_t branch = ((qseq >> BRANCH_BITS >> 12) + 1) << 12 | (self.number >> NUMBER_BITS & 0xFFF)
+        cdef uint64_t first = branch << BRANCH_BITS
+        return first + (qseq + PACKET_ID_COUNT // 2 + PACKET_ID_COUNT - first % PACKET_ID_COUNT) % PACKET_ID_COUNT
 
     def apply_changes(self, uint64_t peer, bytes changes, dict context):
         """What another host did, but for the `records_of` it.

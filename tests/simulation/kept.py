@@ -15,6 +15,7 @@ KEPT: dict[int, str] = {
     3911: "undoing commits lost what they had made of a message of a third host, which nobody else had",
     4003: "as 3867",
     4055: "as 2175",
+    4241: "a packet id of a new message was that of one which the client still held from the other side of a cut",
     4447: "as 2053",
     4523: "a host served before it had what one that died meanwhile had told a third one: both numbered a queue",
     4527: "as 2175",
