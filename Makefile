@@ -9,15 +9,17 @@ INTEROP := tests/interop/node_modules/.installed
 TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:iproute2 nft:nftables openssl:openssl \
          systemd-analyze:systemd node:nodejs npm:npm keepalived:keepalived pgrep:procps unshare:util-linux
 ARGS ?=
+# a file of tests shares its hosts, so that one process runs it
+IN_PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak faults bench demo lint types imports format install wheel build tools clean
 
 run: build
 	.venv/bin/mqnode start --config deploy/mqnode.toml
 
-# all tests, or those of ARGS: make test ARGS="tests/unit -k tls"
+# all tests, in a process for each core, or those of ARGS, in one: make test ARGS="tests/unit -k tls"
 test: build tools $(INTEROP)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(or $(ARGS),$(IN_PARALLEL))
 
 # the fault matrix on several hosts; writes docs/faults.md
 faults: build tools

@@ -14,6 +14,11 @@ settings.register_profile("mqnode", deadline=None)  # a busy machine is no fault
 settings.load_profile("mqnode")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The simulation last: it uses all cores, also those of the processes that `make test` has no tests left for."""
+    items.sort(key=lambda item: "simulation" in item.path.parts)
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """As tmp_path, but with a short name: a host has unix sockets in it."""
