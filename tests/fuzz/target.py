@@ -126,7 +126,8 @@ class Target:
             lambda: all(now.exchanged > then or now.failure for now, then in zip(self.witnesses, before, strict=True)),
             2 * WITNESS_BOUND_S, "the witnesses stand still",
         )  # fmt: skip
-        assert [witness.failure for witness in self.witnesses if witness.failure] == []
+        failures = [witness.failure for witness in self.witnesses if witness.failure]
+        assert failures == [], failures
         assert {name: self.broker.pid(name) for name in PROCESSES} == self._pids, "a process was started anew"
         assert self.broker.errors() == []
         assert self.broker.metric("mqnode_handler_errors_total") == 0
