@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,12 @@ class ClusterRequests:
 
     def _serve(self, connection: Any, address: Any) -> None:
         buffer = bytearray()
-        while data := connection.recv(RECEIVE_BYTES):
-            buffer += data
-            for kind, body in take_frames(buffer):
-                if kind == REQUEST:
-                    connection.sendall(frame(REPLY, _encode(self._answer(*_decode(body)))))
+        with suppress(ConnectionError):  # the command was interrupted
+            while data := connection.recv(RECEIVE_BYTES):
+                buffer += data
+                for kind, body in take_frames(buffer):
+                    if kind == REQUEST:
+                        connection.sendall(frame(REPLY, _encode(self._answer(*_decode(body)))))
 
     def _answer(self, number: int, method: str, arguments: dict[str, Any]) -> list[Any]:
         try:
@@ -53,7 +55,15 @@ class ClusterRequests:
 
     # -- on a member ----------------------------------------------------------------------------------------------------------
 
+    def _must_be_member(self) -> None:
+        if self._interconnect.has_left:
+            raise MembershipError(
+                "this host is no member of its cluster any more, so it cannot let another one in: nothing was done. Run this on a "
+                "member, or make this host one first: mqnode join"
+            )
+
     def on_token(self, ttl_s: int) -> dict[str, Any]:
+        self._must_be_member()
         token = Token(
             self._cluster.table.cluster_id, port_above(self._cluster.address, JOIN_PORT), self._cluster.identity.public_key,
             secrets.token_bytes(SECRET_BYTES),
@@ -64,15 +74,21 @@ class ClusterRequests:
         return {"token": token.text(), "address": token.address}
 
     def on_pending(self) -> dict[str, Any]:
+        self._must_be_member()
         return self._interconnect.door.pending() | {"found": self._interconnect.discovery.candidates()}
 
     def on_approve(self, fingerprint: str) -> dict[str, Any]:
+        self._must_be_member()
         return self._interconnect.door.approve(fingerprint)
 
     # -- on a host that joins -------------------------------------------------------------------------------------------------
 
     def on_join(self, token: str) -> dict[str, Any]:
         parsed = Token.parse(token)
+        if parsed.public_key == self._cluster.identity.public_key:
+            raise JoinError(
+                "this token was made on this very host: nothing was done. Run the line on the host that is to join"
+            )
         with self._cluster.joining(parsed.cluster_id):
             self._interconnect.joined(join(self._joiner(), parsed))
         return self.on_nodes()

@@ -116,6 +116,11 @@ class Interconnect:
         self._slot[counters.INDEX["left"]] = int(self.cluster.has_left or refused)
         self._slot[counters.INDEX["others"]] = len(self._others())
 
+    @property
+    def has_left(self) -> bool:
+        """It is no member any more: by itself, or removed."""
+        return bool(self._slot[counters.INDEX["left"]])
+
     def _is_refused(self) -> bool:
         """Removed while it was away. One that has just joined is refused, too, by those who have not heard of it yet."""
         is_early = time.monotonic() - self._transport_since_s < REFUSED_S
@@ -189,11 +194,14 @@ class Interconnect:
 
     def heals(self) -> list[dict[str, Any]]:
         """What this host has merged, the last first."""
-        names = self.cluster.table.shown_names()
-        return [
-            each | {"peer": names.get(bytes.fromhex(each["peer"]), each["peer"])}
-            for each in reversed(self._keeper.heals)
-        ]
+        table = self.cluster.table
+        names = {each.node_id: each.name for each in table.members.values()} | table.shown_names()
+        found = []
+        for each in reversed(self._keeper.heals):
+            node_id = bytes.fromhex(each["peer"])
+            is_member = node_id in table.members and table.members[node_id].state == "active"
+            found.append(each | {"peer": names.get(node_id, each["peer"]), "is_member": is_member})
+        return found
 
     def references(self) -> dict[str, list[str]]:
         """Where clients may go to, by the type of their listener."""

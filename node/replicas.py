@@ -304,6 +304,7 @@ class Replicas:
         self._directory.elsewhere.up(peer)
         self.digests.opened(peer)
         if self.replication.peers[peer].in_sync:
+            self.heals.has_all(peer, "there", self._directory.now_ms)
             self._say(peer, Say.IN_SYNC, b"")
         self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
 

@@ -158,6 +158,8 @@ class Reports:
         return sorted(found, key=lambda each: (each["from"], each["to"]))
 
     def status(self) -> dict[str, Any]:
+        if self._cluster.has_left:
+            return self._none_of_it()
         links, nodes = self._all_links(), self.nodes()["nodes"]
         for node in nodes:
             report = self._heard.get(bytes.fromhex(node["node_id"]))
@@ -180,6 +182,14 @@ class Reports:
             "warnings": warnings,
         }
 
+    def _none_of_it(self) -> dict[str, Any]:
+        """What a host that has left knows of its cluster."""
+        return {
+            "cluster": self._cluster.table.name, "host": self._cluster.name, "in_sync": False, "degraded_since_ms": None,
+            "nodes": [], "links": [],
+            "warnings": [f"{self._cluster.name} has left this cluster, and serves nobody. To be a member again: mqnode join"],
+        }  # fmt: skip
+
     def digests(self) -> dict[str, Any]:
         """What each host holds; `equal` is None while that cannot be said: hosts compare with the same commits only."""
         hosts = []
@@ -200,7 +210,8 @@ class Reports:
             for other in known
         )
         are_comparable = len(known) == len(hosts) and all(each["context"] == known[0]["context"] for each in known)
-        return {"equal": False if differs else True if are_comparable else None, "hosts": hosts}
+        is_alone = [each["name"] for each in hosts] == [self._cluster.name]
+        return {"equal": False if differs else True if are_comparable or is_alone else None, "hosts": hosts}
 
     def _different(self, nodes: list[dict[str, Any]]) -> list[str]:
         releases = sorted({node["release"] for node in nodes if node["release"]})

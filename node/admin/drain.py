@@ -44,6 +44,7 @@ class Drain:
         self._order = Order(False, 0, 0, 0)
         self._phase, self._failure = "serving", ""
         self._began_s = 0.0
+        self._allowed = 0.0  # clients that may be sent away now, by the rate
         self._sessions: int | None = None  # that this host still owns; None: not counted
         self._behind: list[str] = []  # hosts that lack something
 
@@ -56,6 +57,11 @@ class Drain:
         if self.runs and (not order.leave or self._order.leave):
             return
         if self._host.has_left:
+            if any(each["this_host"] for each in self._host.ask_interconnect("nodes")["nodes"]):
+                raise DrainError(
+                    "this host was removed by another one while it was away: what only its disk has is not on the others. Nothing "
+                    "was done. With mqnode join it comes along, and then: mqnode leave"
+                )
             return
         if not any(each["in_sync"] for each in self._others().values()):
             raise DrainError(
@@ -63,7 +69,7 @@ class Drain:
             )
         self._stop()
         self._order, self._failure, self._sessions, self._behind = order, "", None, []
-        self._began_s = time.monotonic()
+        self._began_s, self._allowed = time.monotonic(), 0.0
         self._host.draining = True
         self._say("waiting")
         self._greenlet = gevent.spawn(self._run)
@@ -170,15 +176,18 @@ class Drain:
     def _move(self) -> bool:
         """Send some away, the same part of each worker's; is anybody left?"""
         order = self._order
-        everybody = self._clients()
-        rate = order.rate or max(1.0, 2 * everybody / max(1.0, order.timeout_s))
+        here = [self._clients_of(index) for index in range(self._host.workers)]
+        everybody = sum(here)
+        self._allowed += (order.rate or max(1.0, 2 * everybody / max(1.0, order.timeout_s))) * STEP_S
+        allowed = int(self._allowed)
+        self._allowed -= allowed
         references = self._host.ask_interconnect("references") if self._host.config.interconnect.bind else {}
         left = 0
-        for index in range(self._host.workers):
-            share = self._clients_of(index) / everybody if everybody else 1.0
-            count = -(-rate * STEP_S * share // 1)
+        for index, clients in enumerate(here):
+            count = -(-allowed * clients // everybody) if everybody else allowed
+            allowed, everybody = allowed - count, everybody - clients
             left += self._host.ask_worker(
-                index, "move", count=int(count), references=references,
+                index, "move", count=count, references=references,
                 reason=SERVER_MOVED if order.leave else USE_ANOTHER_SERVER,
             )  # fmt: skip
         return left > 0

@@ -27,7 +27,7 @@ def describe(host: Host, name: str) -> dict[str, Any]:
         )
         return [(record, *reader.queue_depth(record.sid)) for record in found]
 
-    sessions = host.read(owned) if number else []
+    sessions = sorted(host.read(owned), key=lambda each: -each[1]) if number else []
     return {
         "name": name,
         "state": node["state"],

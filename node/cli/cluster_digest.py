@@ -54,6 +54,9 @@ def _show(answer: dict[str, Any]) -> None:
     from node.cli.output import coloured, show_table
 
     hosts = answer["hosts"]
+    if len(hosts) == 1:
+        click.echo("This host is alone: there is no other one to compare with.")
+        return
     told = [each for each in hosts if each["databases"] is not None]
     names = list(told[0]["databases"]) if told else []
     rows = [

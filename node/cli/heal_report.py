@@ -31,7 +31,7 @@ def heal_report(config_path: str, as_json: bool) -> None:
         return
     rows = [
         (
-            each["peer"], _time(each["from_ms"]), "not yet" if each["until_ms"] is None else _time(each["until_ms"]),
+            each["peer"], _time(each["from_ms"]), _together(each),
             each["entries_received"], each["commits_sent"], each["commits_undone"], each["sessions_taken_over"],
             len(each["sessions"]) + each["sessions_more"],
         )
@@ -55,6 +55,12 @@ def _say_more(heal: dict[str, Any]) -> None:
         click.echo(
             printable(f"QoS 1 messages that {heal['peer']} had sent and not heard acknowledged may have come twice")
         )
+
+
+def _together(heal: dict[str, Any]) -> str:
+    if heal["until_ms"] is not None:
+        return _time(heal["until_ms"])
+    return "not yet" if heal["is_member"] else "it has left"
 
 
 def _time(at_ms: int) -> str:

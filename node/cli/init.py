@@ -140,7 +140,10 @@ def _next(config_path: str, config: Config, runs: bool) -> tuple[str | None, str
             f'for a second host: in {config_path}, [interconnect], set bind to "ADDRESS:7001" and restart; '
             f"then: mqnode init {given}"
         )
-    answer = ask(config_path, "token", ttl_s=3600)
+    try:
+        answer = ask(config_path, "token", ttl_s=3600)
+    except click.ClickException as error:  # it has left its cluster
+        return None, error.message
     return f"mqnode join --peer {answer['address']} --token {answer['token']}", None
 
 

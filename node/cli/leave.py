@@ -12,6 +12,7 @@ from node.cli.options import config_option, confirm, json_option, yes_option
 
 ASK_S = 0.2
 _ENDS = ("drained", "left", "serving")
+CANCELLED = "cancelled"  # as node/admin/drain.py says
 
 
 def pace_options(command: Any) -> Any:
@@ -122,7 +123,8 @@ def _drain(
         )
     done = state["phase"] == "left" or (not leave and state["phase"] == "drained" and not state["clients"])
     if not done and not as_json:
-        click.echo(f"It has not {'left' if leave else 'been drained'}: {_why(state)}.", err=True)
+        why = _why(state, "leave" if leave else "cluster drain")
+        click.echo(f"It has not {'left' if leave else 'been drained'}: {why}", err=True)
     sys.exit(0 if done else 1)
 
 
@@ -133,14 +135,15 @@ def _line(state: dict[str, Any]) -> str:
     return f"{state['phase']}: {state['clients']} clients{sessions}{behind}"
 
 
-def _why(state: dict[str, Any]) -> str:
+def _why(state: dict[str, Any], command: str) -> str:
     parts = [state["failure"] or "the admin process was started anew", f"{state['clients']} clients are here"]
     if state["sessions"]:
         parts.append(f"{state['sessions']} sessions are not handed over")
     if state["behind"]:
         parts.append(f"{', '.join(state['behind'])} lack something")
     stays = "; the host serves" if state["phase"] == "serving" else ""
-    return ", ".join(parts) + stays + ". Again, with more time: mqnode leave -t SECONDS"
+    again = "" if state["failure"] == CANCELLED else f" Again, with more time: mqnode {command} -t SECONDS"
+    return f"{', '.join(parts)}{stays}.{again}"
 
 
 def _cancel(config_path: str, as_json: bool) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.network import Network, unavailable
+from tests.cluster.network import Network, need_namespaces
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    if reason := unavailable():
-        pytest.skip(reason)
+    need_namespaces()
     with Network("h1", "h2") as network:
         yield network

@@ -51,6 +51,14 @@ def unavailable() -> str:
     return f"no network namespaces here: {done.stderr.strip()}" if done.returncode else ""
 
 
+def need_namespaces() -> None:
+    """Skips the test where there are none."""
+    import pytest  # which the demo does without
+
+    if reason := unavailable():
+        pytest.skip(reason)
+
+
 class Network:
     """`with Network("h1", "h2") as network:` — everything in it, processes too, is gone at the end."""
 

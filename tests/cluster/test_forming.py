@@ -15,7 +15,7 @@ from mesh.token import Token
 from tests.broker import wait_for
 from tests.cli.command import MQNODE, Command
 from tests.cluster.hosts import MESH, Host, in_sync
-from tests.cluster.network import INTERCONNECT, Network, unavailable
+from tests.cluster.network import INTERCONNECT, Network, need_namespaces
 
 SEEN_S = 10.0  # generous: a busy machine
 JOIN_S = 60.0
@@ -23,8 +23,7 @@ JOIN_S = 60.0
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    if reason := unavailable():
-        pytest.skip(reason)
+    need_namespaces()
     with Network("h1", "h2", "h3", "h4") as network:
         yield network
 
@@ -172,12 +171,14 @@ def test_tokens_that_are_no_good(hosts: list[Host]) -> None:
     said = refusal(alone, "join", "--token", forged)
     assert "wrong token" in said
     assert "mqnode cluster token create" in said
+    assert "made on this very host" in refusal(first, "join", "--token", token(first))
     said = refusal(alone, "join", "--peer", address(first), "--token", token(second))
     assert f"the token is of {address(second)}:7002, not of {address(first)}" in said
     short = token(third, "1s")
     wait_for(lambda: "has expired" in refusal(alone, "join", "--token", short), SEEN_S)
     assert "no join token" in refusal(alone, "join", "--token", short[:-3])
     assert names(alone) == {"h4"}
+    assert "is alone" in alone.mqnode("cluster", "digest").stdout
 
 
 def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_member(hosts: list[Host]) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -71,6 +72,28 @@ def test_leaving_begins_with_the_listeners_and_can_be_cancelled(hosts: list[Host
         assert host.mqnode("leave", "--cancel").returncode == 1
 
 
+def test_clients_go_no_faster_than_they_are_told_to(hosts: list[Host]) -> None:
+    clients = [hosts[1].client() for _ in range(4)]
+    for client in clients:
+        client.connect()
+    done = hosts[1].mqnode("cluster", "drain", "--grace", "0", "--rate", "4", "--json")
+    assert done.returncode == 0, done.stderr
+    went = sorted(at_s(line) for line in hosts[1].log().splitlines() if "another host goes on with it" in line)
+    assert len(went) == 4
+    assert went[-1] - went[0] > 0.6
+    assert hosts[1].mqnode("cluster", "drain", "--cancel").returncode == 0
+    for client in clients:
+        client.close()
+
+
+def at_s(line: str) -> float:
+    return datetime.fromisoformat(json.loads(line)["time"]).timestamp()
+
+
+def heals(host: Host) -> list[dict[str, Any]]:
+    return list(json.loads(host.mqnode("cluster", "heal-report", "--json").stdout)["heals"])
+
+
 def refused(host: Host) -> bool:
     try:
         with host.client():
@@ -116,6 +139,13 @@ def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
             assert [client.take().payload for _ in range(3)] == [b"0", b"1", b"2"]
     for each in hosts[:2]:
         assert each.metric("mqnode_takeovers_unclean_total") == 0
+    assert "it has left" in hosts[0].mqnode("cluster", "heal-report").stdout
+    status = host.mqnode("cluster", "status")
+    assert "h3 has left this cluster" in status.stdout, status.stderr
+    for arguments in (("token", "create"), ("pending",)):
+        asked = host.mqnode("cluster", *arguments)
+        assert asked.returncode == 1
+        assert "no member" in asked.stderr
 
 
 def test_a_host_that_left_serves_nobody_until_it_joins_again(hosts: list[Host]) -> None:
@@ -130,6 +160,7 @@ def test_a_host_that_left_serves_nobody_until_it_joins_again(hosts: list[Host]) 
     admit(hosts[0], host)
     in_sync(*hosts)
     host.wait_ready()
+    wait_for(lambda: not any(each["until_ms"] is None for one in hosts for each in heals(one)), 10)
     with host.client() as client:
         assert client.connect("away1", **DURABLE).session_present
         assert client.take().payload == b"new"
@@ -162,6 +193,10 @@ def test_a_dead_host_is_removed_and_its_sessions_go_on(hosts: list[Host]) -> Non
     serves_nobody(host)
     assert '"event":"not_a_member"' in host.log()
     assert refused(host)
+    asked = host.mqnode("leave")
+    assert asked.returncode == 1
+    assert "removed by another one" in asked.stderr
+    assert "no member" in host.mqnode("cluster", "token", "create").stderr
     admit(other, host)
     in_sync(*hosts)
     host.wait_ready()

@@ -9,11 +9,9 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import pytest
-
 from tests.broker import Broker, wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join
-from tests.cluster.network import Network, unavailable
+from tests.cluster.network import Network, need_namespaces
 from tests.mqtt import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Client
 
 NUMBERS = [b"%d" % number for number in range(20)]
@@ -48,8 +46,7 @@ def connected(broker: Host, name: str) -> Client:
 
 
 def test_a_store_of_format_1_is_taken_over_and_reaches_the_other_hosts() -> None:
-    if reason := unavailable():
-        pytest.skip(reason)
+    need_namespaces()
     with Network("h1", "h2") as network:
         first, second = (Host(network, name, interconnect=MESH) for name in network.hosts)
         try:

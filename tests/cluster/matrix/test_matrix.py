@@ -13,7 +13,7 @@ from tests.cluster.matrix.cells import ALWAYS
 from tests.cluster.matrix.cluster import Cluster, running_cluster
 from tests.cluster.matrix.faults import FAULTS
 from tests.cluster.matrix.run import Verdict, run
-from tests.cluster.network import unavailable
+from tests.cluster.network import need_namespaces
 
 SEED = int(os.environ.get("MQNODE_FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
 SOAK_RUNS = 40
@@ -60,8 +60,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def verdict() -> Iterator[Callable[[str], Verdict]]:
-    if reason := unavailable():
-        pytest.skip(reason)
+    need_namespaces()
     with ExitStack() as stack:
         yield Runs(stack).verdict
 
@@ -77,8 +76,7 @@ def test_cell(verdict: Callable[[str], Verdict], name: str, workload: str) -> No
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("hosts", [2, 3])
 def test_any_cell_by_seed(hosts: int) -> None:
-    if reason := unavailable():
-        pytest.skip(reason)
+    need_namespaces()
     print(f"MQNODE_FAULT_SEED={SEED}")
     chance = random.Random(SEED)
     wrong = []
