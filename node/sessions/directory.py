@@ -141,8 +141,8 @@ class Directory:
             return
         handler(link, answer, now_ms, **arguments)
 
-    def _on_release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
-        self.elsewhere.release(peer, answer, now_ms, cid, sid)
+    def _on_release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int, end: bool) -> None:
+        self.elsewhere.release(peer, answer, now_ms, cid, sid, end)
 
     def _on_hand_over(self, link: Link, answer: Answer, now_ms: int, to: list[int], most: int) -> None:
         answer(True, self.elsewhere.handover.give(to, most))

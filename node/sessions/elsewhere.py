@@ -117,7 +117,8 @@ class Elsewhere:
 
     # -- another host asks for a session ------------------------------------------------------------------------------------
 
-    def release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int) -> None:
+    def release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int, end: bool = False) -> None:
+        """`end`: a connection that the client has here, too. But not when that took time: the client may have come here since."""
         directory = self._directory
         record = directory.by_sid.get(sid)
         if (
@@ -133,8 +134,9 @@ class Elsewhere:
             answer(True, False)
         elif not self._may_end(cid, sid):
             directory.timers.at(now_ms + RETRY_MS, lambda later_ms: self.release(peer, answer, later_ms, cid, sid))
+        elif cid in directory.owners and not end:
+            answer(False, "the client is connected here")
         elif cid in directory.owners:
-            # It may be back here by then
             directory.end(
                 cid, directory.owners[cid], TAKEN_OVER, lambda: self.release(peer, answer, directory.now_ms, cid, sid)
             )

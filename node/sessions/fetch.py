@@ -2,6 +2,9 @@
 
 That host is asked (`release`) and hands it over. Only from one that cannot be asked is it taken, and then all others are asked
 before: one may have taken it already. Of two that are about to take the same session the host with the lower number does.
+
+Where the client is connected its session is not released at once: it may have gone there from here, before we knew. Who hears that
+and has a client that waits still asks to `end` that connection.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class Fetch:
         self._is_denied = False
         self._others: list[Link] = []  # who are to be asked before it is taken
         self._is_agreed = False  # none of them has it
+        self._ends = False  # the client's connection elsewhere, too
         self._is_over = False
         self._go_on(now_ms)
 
@@ -51,14 +55,21 @@ class Fetch:
 
     def _ask(self, peer: Link, answer: Answer) -> None:
         sid = self._directory.sessions[self._cid].sid
-        self._directory.outbox.ask(peer, "release", {"cid": self._cid, "sid": sid}, answer)
+        self._directory.outbox.ask(peer, "release", {"cid": self._cid, "sid": sid, "end": self._ends}, answer)
 
     def _answered(self, ok: bool, result: Any) -> None:
         if ok and result:
             self._released(result, self._directory.now_ms)
             return
+        if not ok:
+            self._is_connected_there()
+            return
         self._is_denied = self._is_denied or result is False  # else its link broke: it may be back at once
         self._directory.timers.at(self._directory.now_ms + RETRY_MS, self._go_on)
+
+    def _is_connected_there(self) -> None:
+        self._ends = True
+        self._directory.timers.at(self._directory.now_ms + SEEN_MS, self._go_on)
 
     def _released(self, seen: dict[int, int], now_ms: int) -> None:
         """What it has of third hosts must be here, too: it may have delivered some of it."""
@@ -84,6 +95,8 @@ class Fetch:
     def _ask_next(self, ok: bool, result: Any) -> None:
         if ok and result:
             self._released(result, self._directory.now_ms)
+        elif not ok:
+            self._is_connected_there()
         elif self._others and self._cid in self._directory.sessions:
             self._ask(self._others.pop(), self._ask_next)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,16 @@ from tests.simulation.client import Client, Ledger
 from tests.simulation.host import Host
 from tests.simulation.worker import PUBLISH, message, operation
 from tests.simulation.world import Pair, World
+
+
+def claim(cid: str, number: int, will: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a worker asks for when a client with a durable session connects."""
+    return {
+        "cid": cid, "conn": number, "clean": False, "expiry_s": 600, "durable": True, "user": None, "will": will, "info": {},
+    }  # fmt: skip
+
+
+def ignored(ok: bool, result: object) -> None: ...
 
 
 class Two:
@@ -64,23 +75,43 @@ def test_who_comes_back_while_its_session_is_asked_for_is_ended_before_it_is_han
     assert keeper is not None
     assert here is not None
     assert there is not None
-    claim = {"cid": "c0", "clean": False, "expiry_s": 600, "durable": True, "user": None, "will": None, "info": {}}
     session = keeper.directory.sessions["c0"]
     ended: dict[int, int] = {}  # connection -> whose session it was then
     granted: list[bool] = []
 
     def takeover(cid: str, conn: int, reason: int) -> None:
         ended[conn] = session.owner
-        here.call("detach", {"cid": cid, "conn": conn, "expiry_s": 600, "will": "keep"}, lambda ok, result: None)
+        here.call("detach", {"cid": cid, "conn": conn, "expiry_s": 600, "will": "keep"}, ignored)
         if len(ended) == 1:
-            here.call("claim", {**claim, "conn": 99}, lambda ok, result: None)
+            here.call("claim", claim("c0", 99), ignored)
 
     here._on_takeover = takeover  # type: ignore[method-assign]
-    there.call("claim", {**claim, "conn": 7}, lambda ok, result: granted.append(ok))
+    there.call("claim", claim("c0", 7), lambda ok, result: granted.append(ok))
     two.world.run(3000)
     assert granted == [True]
     assert len(ended) == 2
     assert ended[99] == two.a.index + 1
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["at once", "when the keeper knows whose session it is"])
+def test_who_left_a_host_that_had_not_answered_yet_is_not_ended_where_it_went(two: Two, restarts: bool) -> None:
+    """That host's request for the session comes when the client is connected here already."""
+    there = two.b.worker
+    assert there is not None
+    if restarts:
+        two.a.stop_keeper()
+        two.world.run(50)
+        two.a.start_keeper()
+        two.world.run(5)
+    there.call("claim", claim("c0", 7), ignored)
+    there.call("unclaim", {"cid": "c0", "conn": 7}, ignored)
+    two.world.run(3000)
+    assert two.client.is_connected
+    refused: list[bool] = []
+    there.call("claim", claim("c0", 8), lambda ok, result: refused.append(not ok))
+    two.world.run(3000)
+    assert refused == [False]
+    assert not two.client.is_connected
 
 
 class Three:
@@ -100,11 +131,8 @@ class Three:
     def mortal(self, host: Host, cid: str, delay_s: int) -> None:
         """A client with a will."""
         will = {"delay_s": delay_s, "record": message("wills", cid, 1, False, 0), "cid": cid}
-        claim = {
-            "cid": cid, "conn": len(cid), "clean": False, "expiry_s": 600, "durable": True, "user": None, "will": will, "info": {},
-        }  # fmt: skip
         assert host.worker is not None
-        host.worker.call("claim", claim, lambda ok, result: None)
+        host.worker.call("claim", claim(cid, len(cid), will), ignored)
 
     def publish(self, host: Host, cid: str) -> None:
         """A QoS 2 message for the client's session, which another host has."""
