@@ -143,7 +143,8 @@ class Interconnect:
         elif self._transport is not None and time.monotonic() - self._keeper_seen_s > KEEPER_AWAY_S:
             self._log.error("interconnect_closed", cause="the keeper does not run", effect="the peers go on without this host",
                             next="mqnode status")  # fmt: skip
-            self._stop_transport()
+            # The next keeper has to hear of them before it serves: none is known to be gone
+            self._stop_transport("the keeper of this host does not run")
 
     # -- the transport, and what it calls ---------------------------------------------------------------------------------------
 
@@ -221,12 +222,12 @@ class Interconnect:
             while any(each.queue_bytes for each in self.links().values()):
                 gevent.sleep(STOP_LOOK_S)
 
-    def _stop_transport(self) -> None:
+    def _stop_transport(self, reason: str = channel.EVICTED) -> None:
         if self._transport is not None:
             self._transport.stop()
             self._transport = None
             for node_id in list(self._keeper.up):
-                self.down(node_id, channel.EVICTED)
+                self.down(node_id, reason)
 
     def _send(self, node_id: bytes, kind: int, body: bytes) -> bool:
         return self._transport is not None and self._transport.send(node_id, kind, body)

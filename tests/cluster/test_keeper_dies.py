@@ -85,6 +85,21 @@ def test_who_went_before_its_host_could_answer_ends_no_later_connection(hosts: l
     in_sync(*hosts)
 
 
+def test_a_host_whose_keeper_was_away_for_long_does_not_go_on_without_the_others(hosts: list[Host]) -> None:
+    """It has closed its interconnect meanwhile, and that is no eviction: the others are there, and may still count on it."""
+    first, second = hosts
+    socket = second.run_dir / "keeper.sock"
+    keeper = second.signal("keeper", signal.SIGSTOP)
+    socket.unlink()
+    socket.mkdir()  # now no keeper can start
+    os.kill(keeper, signal.SIGKILL)
+    wait_for(lambda: "interconnect_closed" in second.log(), 15, second.log)
+    socket.rmdir()
+    second.wait_ready()
+    in_sync(first, second)
+    assert second.metric(f'mqnode_evictions_total{{peer="{first.name}"}}') == 0
+
+
 @pytest.mark.parametrize("where", [0, 1], ids=["here", "at-the-other-host"])
 def test_unsuback_means_all_workers_though_the_keeper_dies(hosts: list[Host], where: int) -> None:
     """It dies when it has stored that a subscription is gone, or before it could; its workers live on."""
