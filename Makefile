@@ -63,12 +63,9 @@ build: $(STAMP)
 	@flock .build.lock $(PY) setup.py --quiet build_ext --inplace
 
 $(STAMP): pyproject.toml setup.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@! command -v $(PYTHON) >/dev/null || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "mqnode needs Python 3.11 or later: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
-	@deploy/require cc:gcc
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/require ensurepip:python3-venv
-	@test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
-	  deploy/require Python.h:python3-dev
+	@PYTHON=$(PYTHON) deploy/require cc:gcc $(PYTHON):python3 venv:python3-venv Python.h:python3-dev
 	@echo "Installing what mqnode needs into .venv and compiling its core: some minutes, once."
 	@flock .build.lock bash -ec '\
 	  test -x $(PY) || $(PYTHON) -m venv .venv; \
