@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from node.peer import Context, Peer, Say
+from node.peer import Context, Peer, Say, is_whole
 from node.sessions.directory import Directory
 from storage.layout import REPLICATED
 from storage.writer import Writer
@@ -46,10 +46,8 @@ class Digests:
 
     def own(self) -> tuple[Context, DigestsOf] | None:
         """The context of this store and its digests, None while they do not fit: what a peer sent again may be ahead."""
-        is_whole = not self._writer.covered.parts and all(
-            self._writer.has_seen(peer.ahead) for peer in self._peers.values()
-        )
-        digests = self._writer.digests() if is_whole else None
+        fits = not self._writer.covered.parts and is_whole(self._writer, self._peers.values())
+        digests = self._writer.digests() if fits else None
         return None if digests is None else (self._writer.context(), digests)
 
     @property

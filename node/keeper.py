@@ -26,6 +26,7 @@ import msgspec
 
 from node import counters, keeper_counts, log, process
 from node.config import Config, load, run_dir, worker_count
+from node.heals import Heals
 from node.keeper_end import ended, failed
 from node.keeper_link import LOST, Link
 from node.replicas import PEER, Replicas
@@ -79,9 +80,12 @@ class Keeper:
                     self.store.environment, self.store.databases, self.config.limits, self.store.number
                 )
                 self.writer.drops_orphans = self.config.cluster.on_owner_down == "drop"
-                self.directory = Directory(self.writer, self.store.number, worker_count(self.config))
+                heals = Heals(self.writer, self.log)
+                self.directory = Directory(self.writer, self.store.number, worker_count(self.config), heals)
                 strict = self.config.cluster.ack_policy == "strict"
-                self.replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
+                self.replicas = replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
+                who = replicas.members, replicas.peer_up, replicas.peer_down, replicas.peer_left
+                self.tells = {each.__name__: each for each in who}  # by the interconnect process
                 self.directory.elsewhere.retired |= self.store.former
                 self.last_seq = self.writer.seq
                 contents = self.store.contents()
@@ -227,7 +231,7 @@ class Keeper:
             self.replicas.frame(body, now_ms)
         elif kind == EVENT:
             method, arguments = _decode(body)
-            getattr(self.replicas, method)(**arguments, now_ms=now_ms)
+            self.tells[method](**arguments, now_ms=now_ms)
         elif kind == HELLO:
             self._hello(link, _decode(body), now_ms)
         elif kind == LOST:

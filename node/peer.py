@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 
 from node.sessions.outbox import EVENT, REPLY, REQUEST
+from storage.writer import Writer
 
 Context = dict[int, int]  # number of a host -> its last commit that a store has, see storage/writer.pyx
 
@@ -79,3 +81,8 @@ class Peer:
         self.number = number
         self.applying.clear()
         self.waiting.clear()
+
+
+def is_whole(writer: Writer, peers: Iterable[Peer]) -> bool:
+    """Is the store one that has ever been? While peers send commits again it is `ahead` of some and lacks others."""
+    return all(writer.has_seen(peer.ahead) for peer in peers)

@@ -10,11 +10,10 @@ import msgspec
 from mesh.replication import Replication, Times
 from node import sources
 from node.digests import Digests
-from node.heals import Heals
 from node.keeper_link import Link
 from node.members import Members
 from node.old_copy import OldCopy
-from node.peer import Peer, Say, decode_context, decode_part
+from node.peer import Peer, Say, decode_context, decode_part, is_whole
 from node.peer_commits import PeerCommits
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT
@@ -49,7 +48,7 @@ class Replicas:
         self.times = Times()
         self.old_copy = OldCopy(writer, log)
         directory.elsewhere.has_all = self.has_all
-        self.heals = directory.elsewhere.heals = Heals(writer, log)
+        self.heals = directory.elsewhere.heals
         self.sources = sources.Sources(writer, directory, number, self.old_copy, self._say, self._answer)
         self._commits = PeerCommits(
             writer, directory, number, self.peers, self.heals, self.sources, self._say, self._take
@@ -75,8 +74,8 @@ class Replicas:
         """Do we have what the others have acknowledged while we were away, or are they not there? Before that nobody is served."""
         if not self._members.are_told:
             return since_start_ms > ALONE_MS
-        is_whole = all(self._writer.has_seen(peer.ahead) for peer in self.peers.values())
-        return is_whole and not self._members.expected and not self.sources.lacks_any()
+        has_all = not self._members.expected and not self.sources.lacks_any()
+        return has_all and is_whole(self._writer, self.peers.values())
 
     def disconnected(self, link: Link, now_ms: int) -> None:
         if link is self.link:

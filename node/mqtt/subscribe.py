@@ -63,8 +63,8 @@ class Subscriptions:
         suback = encode_suback(packet_id, bytes(reasons), {} if version == 5 else None)
         acknowledged = None
         if replay:
-            later = partial(self._replay_later, connection, session, replay, identifier)
-            acknowledged = (lambda: later()()) if session.sid else later()
+            what = (connection, session, replay, identifier)
+            acknowledged = partial(self._replay_now, *what) if session.sid else self._replay_later(*what)
         self._when_known(
             session, "subscribe", {"sid": session.sid, "subs": granted}, bool(granted), announced or bool(replay),
             lambda: self._subscribed(connection, suback, acknowledged),
@@ -119,7 +119,7 @@ class Subscriptions:
         self, connection: Connection, session: Session, filters: list[tuple[bytes, int]], identifier: int
     ) -> Callable[[], None]:
         """Call what is returned when SUBACK has left. They begin when the store has, too, all that any worker was told to retain
-        before it knew of the subscription: what came to it later is sent. Of a durable one all know only by its SUBACK."""
+        before it knew of the subscription: what came to it later is sent."""
         worker = self.worker
         replay = Replay(worker, connection, session, filters, identifier)
 
@@ -134,6 +134,12 @@ class Subscriptions:
             if sibling.link is not None:
                 sibling.call("barrier", {}, waiting.one_more())
         return waiting.start
+
+    def _replay_now(
+        self, connection: Connection, session: Session, filters: list[tuple[bytes, int]], identifier: int
+    ) -> None:
+        """SUBACK has left: of a durable subscription all workers know only then."""
+        self._replay_later(connection, session, filters, identifier)()
 
     # -- UNSUBSCRIBE ------------------------------------------------------------------------------------------------------
 

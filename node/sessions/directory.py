@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from node.heals import Heals
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.expiry import Expiry, is_expired
 from node.sessions.outbox import Answer, Link, Outbox
@@ -37,13 +38,13 @@ _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 
 
 class Directory:
-    def __init__(self, writer: Any, number: int, workers: int) -> None:
+    def __init__(self, writer: Any, number: int, workers: int, heals: Heals) -> None:
         """`number`: this host's, that of the sessions which it owns."""
         self.writer = writer
         self.outbox = Outbox(workers)
         self.timers = Timers()
         self.wills = Wills(writer, self.timers, self.outbox, lambda: self.elsewhere.is_first())
-        self.elsewhere = Elsewhere(self, number)
+        self.elsewhere = Elsewhere(self, number, heals)
         self.owners = Owners()
         self.sessions: dict[str, SessionRecord] = {}
         self.by_sid: dict[int, SessionRecord] = {}

@@ -39,9 +39,9 @@ def _rank(record: SessionRecord, dot: int) -> tuple[int, int, bool, int]:
 
 
 class Elsewhere:
-    def __init__(self, directory: Directory, number: int) -> None:
+    def __init__(self, directory: Directory, number: int, heals: Heals) -> None:
         self._directory = directory
-        self.number = number
+        self.number, self.heals = number, heals
         self.peers: dict[int, Link] = {}  # number -> peer that can be asked
         self.evicted: set[int] = set()
         self.members: set[int] = set()  # numbers of the cluster's hosts
@@ -50,7 +50,6 @@ class Elsewhere:
         self.has_all: Callable[[], bool] = lambda: True  # is here what every other host has?
         self.taking: set[str] = set()  # client ids whose sessions we are about to take from hosts that cannot be asked
         self._strays_due = False
-        self.heals: Heals | None = None
         self.handover = Handover(directory)
 
     def owns(self, record: SessionRecord) -> bool:
@@ -79,8 +78,7 @@ class Elsewhere:
             record.sent_qseq = max(record.sent_qseq, directory.writer.queue_of(record.sid).next_qseq - 1)
             directory.wills.lost(record.client_id, directory.now_ms)
             directory.count("takeovers_unclean")
-            if self.heals is not None:
-                self.heals.taken_over(record.owner)
+            self.heals.taken_over(record.owner)
         if record.attached:  # its host could not say when it lost the client
             record.detached_ms = directory.now_ms
             record.attached = False
@@ -231,8 +229,7 @@ class Elsewhere:
     def _merged(self, cid: str, is_ours: bool) -> None:
         """Both sides had changed the session; whose record counts?"""
         self._directory.count("merge_sessions_here" if is_ours else "merge_sessions_peer")
-        if self.heals is not None:
-            self.heals.merged(cid, is_ours)
+        self.heals.merged(cid, is_ours)
 
     def _adopt(self, theirs: SessionRecord, key: bytes, value: bytes, ours: SessionRecord | None = None) -> None:
         """Their record counts; who is connected here by ours loses the session."""
