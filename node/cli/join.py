@@ -58,7 +58,7 @@ def _by_token(config_path: str, text: str, peer: str | None) -> None:
         parsed = Token.parse(text)
     except TokenError as error:
         raise click.ClickException(str(error)) from error
-    if peer and parsed.address.rpartition(":")[0] != (peer.rpartition(":")[0] or peer) and parsed.address != peer:
+    if peer and not _addresses(peer) & _addresses(parsed.address):
         raise click.ClickException(
             f"the token is of {parsed.address}, not of {peer}: nothing was done. Take a token that was made on {peer}: "
             "mqnode cluster token create"
@@ -66,14 +66,26 @@ def _by_token(config_path: str, text: str, peer: str | None) -> None:
     ask(config_path, "join", token=text)
 
 
+def _addresses(place: str) -> set[str]:
+    """Of the host in HOST, HOST:PORT or [HOST]:PORT."""
+    import socket
+
+    host = place.rpartition(":")[0] if place.count(":") == 1 or "]:" in place else place
+    host = host.strip("[]")
+    try:
+        return {host} | {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError:
+        return {host}
+
+
 # -- approval --------------------------------------------------------------------------------------------------------------------
 
 
 def _by_approval(config_path: str, peer: str, fingerprint: str | None, as_json: bool) -> None:
     wanted = parse_fingerprint(fingerprint) if fingerprint else None
-    place = _place(peer, load_config(config_path).interconnect.bind)
     deadline = time.monotonic() + APPROVAL_S
-    found = _knock(config_path, place, deadline)
+    found = _knock(config_path, _places(peer, load_config(config_path).interconnect.bind), deadline)
+    place = found["member"]["address"]
     click.echo(f"This host  {found['fingerprint']}\nThe member {found['member_fingerprint']} at {place}", err=True)
     _compare(found["member_fingerprint"], wanted, ask_for_it=not as_json and sys.stdin.isatty())
     line = _Line()
@@ -88,26 +100,30 @@ def _by_approval(config_path: str, peer: str, fingerprint: str | None, as_json: 
     line.end()
 
 
-def _place(peer: str, bind: str) -> str:
-    """Where the member lets hosts join: by default at the port above that of its interconnect, which is as ours."""
+def _places(peer: str, bind: str) -> list[str]:
+    """Where the member may let hosts join: at the port above that of its interconnect, which by default is as ours. Who names a
+    port means the one or the other."""
     host, colon, port = peer.rpartition(":")
     if colon and port.isdigit() and (not host.count(":") or host.startswith("[")):
-        return peer
-    return f"{f'[{peer}]' if ':' in peer and not peer.startswith('[') else peer}:{int(bind.rpartition(':')[2] or 7001) + 1}"
+        return [peer, f"{host}:{int(port) + 1}"]
+    return [
+        f"{f'[{peer}]' if ':' in peer and not peer.startswith('[') else peer}:{int(bind.rpartition(':')[2] or 7001) + 1}"
+    ]
 
 
-def _knock(config_path: str, place: str, deadline: float) -> dict[str, Any]:
+def _knock(config_path: str, places: list[str], deadline: float) -> dict[str, Any]:
     line = _Line()
-    while (found := ask(config_path, "knock", peer=place)) is None:
-        line.say(f"nobody at {place} lets hosts ask yet; on the member: mqnode cluster pending")
-        if time.monotonic() > deadline:
-            raise click.ClickException(
-                f"no answer from {place}: this host is no member. Does mqnode run there, and was `mqnode cluster pending` run? "
-                "Otherwise a firewall may be between, for the port and the second one above it."
-            )
-    line.end()
-    answer: dict[str, Any] = found
-    return answer
+    while time.monotonic() < deadline:
+        for place in places:
+            found: dict[str, Any] | None = ask(config_path, "knock", peer=place)
+            if found is not None:
+                line.end()
+                return found
+            line.say(f"nobody at {place} lets hosts ask yet; on the member: mqnode cluster pending")
+    raise click.ClickException(
+        f"no answer from {' or '.join(places)}: this host is no member. Does mqnode run there, and was `mqnode cluster pending` "
+        "run? Otherwise a firewall may be between, for the port and the second one above it."
+    )
 
 
 def _compare(found: str, wanted: str | None, ask_for_it: bool) -> None:

@@ -193,7 +193,7 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
     assert "Choose another node.name" in said
     reconfigure(alone, ('name = "h2"', 'name = "h4"'))
     pending = asked(third, "cluster", "pending")
-    said = refusal(alone, "join", "--peer", address(third))
+    said = refusal(alone, "join", "--peer", f"{address(third)}:7001")
     assert pending["fingerprint"] in said, "nobody was asked whether it is the right one"
     assert "--fingerprint" in said
     assert "somebody stands between" in refusal(
