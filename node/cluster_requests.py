@@ -147,8 +147,8 @@ class ClusterRequests:
     def on_links(self) -> dict[str, Any]:
         return self._interconnect.reports.links()
 
-    def on_digest(self) -> dict[str, Any]:
-        return self._interconnect.reports.digests()
+    def on_digest(self, within_s: float) -> dict[str, Any]:
+        return self._interconnect.reports.digests(within_s)
 
     def on_heals(self) -> dict[str, Any]:
         return {"host": self._cluster.name, "heals": self._interconnect.heals()}

@@ -61,6 +61,7 @@ class Reports:
         self._own = cluster.identity.node_id
         self._links: dict[str, LinkReport] = {}
         self._heard: dict[bytes, Report] = {}
+        self._heard_s: dict[bytes, float] = {}  # when, by this host's monotonic clock
         self._degraded_since_ms: int | None = None
 
     # -- this host ------------------------------------------------------------------------------------------------------------
@@ -82,6 +83,7 @@ class Reports:
             self._links, self._degraded_since_ms, self._cluster.digest,
             None if digests is None else msgspec.convert(digests, Digests),
         )  # fmt: skip
+        self._heard_s[self._own] = time.monotonic()
         return msgspec.msgpack.encode(self._heard[self._own])
 
     def _link(self, node_id: bytes, counters: Counters, copy: dict[str, Any], now_ms: int) -> LinkReport:
@@ -109,6 +111,7 @@ class Reports:
     def heard(self, node_id: bytes, body: bytes) -> None:
         with suppress(msgspec.DecodeError):  # of a release that says it otherwise: nothing is shown of that host
             self._heard[node_id] = msgspec.msgpack.decode(body, type=Report)
+            self._heard_s[node_id] = time.monotonic()
 
     def without_table(self) -> list[str]:
         """The names of the other members that do not have the table of this host."""
@@ -190,14 +193,17 @@ class Reports:
             "warnings": [f"{self._cluster.name} has left this cluster, and serves nobody. To be a member again: mqnode join"],
         }  # fmt: skip
 
-    def digests(self) -> dict[str, Any]:
-        """What each host holds; `equal` is None while that cannot be said: hosts compare with the same commits only."""
+    def digests(self, within_s: float) -> dict[str, Any]:
+        """What each host holds, if it has said so in the last `within_s`. `equal` is None while that cannot be said: hosts
+        compare with the same commits only."""
         hosts = []
         for node in self.nodes()["nodes"]:
-            report = self._heard.get(bytes.fromhex(node["node_id"]))
-            told = report.digests if report is not None and node["state"] == "up" else None
+            node_id = bytes.fromhex(node["node_id"])
+            heard_s_ago = time.monotonic() - self._heard_s[node_id] if node_id in self._heard else None
+            is_fresh = node["state"] == "up" and heard_s_ago is not None and heard_s_ago <= within_s
+            told = self._heard[node_id].digests if is_fresh else None
             hosts.append({
-                "name": node["name"], "state": node["state"],
+                "name": node["name"], "state": node["state"], "heard_s_ago": heard_s_ago,
                 "context": None if told is None else {str(number): told.context[number] for number in sorted(told.context)},
                 "databases": None if told is None else {
                     name: {"entries": count, "digest": f"{digest:016x}"} for name, (count, digest) in told.databases.items()

@@ -9,7 +9,7 @@ import click
 from node.cli.interconnect import ask
 from node.cli.options import config_option, json_option
 
-RETRY_S, PATIENCE_S = 0.4, 10.0
+RETRY_S, PATIENCE_S = 0.1, 10.0
 EQUAL, DIFFERENT, UNKNOWN = 0, 1, 2  # exit codes
 
 
@@ -20,8 +20,9 @@ EQUAL, DIFFERENT, UNKNOWN = 0, 1, 2  # exit codes
 def digest(context: click.Context, config_path: str, as_json: bool) -> None:
     """Compare what the hosts hold: sessions, subscriptions, queues, retained messages, wills.
 
-    Each host keeps a digest of every database of its store. They are compared when the hosts have the same commits; where
-    messages keep coming, this command looks again for ten seconds. Exit code 0: equal, 1: different, 2: cannot be compared now.
+    Each host keeps a digest of every database of its store, and tells it five times a second: what it has told since this command
+    began counts. They are compared when the hosts have the same commits; where messages keep coming, this command looks again for
+    ten seconds. Exit code 0: equal, 1: different, 2: cannot be compared now.
 
     \b
     Examples:
@@ -41,11 +42,12 @@ def digest(context: click.Context, config_path: str, as_json: bool) -> None:
 def _compared(config_path: str) -> dict[str, Any]:
     import time
 
-    deadline = time.monotonic() + PATIENCE_S
+    began = time.monotonic()
     while True:
-        answer: dict[str, Any] = ask(config_path, "digest")
+        passed_s = time.monotonic() - began
+        answer: dict[str, Any] = ask(config_path, "digest", within_s=passed_s)
         are_up = all(each["state"] == "up" for each in answer["hosts"])
-        if answer["equal"] is not None or not are_up or time.monotonic() > deadline:
+        if answer["equal"] is not None or not are_up or passed_s > PATIENCE_S:
             return answer
         time.sleep(RETRY_S)
 
@@ -61,13 +63,13 @@ def _show(answer: dict[str, Any]) -> None:
     names = list(told[0]["databases"]) if told else []
     rows = [
         (
-            each["name"], each["state"],
+            each["name"], each["state"], _heard(each),
             "-" if each["context"] is None else " ".join(f"{number}:{seq}" for number, seq in each["context"].items()),
             *(_cell(each["databases"], name) for name in names),
         )
         for each in hosts
     ]  # fmt: skip
-    show_table(("HOST", "STATE", "COMMITS", *(name.upper() for name in names)), rows, "no hosts")
+    show_table(("HOST", "STATE", "HEARD", "COMMITS", *(name.upper() for name in names)), rows, "no hosts")
     click.echo()
     if answer["equal"]:
         click.echo(coloured("Equal: all hosts hold the same.", fg="green"))
@@ -81,9 +83,17 @@ def _show(answer: dict[str, Any]) -> None:
         )
         click.echo("Check the disks: the log says what differed (stores_differ). If it comes again, report it.")
     else:
-        away = [each["name"] for each in hosts if each["state"] != "up"]
-        cause = f"{', '.join(away)} cannot be asked" if away else "commits are on their way between the hosts"
+        away = [each for each in hosts if each["state"] != "up" or each["heard_s_ago"] is None]
+        silent = [f"{each['name']} (last heard: {_heard(each)})" for each in away]
+        cause = f"no answer from {', '.join(silent)}" if silent else "commits are on their way between the hosts"
         click.echo(f"Cannot be compared now: {cause}. Next: mqnode cluster status, and this command again")
+
+
+def _heard(host: dict[str, Any]) -> str:
+    from node.cli.output import duration
+
+    ago_s = host["heard_s_ago"]
+    return "never" if ago_s is None else f"{duration(ago_s)} ago"
 
 
 def _cell(databases: dict[str, Any] | None, name: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +76,21 @@ def test_hosts_that_are_in_sync_have_equal_digests(pair: tuple[Host, Host]) -> N
         assert "Equal: all hosts hold the same." in host.mqnode("cluster", "digest").stdout
     assert receive(second, "equal", 3) == [b"1", b"2", b"3"]
     wait_for(lambda: queued(first) == [0, 0], 10)
+
+
+def test_a_host_that_has_just_stopped_is_not_called_equal(pair: tuple[Host, Host]) -> None:
+    """Nobody has noticed yet; what it told before says nothing of now."""
+    first, second = pair
+    wait_for(lambda: digest(first)["equal"], 10)
+    stopped = [second.signal(name, signal.SIGSTOP) for name in ("watchdog", "interconnect")]
+    try:
+        asked = first.mqnode("cluster", "digest")
+        assert asked.returncode == 2
+        assert "no answer from h2 (last heard: " in asked.stdout
+    finally:
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+    in_sync(first, second)
 
 
 def test_what_a_disk_has_lost_is_found_and_comes_from_the_other_host(pair: tuple[Host, Host]) -> None:
