@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.broker import Broker, running, wait_for
-from tests.mqtt import PINGREQ, PINGRESP, Client, packet
+from tests.mqtt import PINGREQ, PINGRESP, Client, packet, properties, text
 from tests.placement import on_worker
 
 SIZES = (1, 50, 1000, 40_000, 70_000, 200_000)  # the larger ones fit in no slot
@@ -44,6 +44,36 @@ def test_order_holds_whatever_the_size_and_though_the_sibling_stands_still() -> 
                 os.kill(pid, signal.SIGCONT)
             for payload in sent:
                 assert subscriber.take().payload == payload
+
+
+def sent_at_once(topic: str, messages: list[tuple[bytes, dict[str, int]]]) -> bytes:
+    """MQTT 5 packets of QoS 0: (payload, properties)."""
+    return b"".join(packet(0x30, text(topic) + properties(**values) + payload) for payload, values in messages)
+
+
+def test_messages_of_one_topic_in_a_row_are_judged_one_by_one() -> None:
+    dropped = 'mqnode_messages_dropped_total{reason="too_large"}'
+    messages = [(b"%d" % number, {"message_expiry": 100} if number % 7 == 0 else {}) for number in range(COUNT)]
+    messages[50] = (bytes(200), {})
+    with (
+        running() as broker,
+        on_worker(broker, 0, "from") as publisher,
+        on_worker(broker, 1, "all") as everything,
+        on_worker(broker, 1, "small", maximum_packet_size=100) as small,
+        on_worker(broker, 1, "old", version=4) as old,
+    ):
+        own = {"row/all": everything, "row/small": small, "row/old": old}
+        for topic, client in own.items():
+            client.subscribe(topic, "row/three")
+        for topic in (*own, "row/three"):
+            publisher.send(sent_at_once(topic, messages))
+        for client in own.values():
+            expected = [(payload, values) for payload, values in messages if client is not small or len(payload) < 100]
+            for payload, values in expected * 2:
+                message = client.take()
+                assert message.payload == payload
+                assert message.properties.keys() == (values.keys() if client is not old else set())
+        assert broker.metric(dropped) == 2
 
 
 def test_a_worker_that_is_back_shares_memory_again() -> None:
