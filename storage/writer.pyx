@@ -430,6 +430,7 @@ cdef class Writer:
 
     cdef int record_erased(self, int database, bytes key, bytes value) except -1:
         """`value` is not there any more."""
+        self.mixed = self.mixed or dot_of(value) == self.dot    # then what this commit puts there next has that dot, too
         if self.recording:
             self.change_digest(database, key, value, None)
         return self.record_over(database, key, dot_of(value))

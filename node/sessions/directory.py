@@ -220,7 +220,7 @@ class Directory:
         cid = claim["cid"]
         record = self.sessions.get(cid)
         present_before = record is not None
-        epoch = now_ms if record is None else record.epoch  # of two born one after the other the later one is higher
+        epoch = now_ms if record is None else max(now_ms, record.epoch)  # of two sessions the one born later is higher
         if record is not None and (claim["clean"] or record.user != claim["user"] or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
             record = None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PACKET_IDS = range(1, 12)
 CONNECT_MS = 4000
+NEVER = 0xFFFFFFFF
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Message:
     retain: bool
     number: int  # of the publisher
     due: set[str]  # client ids whose subscription was acknowledged before it was sent
-    acked: bool = False
+    sent_ms: float
+    acked_ms: float = float("inf")
     released: bool = False  # PUBREC is here
 
 
@@ -33,12 +35,22 @@ class Ledger:
         self.messages: dict[str, Message] = {}
         self.subscribed: dict[str, set[str]] = {}  # topic -> client ids
         self.delivered: dict[str, list[str]] = {}  # client id -> message ids
+        self.all_know = True  # what is acknowledged: no host serves clients on another side of a cut
+
+    def owes_no_more(self, cid: str, topic: str | None = None) -> None:
+        """Nothing more that is not acknowledged yet and, if its session may be over (no `topic`), nothing at all."""
+        for name, cids in self.subscribed.items():
+            if topic in (None, name):
+                cids.discard(cid)
+        for message in self.messages.values():
+            if topic is None or (message.topic == topic and message.acked_ms == float("inf")):
+                message.due.discard(cid)
 
     def lost(self) -> list[str]:
         return [
             f"{message.id} ({message.topic}, QoS {message.qos}) was acknowledged and never reached {cid}"
             for message in self.messages.values()
-            if message.acked
+            if message.acked_ms < float("inf")
             for cid in sorted(message.due)
             if message.id not in self.delivered[cid]
         ]
@@ -70,10 +82,19 @@ class Ledger:
 class Client:
     def __init__(self, world: World, hosts: list[Host], ledger: Ledger, cid: str) -> None:
         self.cid = cid
+        self.expiry_s = NEVER
+        self.is_strict = True  # no fault may change its session
+        self.subscriptions: dict[str, int] = {}  # topic -> the session for which that was acknowledged
+        self.over: set[int] = set()  # sessions before its last one
+        self.left_ms = 0.0  # when its last connection that was granted ended
         self._world, self._hosts, self._ledger = world, hosts, ledger
         self.connection: Connection | None = None
         self.is_connected = False
         self._had_session = 0
+        self._born_ms: dict[int, float] = {}  # session -> when it was asked for
+        self._unsubscribed_ms: dict[str, float] = {}  # topic -> when that was acknowledged; inf: it is not yet
+        self._asked_ms = 0.0
+        self._is_unsure = False  # it has asked for a clean start, and left before it was told that it had it
         self._open: dict[int, Message] = {}  # by packet id, in the order of the first sending
         self._received: set[int] = set()
         self._number = 0
@@ -81,11 +102,12 @@ class Client:
 
     # -- what it does -----------------------------------------------------------------------------------------------------
 
-    def connect(self, host: Host) -> None:
-        self._world.say(f"{self.cid} connects at {host}")
+    def connect(self, host: Host, clean: bool = False) -> None:
+        self._world.say(f"{self.cid} connects at {host}" + " with a clean start" * clean)
         self.leave(self._world.chance(0.3))
         if host.worker is not None:
-            connection = self.connection = host.worker.connect(self)
+            connection = self.connection = host.worker.connect(self, clean)
+            self._asked_ms = self._world.now
             self._world.at(CONNECT_MS, lambda: self._give_up(connection))
 
     def _give_up(self, connection: Connection) -> None:
@@ -95,7 +117,8 @@ class Client:
 
     def leave(self, half_open: bool) -> None:
         """`half_open`: nobody tells the host."""
-        connection, self.connection, self.is_connected = self.connection, None, False
+        connection = self.connection
+        self._disconnected()
         if connection is not None:
             connection.out.end()
             if half_open:
@@ -109,14 +132,23 @@ class Client:
             return
         self._number += 1
         due = set(self._ledger.subscribed.get(topic, ()))
-        message = Message(f"{self.cid}-{self._number}", self.cid, topic, qos, retain, self._number, due)
+        id, now_ms = f"{self.cid}-{self._number}", self._world.now
+        message = Message(id, self.cid, topic, qos, retain, self._number, due, now_ms)
         self._ledger.messages[message.id] = message
         self._open[free[0]] = message
         self._send(free[0], message)
 
     def subscribe(self, topic: str) -> None:
         if self.is_connected and self.connection is not None:
+            self._unsubscribed_ms.pop(topic, None)
             self.connection.back.send(("subscribe", topic))
+
+    def unsubscribe(self, topic: str) -> None:
+        if self.is_connected and self.connection is not None:
+            self.subscriptions.pop(topic, None)
+            self._unsubscribed_ms[topic] = float("inf")
+            self._ledger.owes_no_more(self.cid, topic)
+            self.connection.back.send(("unsubscribe", topic))
 
     def _send(self, packet_id: int, message: Message) -> None:
         assert self.connection is not None
@@ -143,31 +175,70 @@ class Client:
         self._world.at(self._world.random.choice([0, 1, 1, 40]), lambda: connection.back.send(packet))
 
     def _on_closed(self) -> None:
+        self._disconnected()
+
+    def _disconnected(self) -> None:
+        if self.is_connected:
+            self.left_ms = self._world.now
+        elif self.connection is not None and self.connection.clean:
+            self._is_unsure = True
         self.connection, self.is_connected = None, False
 
     def _on_connack(self, present: bool, sid: int) -> None:
         self._world.say(f"{self.cid} is connected, session {sid:x}")
-        if self._had_session and (not present or sid != self._had_session):
-            self._world.fault(f"session of {self.cid} is lost: {self._had_session:x}, now {sid:x}, present {present}")
+        self._judge(present, sid)
+        if sid != self._had_session:
+            self._open.clear()
+            self._received.clear()
+            self._ledger.owes_no_more(self.cid)
+            self._unsubscribed_ms.clear()
+        if not present:
+            self.over |= self._born_ms.keys()
+            self._born_ms[sid] = self._asked_ms
+        self._born_ms.setdefault(sid, 0)
         self._had_session = sid
         self.is_connected = True
         for packet_id, message in self._open.items():
             self._send(packet_id, message)
 
+    def _judge(self, present: bool, sid: int) -> None:
+        """May the server say so?"""
+        had, connection = self._had_session, self.connection
+        assert connection is not None
+        may_be_over = self._world.now - self.left_ms >= self.expiry_s * 1000
+        if connection.clean:
+            is_right = not present
+        elif not present:
+            is_right = not had or may_be_over or (not self.is_strict and self.expiry_s != NEVER)
+        else:
+            is_right = sid == had or self._is_unsure or may_be_over or not self.is_strict
+        if not is_right or (self.is_strict and sid in self.over):
+            self._world.fault(f"session of {self.cid} is lost: {had:x}, now {sid:x}, present {present}")
+
     def _on_suback(self, topic: str) -> None:
         self._world.say(f"{self.cid} has subscribed to {topic}")
-        self._ledger.subscribed.setdefault(topic, set()).add(self.cid)
+        if topic in self._unsubscribed_ms:
+            return
+        self.subscriptions[topic] = self._had_session
+        if self._ledger.all_know:
+            self._ledger.subscribed.setdefault(topic, set()).add(self.cid)
+
+    def _on_unsuback(self, topic: str) -> None:
+        self._world.say(f"{self.cid} has unsubscribed from {topic}")
+        if topic in self._unsubscribed_ms:
+            self._unsubscribed_ms[topic] = self._world.now
 
     def _on_puback(self, packet_id: int) -> None:
         message = self._open.get(packet_id)
         if message is not None and message.qos == 1:
-            message.acked = True
+            message.acked_ms = self._world.now
             del self._open[packet_id]
 
     def _on_pubrec(self, packet_id: int) -> None:
         message = self._open.get(packet_id)
         if message is not None and message.qos == 2:
-            message.acked = message.released = True
+            message.acked_ms = min(message.acked_ms, self._world.now)
+            message.released = True
             self._answer("pubrel", packet_id)
 
     def _on_pubcomp(self, packet_id: int) -> None:
@@ -177,6 +248,11 @@ class Client:
 
     def _on_publish(self, packet_id: int, qos: int, id: str) -> None:
         self._world.say(f"{self.cid} gets {id} QoS {qos}, packet id {packet_id}")
+        message = self._ledger.messages[id]
+        if message.acked_ms < self._born_ms[self._had_session]:
+            self._world.fault(f"{id} reached {self.cid}, whose session began later")
+        if self._ledger.all_know and message.sent_ms > self._unsubscribed_ms.get(message.topic, float("inf")):
+            self._world.fault(f"{id} reached {self.cid}, which had unsubscribed from {message.topic} before")
         if qos == 1:
             self._ledger.delivered[self.cid].append(id)
             self._answer("puback", packet_id)

@@ -11,13 +11,14 @@ import itertools
 from pathlib import Path
 
 from node import replicas, sources
-from storage.layout import REPLICATED
+from storage.layout import HEADER_BYTES, REPLICATED
 from storage.writer import Writer
 from tests.simulation.client import Client, Ledger
-from tests.simulation.host import CRASH_POINTS, Host
+from tests.simulation.host import CRASH_POINTS, Host, decode
 from tests.simulation.world import Pair, World
 
 FURTHER = 100_000  # of eight seeds from here on four run strict hosts, four run five hosts
+LIVES = 2_000_000  # from here on sessions end: lives.py
 JOINING = 1_000_000  # from here on one or two hosts join two or three others, which may die meanwhile
 TOPICS = ("a", "b")
 FAULTS_MS = 6000
@@ -29,11 +30,11 @@ class Scenario:
     def __init__(self, seed: int, folder: Path) -> None:
         self.world = world = World(seed)
         self.wild = seed % 2 == 1
-        strict = seed >= FURTHER and seed // 4 % 2 == 0
-        count = 5 if seed >= FURTHER and not strict else 2 + seed // 2 % 2
+        strict = FURTHER <= seed < JOINING and seed // 4 % 2 == 0
+        count = 5 if FURTHER <= seed < JOINING and not strict else 2 + seed // 2 % 2
         self.joining: list[Host] = []
         self.part_bytes = replicas.PART_BYTES
-        if seed >= JOINING:
+        if JOINING <= seed < LIVES:
             strict, count, self.part_bytes = False, 2 + seed // 2 % 2, 100
             self.joining = [Host(world, count + number, folder) for number in range(1 + seed // 4 % 2)]
         self.hosts = [Host(world, index, folder, strict) for index in range(count)]
@@ -63,6 +64,7 @@ class Scenario:
             world.at(world.random.choice([1000, world.random.uniform(500, 4000)]), lambda host=host: self._join(host))  # type: ignore[misc]
         self._faults()
         self._heal()
+        self._check()
         return world.wrong
 
     def _join(self, host: Host) -> None:
@@ -191,7 +193,6 @@ class Scenario:
                 if client.connection is None:
                     client.connect(world.random.choice(self.places))
             world.run(500)
-        self._check()
 
     def _is_quiet(self) -> bool:
         return (
@@ -216,6 +217,22 @@ class Scenario:
         found += self.ledger.lost()
         if not self.wild:
             found += self.ledger.twice() + self.ledger.disordered()
+        found += self._differences()
+        found += self._unrouted()
+        found += self._digests()
+        for client in self.clients:
+            owners = [str(host) for host in self.hosts if self._delivers(host, client.cid)]
+            at = [
+                str(host)
+                for host in self.hosts
+                if host.keeper is not None and client.cid in host.keeper.directory.owners
+            ]
+            if len(owners) != 1 or owners != at:
+                found.append(f"{client.cid}: its session is owned by {owners}, it is connected at {at}")
+
+    def _differences(self) -> list[str]:
+        """Between the stores, and what is left in them."""
+        found = []
         for host in self.hosts:
             self._sweep(host)
         contents = [self.contents(host) for host in self.hosts]
@@ -235,16 +252,22 @@ class Scenario:
                 }
             )
             found += [f"{name} differ at {key.hex()}: {[each[name].get(key) for each in contents]}" for key in keys[:3]]
-        found += self._digests()
-        for client in self.clients:
-            owners = [str(host) for host in self.hosts if self._delivers(host, client.cid)]
-            at = [
-                str(host)
-                for host in self.hosts
-                if host.keeper is not None and client.cid in host.keeper.directory.owners
+        return found
+
+    def _unrouted(self) -> list[str]:
+        """What a worker routes by are the stored subscriptions."""
+        found = []
+        for host in self.hosts:
+            if host.keeper is None or host.worker is None:
+                continue
+            sessions, subs = host.keeper.directory.by_sid, self.contents(host)["subs"]
+            stored = {(int.from_bytes(key[:8], "big"), decode(value[HEADER_BYTES:])[0]) for key, value in subs.items()}
+            found += [
+                f"{host} holds {sid:x}'s {filter}, without its session" for sid, filter in stored if sid not in sessions
             ]
-            if len(owners) != 1 or owners != at:
-                found.append(f"{client.cid}: its session is owned by {owners}, it is connected at {at}")
+            different = stored ^ host.worker.subscriptions
+            found += [f"{host} routes not as it has stored: {sid:x} {filter}" for sid, filter in sorted(different)]
+        return found
 
     def _digests(self) -> list[str]:
         """Those kept up with each change are those of what is there, and the same on all hosts."""

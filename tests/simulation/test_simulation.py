@@ -19,13 +19,17 @@ import pytest
 
 from node import replicas, sources
 from tests.simulation.kept import KEPT
-from tests.simulation.scenario import FURTHER, JOINING, Scenario
+from tests.simulation.lives import Lives
+from tests.simulation.scenario import FURTHER, JOINING, LIVES, Scenario
 
 SHM = Path("/dev/shm")
 SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
 FURTHER_SEEDS = range(FURTHER, FURTHER + 80)
 JOINING_SEEDS = range(JOINING, JOINING + 80)
-SOAK_SEEDS = range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080)
+LIVES_SEEDS = range(LIVES, LIVES + 50)
+SOAK_SEEDS = (
+    range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080), range(LIVES + 50, LIVES + 8050),
+)  # fmt: skip
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
 
@@ -33,7 +37,7 @@ FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
 def simulate(seed: int) -> tuple[list[str], list[str]]:
     """(what went wrong, what happened)"""
     folder = Path(tempfile.mkdtemp(prefix="mqnode-sim-", dir=SHM if SHM.is_dir() else None))
-    scenario = Scenario(seed, folder)
+    scenario = Lives(seed, folder) if seed >= LIVES else Scenario(seed, folder)
     kept, sources.KEPT_COMMITS = sources.KEPT_COMMITS, scenario.kept_commits
     part, replicas.PART_BYTES = replicas.PART_BYTES, scenario.part_bytes
     try:
@@ -89,6 +93,12 @@ def test_strict_and_five_hosts() -> None:
 @pytest.mark.timeout(600)  # ten seconds on two free cores
 def test_hosts_join() -> None:
     assert dict(failing(JOINING_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # five seconds on two free cores
+def test_sessions_end() -> None:
+    assert dict(failing(LIVES_SEEDS)) == {}
 
 
 @pytest.mark.soak

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tests.simulation.client import Client
 
 PUBLISH, DONE, RECEIVED, RELEASED = 1, 2, 3, 4
-NEVER = 0xFFFFFFFF
 WINDOW = 4
 Done = Callable[[bool, Any], None]
 
@@ -43,9 +42,9 @@ def operation(kind: int, body: bytes) -> bytes:
 class Connection:
     """The server's end of a client's connection."""
 
-    def __init__(self, worker: Worker, client: Client, number: int) -> None:
+    def __init__(self, worker: Worker, client: Client, number: int, clean: bool) -> None:
         world = worker.host.world
-        self.worker, self.client, self.number = worker, client, number
+        self.worker, self.client, self.number, self.clean = worker, client, number, clean
         self.sid = self.position = self.sent_before = self.until = 0
         self.present = self.closed = self.claimed = False
         self.inflight: dict[int, int] = {}  # packet id -> qseq
@@ -88,6 +87,10 @@ class Connection:
     def _on_subscribe(self, topic: str) -> None:
         arguments = {"sid": self.sid, "subs": [[topic, 2, 0]]}
         self.worker.call("subscribe", arguments, lambda ok, _: self.send("suback", topic) if ok else self.close())
+
+    def _on_unsubscribe(self, topic: str) -> None:
+        arguments = {"sid": self.sid, "filters": [topic]}
+        self.worker.call("unsubscribe", arguments, lambda ok, _: self.send("unsuback", topic) if ok else self.close())
 
     # -- the client receives ----------------------------------------------------------------------------------------------
 
@@ -266,7 +269,8 @@ class Worker:
         self.subscriptions &= {(sid, msgspec.msgpack.decode(value, type=Subscription).filter) for sid, value in stored}
 
     def _on_session_ended(self, sid: int) -> None:
-        self.subscriptions = {each for each in self.subscriptions if each[0] != sid}
+        if self.subscriptions is not None:
+            self.subscriptions = {each for each in self.subscriptions if each[0] != sid}
 
     def _on_presence(self, **_: Any) -> None: ...
 
@@ -281,12 +285,12 @@ class Worker:
 
     # -- clients ----------------------------------------------------------------------------------------------------------
 
-    def connect(self, client: Client) -> Connection:
+    def connect(self, client: Client, clean: bool) -> Connection:
         self._connections += 1
-        connection = Connection(self, client, self._connections)
+        connection = Connection(self, client, self._connections, clean)
         self.all.append(connection)
         claim = {
-            "cid": client.cid, "conn": connection.number, "clean": False, "expiry_s": NEVER, "durable": True,
+            "cid": client.cid, "conn": connection.number, "clean": clean, "expiry_s": client.expiry_s, "durable": True,
             "user": None, "will": None, "info": {},
         }  # fmt: skip
         self.call("claim", claim, lambda ok, result: self._claimed(connection, ok, result))
@@ -318,7 +322,7 @@ class Worker:
 
     def _release(self, connection: Connection) -> None:
         arguments = {
-            "cid": connection.client.cid, "conn": connection.number, "expiry_s": NEVER, "will": "drop",
+            "cid": connection.client.cid, "conn": connection.number, "expiry_s": connection.client.expiry_s, "will": "drop",
             "sent": connection.position,
         }  # fmt: skip
         self.call("detach", arguments, lambda ok, result: None)
