@@ -129,7 +129,8 @@ class Target:
         failures = [witness.failure for witness in self.witnesses if witness.failure]
         assert failures == [], failures
         assert {name: self.broker.pid(name) for name in PROCESSES} == self._pids, "a process was started anew"
-        assert self.broker.errors() == []
+        errors = self.broker.errors()
+        assert errors == [], errors
         assert self.broker.metric("mqnode_handler_errors_total") == 0
         growth = {name: self.resident(name) - self._resident[name] for name in WORKERS}
         assert max(growth.values()) < GROWTH_MAX_BYTES, growth
