@@ -1,7 +1,8 @@
 """Counters in shared memory: one file of slots, one slot a process, one writer a slot, any number of readers.
 
-A slot is 1024 unsigned 64-bit words: pid, heartbeat (CLOCK_MONOTONIC, ns), start (wall clock, s), a spare, then from
-word FIRST on one word for each name of COUNTERS, GAUGES and the buckets of ACK_LATENCY, and at the end one for each listener.
+A slot is 1024 unsigned 64-bit words: pid, heartbeat (CLOCK_MONOTONIC, ns), start (wall clock, s), how often it was started,
+then from word FIRST on one word for each name of COUNTERS, GAUGES and the buckets of ACK_LATENCY, and at the end two for each
+listener.
 A worker that is started anew continues its slot's counters and zeroes its gauges.
 """
 
@@ -19,7 +20,7 @@ SLOT_BYTES = 8192
 FIRST = 16
 KEEPER, ADMIN, WATCHDOG, INTERCONNECT, WORKER_0 = 0, 1, 2, 3, 8
 SLOTS = WORKER_0 + 48
-PID, HEARTBEAT_NS, STARTED_S = 0, 1, 2
+PID, HEARTBEAT_NS, STARTED_S, STARTS = 0, 1, 2, 3
 
 # The order is the layout: append only within one run of a host. The compiled core reads the indexes by name at import.
 COUNTERS = (
@@ -57,6 +58,7 @@ ACK_LATENCY_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_0
 NAMES = COUNTERS + GAUGES + tuple(f"ack_latency_{us}" for us in ACK_LATENCY_US) + ("ack_latency_sum_us",)
 LISTENERS_MAX = 64
 LISTENER_0 = SLOT_BYTES // 8 - LISTENERS_MAX  # open connections of each listener, in the order of the configuration
+CERTIFICATE_0 = LISTENER_0 - LISTENERS_MAX  # when their first certificate expires, Unix time; 0: no TLS
 INDEX = {name: FIRST + position for position, name in enumerate(NAMES)}
 
 
@@ -83,6 +85,7 @@ class Counters:
         for name in GAUGES:
             slot[INDEX[name]] = 0
         slot[STARTED_S] = int(time.time())
+        slot[STARTS] += 1
         beat(slot)
         slot[PID] = os.getpid()
         return slot

@@ -20,6 +20,8 @@ def count(slot: memoryview, writer: Writer, directory: Directory) -> None:
             slot[INDEX[name]] += by
     directory.tally.clear()
     slot[INDEX["sessions"]] = len(directory.sessions)
+    slot[INDEX["sessions_connected"]] = len(directory.attached)
+    slot[INDEX["subscriptions_shared"]] = directory.subscriptions.shared_count
     slot[INDEX["queued_messages"]] = writer.queued_messages
     slot[INDEX["queued_bytes"]] = writer.queued_bytes
     slot[INDEX["retained_messages"]] = writer.retained_messages

@@ -74,7 +74,7 @@ class Worker:
         self.auth_exchange = AuthExchange(self)
         self.requests = Requests(self)
         self.system = System(self)
-        self.factories: list[FilterFactory] = []
+        self.factories: dict[int, FilterFactory] = {}  # by the listener's place in the configuration
         self.pool = gevent.get_hub().threadpool
         self._packets: dict[int, Callable[[Connection, bytes], None]] = {
             wire.CONNECT: self._connect,
@@ -121,6 +121,8 @@ class Worker:
         self.slot[gauge["siblings_connected"]] = self.links.sibling_count
         for place, listener in enumerate(self.config.listeners[: counters.LISTENERS_MAX]):
             self.slot[counters.LISTENER_0 + place] = self.loop.connections_at(listener)
+            expires_at = self.factories[place].certificate_expires_at if place in self.factories else None
+            self.slot[counters.CERTIFICATE_0 + place] = int(expires_at or 0)
         now = time.monotonic()
         self.slot[gauge["loop_lag_us"]] = max(0, int((now - self._ticked - TICK_S) * 1e6))
         self._ticked = now
@@ -139,11 +141,11 @@ class Worker:
     def listen(self) -> None:
         """Accept clients."""
         self.factories.clear()
-        for listener in self.config.listeners:
+        for place, listener in enumerate(self.config.listeners):
             if listener.type == "unix" and self.index:
                 continue  # a path has one owner
             factory = filter_factory(listener, self.config.limits)
-            self.factories.append(factory)
+            self.factories[place] = factory
             plain = listener.type in ("tcp", "unix") and listener.proxy_protocol == "off"
             for listening in open_listener(listener):
                 self.loop.listen(listening, listener, None if plain else factory)
@@ -168,7 +170,7 @@ class Worker:
     def reload(self) -> list[str]:
         """Read users, rules and certificates anew; each keeps its old state if the new one is bad. Returns the errors."""
         errors = []
-        for part in (self.authenticator, self.authorizer, *self.factories):
+        for part in (self.authenticator, self.authorizer, *self.factories.values()):
             try:
                 part.reload()
             except Exception as error:  # a bad file must never open or close the door; the operator is told
@@ -293,6 +295,7 @@ class Worker:
         sent = 0
         if session is not None:
             sent = session.sent_until if session.sid else 0
+            self.subscriptions.count(session, -session.subscription_count, -len(session.shares or ()))
             session.detach()
             session.online = False
         number = connection.number

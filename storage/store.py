@@ -90,6 +90,11 @@ class Store:
             subscriptions = [(int.from_bytes(key[:8], "big"), value) for key, value in walk("subs")]
         return sessions, wills, subscriptions
 
+    def entries(self, name: str) -> int:
+        """Keys in a database."""
+        with self.environment.begin() as transaction:
+            return int(transaction.stat(self.databases[name])["entries"])
+
     def map_bytes(self) -> int:
         return int(self.environment.info()["map_size"])
 

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 
 from node import counters
 from node.admin import link_metrics
@@ -15,10 +21,6 @@ from node.admin.host import VERSION, Host
 
 # series -> (help, label name, {label value: counter})
 COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "mqnode_messages_received": ("PUBLISH packets received from clients", "qos", {
-        str(qos): f"publish_received_qos{qos}" for qos in range(3)}),
-    "mqnode_messages_sent": ("PUBLISH packets sent to clients", "qos", {
-        str(qos): f"publish_sent_qos{qos}" for qos in range(3)}),
     "mqnode_messages_dropped": ("Messages that a client was not given, by reason", "reason", {
         name[8:]: name for name in counters.COUNTERS if name.startswith("dropped_")}),
     "mqnode_messages_refused": ("Publishes that were not acknowledged, by reason", "reason", {
@@ -32,9 +34,9 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_connections_closed": ("Sockets closed", "", {"": "connections_closed"}),
     "mqnode_auth_failures": ("Failed logins", "", {"": "auth_failures"}),
     "mqnode_authz_denied": ("Publishes and subscriptions that a rule denied", "", {"": "authz_denied"}),
-    "mqnode_takeovers": ("Connections ended by another one with their client id", "", {"": "takeovers"}),
-    "mqnode_takeovers_unclean": ("Sessions taken over from a host that could not be asked", "", {
-        "": "takeovers_unclean"}),
+    "mqnode_takeovers": (
+        "clean: connections ended by another one with their client id; unclean: sessions taken over from a host that "
+        "could not be asked", "kind", {"clean": "takeovers", "unclean": "takeovers_unclean"}),
     "mqnode_sessions_expired": ("Sessions ended by their expiry", "", {"": "sessions_expired"}),
     "mqnode_wills_published": ("Wills published", "", {"": "wills_published"}),
     "mqnode_redispatched": ("Shared messages given to another member", "", {"": "redispatched"}),
@@ -44,7 +46,6 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_publishers_paused": ("Times that a publisher had to wait", "", {"": "publishers_paused"}),
     "mqnode_sibling_messages": ("Messages between the workers of this host", "dir", {
         "in": "sibling_messages_received", "out": "sibling_messages_sent"}),
-    "mqnode_store_commits": ("Commits of the store", "", {"": "commits"}),
     "mqnode_store_operations": ("Operations committed", "", {"": "commit_ops"}),
     "mqnode_solo_acks": ("Operations acknowledged while another host had no copy of them", "", {"": "solo_acks"}),
     "mqnode_owner_down_queued": ("Messages queued for sessions whose host was evicted", "", {"": "owner_down_queued"}),
@@ -58,16 +59,13 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_store_errors": ("Errors of the disk", "", {"": "fsync_errors"}),
 }  # fmt: skip
 GAUGES = {
-    "mqnode_connections": ("Open sockets of clients", "connections"),
     "mqnode_clients_connected": ("Connected clients", "clients_connected"),
-    "mqnode_sessions": ("Durable sessions", "sessions"),
+    "mqnode_subscriptions": ("Subscriptions, shared ones too", "subscriptions"),
     "mqnode_queue_messages": ("Messages in the queues of durable sessions", "queued_messages"),
     "mqnode_queue_bytes": ("Bytes in the queues of durable sessions", "queued_bytes"),
     "mqnode_retained_messages": ("Retained messages", "retained_messages"),
     "mqnode_output_bytes": ("Bytes that wait to be sent to clients", "output_bytes"),
     "mqnode_paused_publishers": ("Publishers that wait now", "paused_publishers"),
-    "mqnode_store_used_bytes": ("Used part of the store's map", "store_used_bytes"),
-    "mqnode_store_map_bytes": ("Size of the store's map", "store_map_bytes"),
     "mqnode_disk_full": ("1 while new messages for queues are refused", "disk_full"),
     "mqnode_degraded": ("1 while another host lacks a copy of what is stored here", "degraded"),
     "mqnode_peers": ("Other hosts that this one has met since it started", "peers"),
@@ -81,7 +79,7 @@ GAUGES = {
     "mqnode_wills_pending": ("Wills of connected or delayed clients", "wills_pending"),
 }
 PER_WORKER = (
-    "mqnode_connections", "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers",
+    "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers",
     "mqnode_loop_lag_seconds",
 )  # fmt: skip
 
@@ -102,6 +100,7 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         totals = self._host.totals()
+        yield _messages(totals)
         for name, (help_text, label, parts) in COUNTERS.items():
             family = CounterMetricFamily(name, help_text, labels=[label] if label else [])
             for value, counter in parts.items():
@@ -110,13 +109,19 @@ class _Collector:
         yield from self._gauges(totals)
         yield from self._listeners()
         yield _histogram(totals)
-        seconds = CounterMetricFamily("mqnode_store_commit_seconds", "Time spent in commits, fsync included")
-        seconds.add_metric([], totals["commit_ns"] / 1e9)
-        yield seconds
+        yield SummaryMetricFamily(
+            "mqnode_store_commit_seconds", "Commits of the store and the time they took, fsync included",
+            count_value=totals["commits"], sum_value=totals["commit_ns"] / 1e9,
+        )  # fmt: skip
         yield from link_metrics.collect(self._host)
         yield from self._processes()
 
     def _gauges(self, totals: dict[str, int]) -> Iterator[Metric]:
+        connected = totals["sessions_connected"]
+        sessions = {"connected": connected, "disconnected": max(0, totals["sessions"] - connected)}
+        yield _labelled("mqnode_sessions", "Durable sessions, by whether their client is connected", "state", sessions)
+        store = {"used": totals["store_used_bytes"], "map": totals["store_map_bytes"]}
+        yield _labelled("mqnode_store_bytes", "The store's map and its used part", "part", store)
         for name, (help_text, gauge) in GAUGES.items():
             if name not in PER_WORKER:
                 yield GaugeMetricFamily(name, help_text, value=totals[gauge])
@@ -128,13 +133,19 @@ class _Collector:
             yield family
 
     def _listeners(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily("mqnode_listener_connections", "Open sockets, by listener", labels=["listener"])
+        open_sockets: dict[str, int] = {}
+        expiry: dict[str, int] = {}
         slots = [self._host.counters.slot(counters.WORKER_0 + index) for index in range(self._host.workers)]
         for place, listener in enumerate(self._host.config.listeners[: counters.LISTENERS_MAX]):
-            family.add_metric(
-                [listener.name or listener.bind], sum(slot[counters.LISTENER_0 + place] for slot in slots)
-            )
-        yield family
+            name = listener.name or listener.bind
+            open_sockets[name] = open_sockets.get(name, 0) + sum(slot[counters.LISTENER_0 + place] for slot in slots)
+            if expires := [at for slot in slots if (at := slot[counters.CERTIFICATE_0 + place])]:
+                expiry[name] = min(expires)
+        yield _labelled("mqnode_connections", "Open sockets of clients", "listener", open_sockets)
+        yield _labelled(
+            "mqnode_cert_expiry_timestamp_seconds",
+            "When the first certificate in use expires, Unix time, by listener", "listener", expiry,
+        )  # fmt: skip
 
     def _processes(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("mqnode_process_up", "1 while its heartbeat is fresh", labels=["process"])
@@ -151,9 +162,32 @@ class _Collector:
                 memory.add_metric([name], usage["resident_bytes"])
                 cpu.add_metric([name], usage["cpu_s"])
         yield from (up, started, memory, cpu)
+        again = CounterMetricFamily("mqnode_worker_restarts", "Times that it was started anew", labels=["worker"])
+        for index in range(self._host.workers):
+            again.add_metric(
+                [str(index)], max(0, self._host.counters.slot(counters.WORKER_0 + index)[counters.STARTS] - 1)
+            )
+        yield again
         info = GaugeMetricFamily("mqnode_build_info", "Version of mqnode", labels=["version"])
         info.add_metric([VERSION], 1)
         yield info
+
+
+def _labelled(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, help_text, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
+
+
+def _messages(totals: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(
+        "mqnode_messages", "PUBLISH packets received from clients (in) and sent to them (out)", labels=["dir", "qos"]
+    )
+    for direction, counter in (("in", "publish_received"), ("out", "publish_sent")):
+        for qos in range(3):
+            family.add_metric([direction, str(qos)], totals[f"{counter}_qos{qos}"])
+    return family
 
 
 def _histogram(totals: dict[str, int]) -> Metric:

@@ -92,9 +92,17 @@ class Subscriptions:
             return codes.QUOTA_EXCEEDED, False, False
         if share is not None:
             new = session.share(share[0], share[1], options & 0x0F, identifier)
+            self.count(session, new, new)
             return options & 3, new, True
         new, told = session.subscribe(filter, options & 0x0F, identifier)
+        self.count(session, new, 0)
         return options & 3, new, told
+
+    def count(self, session: Session, by: int, shared: int) -> None:
+        """Those of durable sessions are counted by the keeper."""
+        if session.sid == 0:
+            self.worker.count("subscriptions", by)
+            self.worker.count("subscriptions_shared", shared)
 
     def _when_known(self, session: Session, method: str, arguments: dict[str, Any], changed: bool, announced: bool,
                     then: Any) -> None:  # fmt: skip
@@ -180,8 +188,11 @@ class Subscriptions:
         except ProtocolError:
             return False, False
         if share is not None:
-            return session.unshare(*share), True
+            existed = session.unshare(*share)
+            self.count(session, -existed, -existed)
+            return existed, True
         existed, told = session.unsubscribe(filter)
+        self.count(session, -existed, 0)
         return existed, told
 
 

@@ -48,6 +48,7 @@ class Directory:
         self.owners = Owners()
         self.sessions: dict[str, SessionRecord] = {}
         self.by_sid: dict[int, SessionRecord] = {}
+        self.attached: set[int] = set()  # sids of those with a client, at whichever host
         self.subscriptions = Subscriptions(writer, self.outbox)
         self.purges = Purges(writer, self.timers, self.outbox)
         self.expiry = Expiry(self)
@@ -310,9 +311,11 @@ class Directory:
     def keep(self, record: SessionRecord) -> None:
         self.sessions[record.client_id] = record
         self.by_sid[record.sid] = record
+        (self.attached.add if record.attached else self.attached.discard)(record.sid)
 
     def write(self, record: SessionRecord) -> None:
         self.writer.put("sessions", client_key(record.client_id), _encode(record))
+        (self.attached.add if record.attached else self.attached.discard)(record.sid)
 
     def end_session(self, record: SessionRecord, now_ms: int) -> None:
         """The session is over: its will is due, nothing matches it any more, its queue goes bit by bit."""
@@ -326,6 +329,7 @@ class Directory:
         if self.sessions.get(record.client_id) is record:
             del self.sessions[record.client_id]
         self.by_sid.pop(record.sid, None)
+        self.attached.discard(record.sid)
         self.outbox.broadcast("session_ended", {"sid": record.sid})
         self.purges.add(record, pass_on)
 

@@ -237,11 +237,11 @@ class Elsewhere:
         directory.writer.keep_here("sessions", key, value)
         if ours is None:
             ours = theirs
-            directory.keep(ours)
             directory.writer.queue_of(ours.sid)
         else:
             for name in SessionRecord.__struct_fields__:
                 setattr(ours, name, getattr(theirs, name))
+        directory.keep(ours)
         if ours.owner == self.number:
             return  # handed over to us: `fetch` or `given` goes on when the queue is here, too
         directory.writer.foreign.add(ours.sid)

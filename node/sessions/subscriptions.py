@@ -19,6 +19,7 @@ class Subscriptions:
     def __init__(self, writer: Any, outbox: Outbox) -> None:
         self._writer, self._outbox = writer, outbox
         self.shared: dict[int, int] = {}  # sid -> its shared subscriptions
+        self.shared_count = 0  # of all sessions
 
     def load(self, stored: list[tuple[int, bytes]]) -> None:
         for sid, value in stored:
@@ -27,6 +28,7 @@ class Subscriptions:
     def _count(self, sid: int, filter: str, by: int) -> None:
         if filter.startswith("$share/"):
             self.shared[sid] = self.shared.get(sid, 0) + by
+            self.shared_count += by
             if not self.shared[sid]:
                 del self.shared[sid]
 
@@ -65,7 +67,7 @@ class Subscriptions:
 
     def drop(self, sid: int) -> None:
         """The session is over."""
-        self.shared.pop(sid, None)
+        self.shared_count -= self.shared.pop(sid, 0)
         for key in self._writer.keys("subs", u64(sid)):
             self._writer.delete("subs", key)
 

@@ -138,7 +138,7 @@ def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
             assert client.connect(f"away{number}", **DURABLE).session_present
             assert [client.take().payload for _ in range(3)] == [b"0", b"1", b"2"]
     for each in hosts[:2]:
-        assert each.metric("mqnode_takeovers_unclean_total") == 0
+        assert each.metric('mqnode_takeovers_total{kind="unclean"}') == 0
     assert "it has left" in hosts[0].mqnode("cluster", "heal-report").stdout
     status = host.mqnode("cluster", "status")
     assert "h3 has left this cluster" in status.stdout, status.stderr

@@ -34,7 +34,7 @@ def test_the_map_grows() -> None:
         assert [int(client.take().payload[:8]) for _ in range(100)] == list(range(100))
         client.disconnect()
         assert publish(publisher, 2000) == list(range(2000))
-        assert broker.metric("mqnode_store_used_bytes") > 4 * MIB
+        assert broker.metric('mqnode_store_bytes{part="used"}') > 4 * MIB
         with subscriber(broker) as client:
             assert [int(client.take().payload[:8]) for _ in range(2000)] == list(range(2000))
         assert not broker.errors()
