@@ -177,7 +177,7 @@ class Elsewhere:
         told: list[list[Any]] = []
         for database, key, value, both in changes:
             if database == "sessions":
-                self._apply_session(key, value, both)
+                told += self._apply_session(key, value, both)
             elif database == "subs":
                 record = self._directory.by_sid.get(int.from_bytes(key[:8], "big"))
                 told += self._directory.subscriptions.apply(record, key, value)
@@ -198,7 +198,7 @@ class Elsewhere:
                 directory.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), False)
         directory.writer.strays.clear()
 
-    def _apply_session(self, key: bytes, value: bytes | None, both: bool) -> None:
+    def _apply_session(self, key: bytes, value: bytes | None, both: bool) -> list[list[Any]]:
         """`both`: they did not know of ours, nor we of theirs. Then every host has to choose the same one."""
         directory = self._directory
         stored = directory.writer.get("sessions", key)
@@ -209,12 +209,13 @@ class Elsewhere:
             is_ours = _rank(theirs, dots[0]) < _rank(ours, dots[1])
             self._merged(ours.client_id, is_ours)
             if is_ours:
-                return
+                return []
         if ours is not None and (theirs is None or theirs.sid != ours.sid):
             self.end_here(ours)
             ours = None
         if theirs is not None and value is not None:
             self._adopt(theirs, key, value, ours)
+        return directory.subscriptions.adopt(theirs) if theirs is not None and ours is None else []
 
     def end_here(self, record: SessionRecord) -> None:
         """The host that owned it has ended it."""

@@ -65,6 +65,13 @@ class Subscriptions:
             [record.sid, record.client_id, record.user, each.filter, each.options, each.identifier] for each in found
         ]
 
+    def adopt(self, record: SessionRecord) -> list[Change]:
+        """Those that came before the record of their session, as if they came now: of what is sent again the record comes last."""
+        changes = self.of(record)
+        for _, _, _, filter, *_ in changes:
+            self._count(record.sid, filter, 1)
+        return changes
+
     def drop(self, sid: int) -> None:
         """The session is over."""
         self.shared_count -= self.shared.pop(sid, 0)

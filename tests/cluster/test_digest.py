@@ -120,6 +120,7 @@ def test_a_heal_is_reported_and_the_digests_are_equal_afterwards(network: Networ
     for host in pair:
         subscribe(host, "split", f"split/{host.name}")
         publish(host, "split/x", host.name.encode())
+        subscribe(host, f"late {host.name}", f"late/{host.name}")
     network.heal()
     in_sync(first, second)
     wait_for(lambda: queued(first) == [2, 2], 20, first.log)
@@ -141,6 +142,9 @@ def test_a_heal_is_reported_and_the_digests_are_equal_afterwards(network: Networ
     ]
     assert sum(counted) > 0
     assert sorted(receive(first, "split", 2)) == [b"h1", b"h2"]
+    for host, other in (pair, pair[::-1]):  # sessions that began meanwhile are known to the workers of both
+        publish(other, f"late/{host.name}", b"for it")
+        assert receive(host, f"late {host.name}", 1) == [b"for it"]
 
 
 def heals(host: Host) -> list[dict[str, Any]]:
