@@ -43,6 +43,9 @@ def locked(path: str | Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     descriptor = os.open(f"{target}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        if os.geteuid() == 0:  # who may replace the file, as the host's user may, must be able to lock it later
+            folder = target.parent.stat()
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield target
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def test_users(mqnode: Command, folder: Path) -> None:
     assert "can no longer log in" in mqnode.fails("users", "delete", "bob", typed="n\n", code=1)
     assert mqnode.json("users", "delete", "bob", "--yes") == {"deleted": "bob"}
     assert [each["user"] for each in mqnode.json("users", "list")] == ["alice"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_users_that_root_adds_are_the_services(mqnode: Command, folder: Path) -> None:
+    service = 65534
+    os.chown(folder, service, service)
+    mqnode.json("users", "add", "alice", "--password-stdin", typed="secret\n")
+    assert {path.stat().st_uid for path in folder.glob("users*")} == {service}  # the lock, too
+    assert len(list(folder.glob("users*"))) == 2
 
 
 def test_refusals(mqnode: Command, folder: Path) -> None:
