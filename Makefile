@@ -56,8 +56,9 @@ install: build
 
 # without what an earlier build left in build/lib: it would be in the wheel, too
 wheel: $(STAMP)
-	flock .build.lock bash -ec 'rm -rf build/lib* build/bdist*; \
+	@flock .build.lock bash -ec 'rm -rf build/lib* build/bdist*; \
 	  $(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .'
+	@echo "Next, on each host: sudo deploy/install $$(ls -t dist/mqnode-*.whl | head -1)"
 
 build: $(STAMP)
 	@flock .build.lock $(PY) setup.py --quiet build_ext --inplace
