@@ -153,6 +153,7 @@ cdef class Writer:
     cdef dict buried            # number -> the same as a heap: (commit, database, key), and what is no more
     cdef readonly object covered    # parts of other hosts' snapshots: storage/covered.py
     cdef public bint covering   # what is applied is such a part
+    cdef dict theirs            # context of the host whose changes are applied
     cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
     cdef dict moved             # (sid, hash of an entry) -> its number, of those last moved from inboxes, oldest first
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
@@ -861,6 +862,7 @@ cdef class Writer:
     cdef look_ahead(self, uint64_t peer, dict context):
         """What another host changed may replace what a third one put, and that may come later."""
         cdef uint64_t number, seq
+        self.theirs = context
         self.ahead = [] if self.covering else [
             number << NUMBER_BITS | seq
             for number, seq in context.items()
@@ -1013,6 +1015,7 @@ cdef class Writer:
     def records_of(self, uint64_t peer, bytes changes, dict context):
         """Yields what of the changes is the directory's: (database name, key, value or None, is it a session that counts as much as ours?).
 
+        A session that another host has ended, without knowing what ours has done since, goes on: `renew`.
         Each is judged when the one before has been done. It says whose queues the others are.
         """
         self.look_ahead(peer, context)
@@ -1023,12 +1026,23 @@ cdef class Writer:
                     yield REPLICATED[database - BEATEN], key, None, False
             elif database == SESSIONS:
                 verdict = self.judge(database, key, ours, value, dot, context)
-                if verdict != NOTHING:
+                if verdict == NOTHING and value is None and ours is not None and not covers(context, dot_of(ours)):
+                    yield REPLICATED[database], key, None, True
+                elif verdict != NOTHING:
                     yield REPLICATED[database], key, value, verdict == BOTH
             else:
                 best = self.chosen(database, key, ours, value, dot, context)
                 if best is not ours:
                     yield REPLICATED[database], key, best, False
+
+    def renew(self, uint64_t sid):
+        """What the other host has ended with the session goes on, too: it is put anew."""
+        cdef bytes key, value
+        self.mixed = True       # bodies go along: that host has deleted them
+        for database in (SUBS, QUEUE, PACKET_IDS):
+            for key, value in self.entries(database, u64(sid)):
+                if covers(self.theirs, dot_of(value)):
+                    self.store(database, key, value, sealed(value[HEADER:], self.dot))
 
     def records_in(self, bytes changes):
         """The same, whatever we have: ours is undone."""
@@ -1098,14 +1112,20 @@ cdef class Writer:
             self.put_entry(database, sid, key, None, value)
             if self.is_settling and database == QUEUE and sid not in self.foreign:
                 self.unsettled.add(key)
-            if database == QUEUE and get_big(<const char*>key + 8) >= queue.next_qseq:
-                queue.next_qseq = get_big(<const char*>key + 8) + 1
-                if queue.next_qseq > queue.reserved:
-                    self.reserve(queue)
+            if database == QUEUE:
+                self.number_behind(queue, get_big(<const char*>key + 8))
         else:
             self.append_late(database, sid, value)
             if self.transaction.get(key, db=self.handles[database]) is None:    # else it has been given that very number here
                 self.record_over(database, key, dot)
+        return 0
+
+    cdef int number_behind(self, Queue queue, uint64_t qseq) except -1:
+        """This number has been given."""
+        if qseq >= queue.next_qseq:
+            queue.next_qseq = qseq + 1
+            if queue.next_qseq > queue.reserved:
+                self.reserve(queue)
         return 0
 
     cdef int append_late(self, int database, uint64_t sid, bytes value) except -1:
@@ -1249,6 +1269,8 @@ cdef class Writer:
                     break
                 if (database, key) not in there and covers(context, dot_of(value)):
                     add_erased(found, database, key, dot_of(value))
+                elif (database, key) not in there and database == SESSIONS:     # it may have ended that
+                    add_erased(found, database, key, 0)
                 more = cursor.next()
             database, after = database + 1, b""
         return bytes(found)
@@ -1322,6 +1344,8 @@ cdef class Writer:
                 value = sealed(value[HEADER:], self.dot)
             if database == QUEUE or database == INBOX:
                 self.put_entry(database, int.from_bytes(key[:8], "big"), key, ours, value)
+                if database == QUEUE and value is not None:     # of a session that we had ended, perhaps
+                    self.number_behind(self.queue_of(get_big(<const char*>key)), get_big(<const char*>key + 8))
             elif database != BODIES or value is not None:
                 self.put_plain(database, key, ours, value)
             if database == RETAINED:

@@ -50,7 +50,7 @@ class Directory:
         self.by_sid: dict[int, SessionRecord] = {}
         self.attached: set[int] = set()  # sids of those with a client, at whichever host
         self.subscriptions = Subscriptions(writer, self.outbox)
-        self.purges = Purges(writer, self.timers, self.outbox)
+        self.purges = Purges(writer, self.timers, self.outbox, self.by_sid)
         self.expiry = Expiry(self)
         self.tally: dict[str, int] = {}
         self._claims: dict[str, deque[tuple[Link, dict[str, Any], Answer]]] = {}
@@ -330,7 +330,7 @@ class Directory:
             del self.sessions[record.client_id]
         self.by_sid.pop(record.sid, None)
         self.attached.discard(record.sid)
-        self.outbox.broadcast("session_ended", {"sid": record.sid})
+        self.outbox.broadcast("session_ended", {"sid": record.sid}, urgent=True)  # before what it has if it goes on
         self.purges.add(record, pass_on)
 
     def _on_session_delete(self, link: Link, answer: Answer, now_ms: int, cid: str) -> None:

@@ -204,6 +204,9 @@ class Elsewhere:
         stored = directory.writer.get("sessions", key)
         ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
         theirs = None if value is None else _decode_session(value[HEADER_BYTES:])
+        if both and ours is not None and theirs is None:
+            directory.writer.renew(ours.sid)  # not by its owner only: who ended it may meet us first, then know better
+            return []
         if both and ours is not None and theirs is not None:
             dots = directory.writer.dot_in(value), directory.writer.dot_at("sessions", key)
             is_ours = _rank(theirs, dots[0]) < _rank(ours, dots[1])

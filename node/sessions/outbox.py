@@ -36,9 +36,9 @@ class Outbox:
     def event(self, link: Link, method: str, arguments: dict[str, Any], urgent: bool = False) -> None:
         (self.urgent if urgent else self.frames).append((link, EVENT, [method, arguments]))
 
-    def broadcast(self, method: str, arguments: dict[str, Any]) -> None:
+    def broadcast(self, method: str, arguments: dict[str, Any], urgent: bool = False) -> None:
         for link in self.told:
-            self.event(link, method, arguments)
+            self.event(link, method, arguments, urgent)
 
     def reply(self, link: Link, number: int, ok: bool, result: Any) -> None:
         self.frames.append((link, REPLY, [number, ok, result]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from typing import Any
 
 from node.sessions.outbox import Outbox
@@ -14,8 +15,9 @@ RETRY_MS = 2000
 
 
 class Purges:
-    def __init__(self, writer: Any, timers: Timers, outbox: Outbox) -> None:
-        self._writer, self._timers, self._outbox = writer, timers, outbox
+    def __init__(self, writer: Any, timers: Timers, outbox: Outbox, there: Container[int]) -> None:
+        """`there`: sids of the sessions that there are. Another host may say that one of them goes on."""
+        self._writer, self._timers, self._outbox, self._there = writer, timers, outbox, there
         self._waiting: deque[tuple[SessionRecord, bool]] = deque()
 
     def __bool__(self) -> bool:
@@ -29,6 +31,9 @@ class Purges:
         if not self._waiting:
             return
         record, pass_on = self._waiting[0]
+        if record.sid in self._there:
+            self._waiting.popleft()
+            return
         more, shared = self._writer.purge(record.sid, ENTRIES, record.sent_qseq, pass_on)
         links = self._outbox.links
         for qseq, share, body in shared if links else ():

@@ -26,9 +26,9 @@ SHM = Path("/dev/shm")
 SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
 FURTHER_SEEDS = range(FURTHER, FURTHER + 80)
 JOINING_SEEDS = range(JOINING, JOINING + 80)
-LIVES_SEEDS = range(LIVES, LIVES + 50)
+LIVES_SEEDS = range(LIVES, LIVES + 80)
 SOAK_SEEDS = (
-    range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080), range(LIVES + 50, LIVES + 8050),
+    range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080), range(LIVES + 80, LIVES + 8080),
 )  # fmt: skip
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
