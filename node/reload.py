@@ -13,6 +13,15 @@ from node.config.show import changed_keys
 from node.process import CONFIG_FILE
 
 
+def waiting_keys(running: Config) -> list[str]:
+    """Those that the operator's file has changed since the start; none if it cannot be used."""
+    path = os.environ.get(CONFIG_FILE)
+    try:
+        return [] if path is None else changed_keys(running, load(path))
+    except ConfigError:
+        return []
+
+
 def tell_changes(running: Config, log: Any) -> list[str]:
     """Log a warning for each key that the operator's file has changed since the start. Returns what is wrong with it."""
     path = os.environ.get(CONFIG_FILE)

@@ -19,6 +19,7 @@ from node.admin.drain import Drain, DrainError, Order
 from node.admin.host import Host
 from node.admin.link import LinkError
 from node.admin.route import route
+from node.reload import waiting_keys
 from storage.layout import SessionRecord, StoreError, Subscription
 from storage.reader import Reader
 
@@ -272,7 +273,7 @@ class _Resources:
         answers, silent = self.host.ask_every_worker("reload")
         errors = [*sorted({error for answer in answers for error in answer}), *silent]
         response.status = falcon.HTTP_409 if errors else falcon.HTTP_200
-        _answer(response, {"errors": errors})
+        _answer(response, {"errors": errors, "need_restart": waiting_keys(self.host.config)})
 
     # -- leaving ----------------------------------------------------------------------------------------------------------
 

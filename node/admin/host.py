@@ -121,7 +121,7 @@ class Host:
             "messages_received": sum(totals[f"publish_received_qos{qos}"] for qos in range(3)),
             "messages_sent": sum(totals[f"publish_sent_qos{qos}"] for qos in range(3)),
             "dropped": {name[8:]: totals[name] for name in counters.COUNTERS if name.startswith("dropped_")},
-            "refused": {name[8:]: totals[name] for name in ("refused_disk_full", "refused_quota")},
+            "refused": {name[8:]: totals[name] for name in counters.COUNTERS if name.startswith("refused_")},
             "store_used_bytes": totals["store_used_bytes"],
             "listeners": [f"{each.type} {each.bind}" for each in self.config.listeners],
         }

@@ -27,11 +27,14 @@ def command(config_path: str, as_json: bool) -> None:
     from node.cli.output import printable, show_json
 
     with Api(config_path) as api:
-        errors = api.post("v1", "reload")["errors"]
+        answer = api.post("v1", "reload")
+    errors, need_restart = answer["errors"], answer.get("need_restart", [])  # an older host has none
     if as_json:
-        show_json({"errors": errors})
+        show_json(answer)
     elif not errors:
         click.echo("Users, access rules and certificates are read anew.")
+    if need_restart and not as_json:
+        click.echo(f"Without effect before a restart of the host: {', '.join(need_restart)}")
     for error in [] if as_json else errors:
         click.echo(f"Error: {printable(error)}", err=True)
     if errors and not as_json:

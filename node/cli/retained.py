@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from node.cli.options import NAME, config_option, confirm, json_option, list_options, yes_option
+from node.cli.options import NAME, Unusable, config_option, confirm, json_option, list_options, yes_option
 
 
 @click.group("retained")
@@ -28,9 +28,14 @@ def list_retained(filter: str, limit: int | None, config_path: str, as_json: boo
     """
     import time
 
+    from node.auth.language import split_filter
     from node.cli.api import Api
-    from node.cli.output import duration, show_json, show_table, size
+    from node.cli.output import duration, printable, show_json, show_table, size
 
+    try:
+        split_filter(filter)
+    except ValueError as error:
+        raise Unusable(f"'{printable(filter)}' is no filter: {error}.") from error
     with Api(config_path) as api:
         found = api.pages("v1", "retained", key="topic", limit=limit, filter=filter)
     if as_json:

@@ -105,6 +105,8 @@ def delete_user(user: str, yes: bool, config_path: str, as_json: bool) -> None:
     from node.auth import users
 
     path = _password_file(load_config(config_path), config_path)
+    with _errors():
+        users.check_deletable(path, user)
     confirm(f"The user {printable(user)} will be deleted and can no longer log in.", "Delete it?", yes)
     with _errors():
         users.delete_user(path, user)

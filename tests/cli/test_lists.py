@@ -69,6 +69,11 @@ def test_match_names_the_members_of_shared_groups(broker: Broker, mqnode: Comman
     wait_for(lambda: mqnode.json("topics", "match", "sharing/now") == [])
 
 
+def test_a_filter_that_is_none_is_refused(mqnode: Command) -> None:
+    for filter, why in (("a/#/b", "# stands alone"), ("a+", "+ stands alone"), ("", "1 to 65535 bytes")):
+        assert why in mqnode.fails("retained", "list", filter, code=2)
+
+
 def test_match_and_limit(mqnode: Command) -> None:
     assert [each["client_id"] for each in mqnode.json("sessions", "list", "--match", "pl*")] == ["plain"]
     assert len(mqnode.json("sessions", "list", "--limit", "4")) == 4

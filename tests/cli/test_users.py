@@ -75,6 +75,7 @@ def test_refusals(mqnode: Command, folder: Path) -> None:
     assert "users passwd alice" in mqnode.fails("users", "add", "alice", "--password-stdin", typed="x\n", code=1)
     assert "users add bob" in mqnode.fails("users", "passwd", "bob", "--password-stdin", typed="x\n", code=1)
     assert "last user" in mqnode.fails("users", "delete", "alice", "--yes", code=1)
+    assert "no user bob" in mqnode.fails("users", "delete", "bob", code=1)  # not asked first
     assert "empty" in mqnode.fails("users", "add", "bob", "--password-stdin", typed="\n", code=1)
     for name in ("a:b", "new\nline", "#x"):
         text = mqnode.fails("users", "add", name, "--password-stdin", typed="x\n", code=1)
@@ -122,7 +123,7 @@ def test_a_running_host_takes_changes_over(guarded: Broker, tmp_path: Path) -> N
 
     assert log_in("alice", b"secret") == BAD_USER_OR_PASSWORD
     assert mqnode("users", "add", "alice", "--password-stdin", typed="secret\n").returncode == 0
-    assert mqnode.json("reload") == {"errors": []}
+    assert mqnode.json("reload") == {"errors": [], "need_restart": []}
     assert log_in("alice", b"secret") == 0
     with (tmp_path / "users").open("a") as file:
         file.write("broken\n")

@@ -131,6 +131,7 @@ def test_a_session_ends_when_its_expiry_has_passed(broker: Broker, clients: Clie
     left = time.monotonic()
     wait_for(lambda: broker.metric("mqnode_sessions_expired_total") > expired)
     assert time.monotonic() - left >= 0.9
+    wait_for(lambda: broker.get(f"/v1/sessions/{short.client_id}")[0] == 404)  # nothing more is kept for it
     assert not clients.connect(short.client_id, clean=False).connack.session_present
     assert clients.connect(long.client_id, clean=False).connack.session_present
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.broker import Broker, running, wait_for
+from tests.cli.command import Command
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,12 @@ def test_a_changed_key_is_named_once(broker: Broker) -> None:
     assert [each["key"] for each in told] == ["node.workers", "limits.max_packet_bytes"]
     assert {each["level"] for each in told} == {"warning"}
     assert {each["next"] for each in told} == {"systemctl restart mqnode"}
-    assert broker.get("/v1/reload", method="POST") == (200, {"errors": []})
+    waiting = ["node.workers", "limits.max_packet_bytes"]
+    assert broker.get("/v1/reload", method="POST") == (200, {"errors": [], "need_restart": waiting})
     assert len(logged(broker, "config_change_waits")) == 4  # not from each worker
+    done = Command(broker.config)("reload")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1:] == [f"Without effect before a restart of the host: {', '.join(waiting)}"]
 
 
 def test_an_unusable_file_is_told_and_kills_nothing(broker: Broker) -> None:
