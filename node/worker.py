@@ -102,6 +102,7 @@ class Worker:
         self.links.run()
         self.listen()
         self.moves.look()
+        self._tick()  # from the moment on that it is ready, what it shows is so
         self.slot[counters.INDEX["ready"]] = 1
         self.log.info("ready", listeners=[each.bind for each in self.config.listeners])
         gevent.spawn(self.system.run)
