@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-from contextlib import suppress
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from tests.broker import Broker, running, wait_for
-from tests.mqtt import PINGREQ, PINGRESP, Client, packet, properties, text
+from tests.mqtt import PINGREQ, PINGRESP, SUBACK, UNSUBACK, Client, packet, properties, text
 from tests.placement import on_worker
 
 SIZES = (1, 50, 1000, 40_000, 70_000, 200_000)  # the larger ones fit in no slot
@@ -27,21 +31,49 @@ def reached(broker: Broker, worker: int) -> Client | None:
     return None
 
 
-def test_order_holds_whatever_the_size_and_though_the_sibling_stands_still() -> None:
+@contextmanager
+def standing_still(broker: Broker, worker: int) -> Iterator[None]:
+    """Shorter than the watchdog bears."""
+    pid = broker.signal(f"worker-{worker}", signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Broker]:
+    with running() as broker:
+        yield broker
+
+
+@pytest.mark.parametrize("session", [{}, {"clean": False, "session_expiry": 100}], ids=["live", "durable"])
+@pytest.mark.parametrize("filter", ["suback/t", "$share/group/suback/t"])
+def test_suback_and_unsuback_wait_for_a_sibling_that_stands_still(
+    host: Broker, filter: str, session: dict[str, int]
+) -> None:
+    """Every worker knows of it then."""
+    with on_worker(host, 0, f"suback-{len(session)}", **session) as subscriber:
+        first, tail = struct.pack(">H", 1) + properties(), text(filter)
+        for sent, answer in ((packet(0x82, first + tail + b"\1"), SUBACK), (packet(0xA2, first + tail), UNSUBACK)):
+            with standing_still(host, 1):
+                subscriber.send(sent)
+                subscriber.nothing()
+            subscriber.expect(answer)
+
+
+def test_order_holds_whatever_the_size_and_though_the_sibling_stands_still(host: Broker) -> None:
     chance = random.Random(1)
-    with running() as broker, on_worker(broker, 0, "from") as publisher, on_worker(broker, 1, "to") as subscriber:
-        assert shares_memory(broker, 1)
+    with on_worker(host, 0, "from") as publisher, on_worker(host, 1, "to") as subscriber:
+        assert shares_memory(host, 1)
         subscriber.subscribe("siblings/t")
         for _ in range(3):
             sent = [str(number).encode().ljust(chance.choice(SIZES)) for number in range(COUNT)]
-            pid = broker.signal("worker-1", signal.SIGSTOP)
-            try:
+            with standing_still(host, 1):
                 for payload in sent:
                     publisher.publish("siblings/t", payload)
                 publisher.send(packet(PINGREQ << 4))
                 publisher.expect(PINGRESP)  # all of it waits for the sibling now
-            finally:
-                os.kill(pid, signal.SIGCONT)
             for payload in sent:
                 assert subscriber.take().payload == payload
 
