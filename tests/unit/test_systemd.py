@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import configparser
+import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from node import config
+from tests.broker import free_port, running, wait_for
+from tests.unit.sandbox import restrict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +37,26 @@ def test_the_unit_gives_the_stop_as_long_as_supervisord_takes() -> None:
     assert sum(waits_s) + config.Config().node.drain_s < unit.getint("Service", "TimeoutStopSec")
     assert unit.get("Service", "Type") == "notify"
     assert unit.get("Service", "NotifyAccess") == "all"  # the watchdog speaks, not the main process
+
+
+def test_a_host_with_an_interconnect_runs_with_what_the_unit_leaves_it() -> None:
+    with ThreadPoolExecutor(1) as restricted:  # the thread, and what it starts
+        restricted.submit(run_under_the_unit).result()
+
+
+def run_under_the_unit() -> None:
+    lines = (ROOT / "systemd/mqnode.service").read_text().splitlines()
+    keys = [line.partition("=")[::2] for line in lines if "=" in line]
+    [families] = [value for key, value in keys if key == "RestrictAddressFamilies"]
+    restrict([value for key, value in keys if key == "SystemCallFilter"], families)
+    with pytest.raises(PermissionError):
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+    with running(f'[interconnect]\nbind = "127.0.0.1:{free_port()}"\n', workers=1) as broker:
+        wait_for(lambda: broker.get("/insync")[0] == 200, 10, broker.log)
+        for name in ("keeper", "worker-0", "interconnect"):
+            assert "\nSeccomp:\t2\n" in Path(f"/proc/{broker.pid(name)}/status").read_text()
+        assert broker.stop() == 0
+        assert not broker.errors()
 
 
 def test_sysusers_and_tmpfiles(tmp_path: Path) -> None:
