@@ -50,7 +50,9 @@ class OldCopy:
             )  # fmt: skip
         return self.is_found
 
-    def known(self, number: int) -> int:
-        """Up to which commit of this host we claim to have all: of an old copy's new life nothing, so that a snapshot comes."""
+    def known(self, number: int, last: int) -> int:
+        """Up to which commit of this host we claim to have all: of an old copy's new life nothing, so that a snapshot comes; but
+        not if the host has fewer, `last`: it is one, too, and has to see that."""
+        seq: int = self._writer.peer_seq(number)
         is_former = self._writer.get("meta", META_FORMER) is not None
-        return 0 if is_former else self._writer.peer_seq(number)
+        return 0 if is_former and last >= seq else seq

@@ -63,7 +63,7 @@ class Sources:
         if peer is not self._source:
             return
         self._heard_ms = now_ms
-        if self._until is not None and self._old_copy.known(peer.number) >= self._until:
+        if self._until is not None and self._old_copy.known(peer.number, self._until) >= self._until:
             self.left(peer, now_ms)
 
     def ended(self, peer: Peer, now_ms: int) -> None:
@@ -74,7 +74,7 @@ class Sources:
 
     def _go_on(self, now_ms: int) -> None:
         for peer in list(self._waiting):
-            has = self._old_copy.known(peer.number)
+            has = self._old_copy.known(peer.number, peer.last)
             if has == 0 or peer.last - has > KEPT_COMMITS:
                 if self._source is not None:
                     continue

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import msgspec
 
@@ -85,9 +86,14 @@ class SimKeeper(Keeper):
             self.host.world.wrong.append(f"{self.host} and {facts['peer']} differ: {facts['databases']}")
 
     def _open_store(self) -> Store:
-        store = open_store(store_path(self.config.node.data_dir), 1 << 26, 1 << 30)
-        store.number = self.host.index + 1
-        return store
+        with mock.patch("storage.store.new_number", self.host.new_number):
+            return open_store(store_path(self.config.node.data_dir), 1 << 26, 1 << 30)
+
+    def end_old_copy(self) -> None:
+        """node/keeper_end.py"""
+        with mock.patch("storage.store.new_number", self.host.new_number):
+            self.store.remember(self.writer.seq)
+            self.store.renumber(self.replicas.old_copy.last)
 
     def _listen(self, path: Path) -> Any:
         return _Socket()
@@ -116,10 +122,17 @@ class SimKeeper(Keeper):
         held = list(self.held)
         super()._reach_peers()
         said = [number for number, _, frames in held[: len(held) - len(self.held)] if frames]
-        if said and self.replicas.replication.strict:
-            copied = max(other.copied.get(self.store.number, 0) for other in self.host.others)
-            if said[-1] > copied:
-                self.host.world.fault(f"{self.host} acknowledges {said[-1]}, others have up to {copied} on disk")
+        if said:
+            self._look_at_copies(said[-1])
+
+    def _look_at_copies(self, said: int) -> None:
+        """What is acknowledged is on the disk of each host in sync, and of a strict one on that of another host."""
+        replication, others = self.replicas.replication, {other.node_id: other for other in self.host.others}
+        copied = {node_id: other.copied.get(self.store.number, 0) for node_id, other in others.items()}
+        in_sync = {peer.node_id for peer, state in replication.peers.items() if state.in_sync}  # type: ignore[attr-defined]
+        lacking = [str(others[node_id]) for node_id in in_sync if copied[node_id] < said]
+        if lacking or (replication.strict and max(copied.values()) < said):
+            self.host.world.fault(f"{self.host} acknowledges {said}, on disk there is {copied}; {lacking} are in sync")
 
     def _crash(self, point: str) -> None:
         if self.crash_at == point:
@@ -199,6 +212,12 @@ class Host:
         self.worker: Worker | None = None
         self._new_worker = lambda: Worker(self)
         self._planned: float | None = None
+        self._stores = 0
+
+    def new_number(self) -> int:
+        """Of a store of this host: of its first one 1, 2, 3 …"""
+        self._stores += 1
+        return self.index + 1 + 8 * (self._stores - 1)
 
     def __str__(self) -> str:
         return "ABCDE"[self.index]
@@ -239,6 +258,10 @@ class Host:
         self.worker.keeper_came(self.keeper)
         self.wake(0)
 
+    def start_keeper_again(self) -> None:
+        if self.keeper is None and self.worker is not None:
+            self.start_keeper()
+
     def stop_keeper(self) -> None:
         if self.keeper is not None:
             keeper, self.keeper = self.keeper, None
@@ -274,6 +297,11 @@ class Host:
             keeper.turn()
         except Crashed:
             self.crashed(keeper.crash_at or "")
+            return
+        if keeper.replicas.old_copy.is_found:
+            keeper.end_old_copy()
+            self.stop_keeper()
+            self.world.at(50, self.start_keeper_again)
             return
         if keeper.more_to_send:
             self.wake(0.2)

@@ -23,4 +23,5 @@ KEPT: dict[int, str] = {
     2000185: "of a session that went on workers were told before they were told that it was over",
     2000347: "as 2000051, and a third host met the one that had ended it first",
     2000503: "numbers of a queue were given twice, and messages overwritten, after its session's end was undone",
+    3000048: "of two hosts whose disks went back in time one did not see it: the other one claimed to have nothing of it",
 }

@@ -7,9 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.simulation.client import Client
+from tests.simulation.host import Host
 from tests.simulation.scenario import TOPICS, Scenario
 
 EXPIRY_S = 2
+SPLIT_MS = 4000  # at least: more than an eviction takes
 HOUSEKEEPING_MS = 5000  # until what is over is gone everywhere
 
 
@@ -33,18 +35,32 @@ class Lives(Scenario):
             self._learn(self.clients[:2])
         if self._away_until.get(client.cid, 0) > world.now:
             return
-        if client is self.clients[1] and world.chance(0.08):
+        if client is self.clients[1] and world.chance(0.15):
             client.connect(world.random.choice(self.places), clean=True)
         elif client is self.clients[2] and world.chance(0.08):
             client.leave(world.chance(0.3))
             self._away_until[client.cid] = world.now + world.random.choice([500, 1800, 2300, 4000])
-        elif client.connection is None or world.chance(0.06):
+        elif client.connection is None or world.chance(0.12):
             client.connect(world.random.choice(self.places))
         elif world.chance(0.3):
             self._subscribes(client)
         else:
             for _ in range(world.random.choice([1, 1, 3])):
                 client.publish(world.random.choice(TOPICS), world.random.choice([1, 2]), world.chance(0.1))
+
+    def _fault(self) -> None:
+        if self.wild and self.world.chance(0.3):
+            self._split(self.world.random.choice(self.hosts))
+        else:
+            super()._fault()
+
+    def _split(self, host: Host) -> None:
+        """For long enough that both sides serve."""
+        self.world.say(f"{host} is cut off")
+        until_ms = SPLIT_MS + self.world.random.uniform(0, 3000)
+        for pair in host.pairs.values():
+            pair.cut()
+            self.world.at(until_ms, pair.heal)
 
     def _subscribes(self, client: Client) -> None:
         topic = self.world.random.choice(TOPICS)

@@ -18,6 +18,7 @@ from tests.simulation.host import CRASH_POINTS, Host, decode
 from tests.simulation.world import Pair, World
 
 FURTHER = 100_000  # of eight seeds from here on four run strict hosts, four run five hosts
+DISKS = 3_000_000  # from here on disks are lost or brought back from an earlier time: disks.py
 LIVES = 2_000_000  # from here on sessions end: lives.py
 JOINING = 1_000_000  # from here on one or two hosts join two or three others, which may die meanwhile
 TOPICS = ("a", "b")
@@ -76,10 +77,19 @@ class Scenario:
         self.hosts.append(host)
         for other in others:
             other.interconnect.tell("members", members=list(other.pairs))
-        host.start()
+        if host.interconnect.runs:
+            self._meet(host)
+        else:
+            host.start()
         if self.wild or world.chance(0.5):
             victim = world.random.choice(others)
             world.at(world.random.uniform(0, 400), lambda: self._kill(victim))
+
+    def _meet(self, host: Host) -> None:
+        """It has been there, alone."""
+        host.interconnect.tell("members", members=list(host.pairs))
+        for pair in host.pairs.values():
+            pair.open_soon()
 
     def _kill(self, host: Host) -> None:
         if host.keeper is not None and host.keeper.crash_at is None:
@@ -153,14 +163,10 @@ class Scenario:
         elif self._kills[host.index] == "keeper":
             world.say(f"keeper of {host} dies {point}")
             host.stop_keeper()
-            world.at(world.random.uniform(50, 600), lambda: self._start_keeper(host))
+            world.at(world.random.uniform(50, 600), host.start_keeper_again)
         else:
             host.stop(point)
             world.at(world.random.choice([300, 1500, 5000]), lambda: self._start(host))
-
-    def _start_keeper(self, host: Host) -> None:
-        if host.keeper is None and host.worker is not None:
-            host.start_keeper()
 
     def _start(self, host: Host) -> None:
         if not host.interconnect.runs:

@@ -18,17 +18,20 @@ from pathlib import Path
 import pytest
 
 from node import replicas, sources
+from tests.simulation.disks import Disks
 from tests.simulation.kept import KEPT
 from tests.simulation.lives import Lives
-from tests.simulation.scenario import FURTHER, JOINING, LIVES, Scenario
+from tests.simulation.scenario import DISKS, FURTHER, JOINING, LIVES, Scenario
 
 SHM = Path("/dev/shm")
 SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
 FURTHER_SEEDS = range(FURTHER, FURTHER + 80)
 JOINING_SEEDS = range(JOINING, JOINING + 80)
 LIVES_SEEDS = range(LIVES, LIVES + 80)
+DISKS_SEEDS = range(DISKS, DISKS + 40)
 SOAK_SEEDS = (
     range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080), range(LIVES + 80, LIVES + 8080),
+    range(DISKS + 40, DISKS + 4040),
 )  # fmt: skip
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
@@ -37,7 +40,8 @@ FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
 def simulate(seed: int) -> tuple[list[str], list[str]]:
     """(what went wrong, what happened)"""
     folder = Path(tempfile.mkdtemp(prefix="mqnode-sim-", dir=SHM if SHM.is_dir() else None))
-    scenario = Lives(seed, folder) if seed >= LIVES else Scenario(seed, folder)
+    kind = Disks if seed >= DISKS else Lives if seed >= LIVES else Scenario
+    scenario = kind(seed, folder)
     kept, sources.KEPT_COMMITS = sources.KEPT_COMMITS, scenario.kept_commits
     part, replicas.PART_BYTES = replicas.PART_BYTES, scenario.part_bytes
     try:
@@ -99,6 +103,12 @@ def test_hosts_join() -> None:
 @pytest.mark.timeout(600)  # five seconds on two free cores
 def test_sessions_end() -> None:
     assert dict(failing(LIVES_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # four seconds on two free cores
+def test_disks_are_lost_and_brought_back() -> None:
+    assert dict(failing(DISKS_SEEDS)) == {}
 
 
 @pytest.mark.soak
