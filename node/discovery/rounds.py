@@ -164,24 +164,26 @@ class Discovery:
     def _look(self) -> list[Found]:
         cluster = self._cluster
         own = Found(cluster.address, cluster.name, cluster.identity.node_id.hex())
-        try:
-            found: list[Found] = self._threads.apply(self._use_board, (own,))
-        except Exception as error:  # whatever a board answers: the hosts of the cluster do not depend on it
+        found: list[Found] | Exception = self._threads.apply(self._use_board, (own,))
+        if isinstance(found, Exception):  # whatever a board answers: the hosts of the cluster do not depend on it
             self._tell(
                 "board",
-                str(error) if isinstance(error, BoardError) else repr(error),
+                str(found) if isinstance(found, BoardError) else repr(found),
                 effect="hosts are found by others that find this one at most",
             )
             return []
         self._told.pop("board", None)
         return found
 
-    def _use_board(self, own: Found) -> list[Found]:
-        """In the thread."""
-        if self._board is None:
-            self._board = make(self._config, self._secret)
-        self._board.announce(own)
-        return self._board.look()
+    def _use_board(self, own: Found) -> list[Found] | Exception:
+        """In the thread; what it raised would be printed each time."""
+        try:
+            if self._board is None:
+                self._board = make(self._config, self._secret)
+            self._board.announce(own)
+            return self._board.look()
+        except Exception as error:
+            return error
 
     def _withdraw(self) -> None:
         cluster = self._cluster

@@ -128,6 +128,13 @@ def test_a_list_of_addresses_needs_no_multicast(network: Network, start: Start) 
     assert set(members(silent)) == {"h3"}
 
 
+def test_a_place_that_cannot_be_written_is_said(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "hosts").touch()  # no folder
+    [host] = start(f'method = "folder"\nfolder = "{tmp_path}/hosts"', "h1")
+    wait_for(lambda: "discovery_board" in host.log(), FORMED_S, host.log)
+    assert not host.errors()  # no traceback beside it
+
+
 def test_a_folder_without_the_secret_finds_members_again(start: Start, tmp_path: Path) -> None:
     """Nobody joins by being found. A member that has another address is found, and the folder holds no more than that."""
     text = f'method = "folder"\nfolder = "{tmp_path}/hosts"'
