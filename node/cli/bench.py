@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -72,7 +72,8 @@ def target_options(command: Command) -> Command:
         click.option("--protocol", type=click.Choice(["3.1.1", "5"]), default="3.1.1", show_default=True),
         click.option("--user", default="", help="User name of all connections."),
         click.option("--password", default="", envvar="MQNODE_BENCH_PASSWORD", show_envvar=True),
-        click.option("--prefix", default="", help="Client ids are PREFIX-0, PREFIX-1, …", metavar="PREFIX"),
+        click.option("--prefix", default="", metavar="PREFIX",
+                     help="Client ids are PREFIX-0, PREFIX-1, …; those of latency's publishers PREFIX-pub-0, …"),
         click.option("--persistent", is_flag=True, help="Sessions that outlive their connections."),
         click.option("--source", "sources", multiple=True, metavar="ADDRESS",
                      help="Connect from this address; repeat it to have more than 28,000 connections."),
@@ -138,7 +139,7 @@ def conn(duration: float, **options: Any) -> None:
     with interruptible():
         connect(load, target)
         seconds = time.monotonic() - start
-        run(load, "held", duration, lambda: False)
+        run(load, "held", duration, lambda: nobody_is_left(load))
     stats = load.stats()
     rate = stats["connects"] / seconds
     lines = [("connections", f"{stats['connects']:,} of {stats['connections']:,} ({rate:,.0f} a second)")]
@@ -176,7 +177,8 @@ def pub(
     lines = [("sent", f"{stats['sent']:,}{per_second(stats, 'sent')}")]
     if qos:
         lines.append(("not acknowledged", f"{unanswered:,}, of them refused {stats['publish_refused']:,}"))
-    finish(load, target, lines, "acknowledgement" if qos else "", {"unacknowledged": unanswered}, well=not unanswered)
+    finish(load, target, lines, "acknowledgement" if qos else "", {"unacknowledged": unanswered},
+           well=not unanswered and not stats["closed_by_server"])  # fmt: skip
 
 
 @command.command()
@@ -195,7 +197,7 @@ def sub(topic: str, qos: int, duration: float | None, messages: int | None, **op
     with interruptible():
         connect(load, target)
         wanted = messages or float("inf")
-        run(load, "received", duration, lambda: load.stats()["received"] >= wanted, messages)
+        run(load, "received", duration, lambda: load.stats()["received"] >= wanted or nobody_is_left(load), messages)
     stats = load.stats()
     lines = [("received", f"{stats['received']:,}{per_second(stats, 'received')}"), ledger(stats, stats["missing"])]
     well = not (qos and stats["missing"]) and not stats["closed_by_server"]
@@ -229,7 +231,8 @@ def latency(
     target = Target(**options)
     load = target.load(run=random.getrandbits(32))
     target.add(load, "sub", subscribe=topic, qos=qos)
-    target.add(
+    publishers = replace(target, prefix=target.prefix and f"{target.prefix}-pub")
+    publishers.add(
         load, "pub", publish=topic, qos=qos, size=size, window=window, rate=rate, fanout=1,
         messages=each_of(messages, target),
     )  # fmt: skip
@@ -240,7 +243,7 @@ def latency(
     came = stats["received"] - stats["duplicates"]
     lost = max(0, stats["acknowledged" if qos else "sent"] - came)  # what was not acknowledged was not promised
     lines = [("received", f"{stats['received']:,}{per_second(stats, 'received')}"), ledger(stats, lost)]
-    well = not (qos and (lost or stats["closed_by_server"] or stats["publish_refused"]))
+    well = not stats["closed_by_server"] and not (qos and (lost or stats["publish_refused"]))
     finish(load, target, lines, "delivery", {"lost": lost}, well=well)
 
 
@@ -276,13 +279,38 @@ def refusal(stats: dict[str, Any]) -> str:
 
 def publish(load: Load, duration: float | None, messages: int | None) -> None:
     load.publish()
-    run(load, "sent", duration, lambda: load.done, messages)
+    quiet = Quiet(load)
+
+    def is_over() -> bool:
+        """Also when the broker has closed connections and the others have sent all that is theirs."""
+        is_quiet = quiet.lasts()
+        return load.done or nobody_is_left(load) or (is_quiet and load.stats()["closed_by_server"] > 0)
+
+    run(load, "sent", duration, is_over, messages)
     load.publish(False)
-    quiet_since, seen = time.monotonic(), -1
-    while not load.done and time.monotonic() < quiet_since + QUIET_S:
+    quiet = Quiet(load)
+    while not load.done and not quiet.lasts():
         load.step(STEP_MS)
-        if seen != (seen := load.stats()["bytes_received"]):
-            quiet_since = time.monotonic()
+
+
+class Quiet:
+    """Has nothing gone to and fro for QUIET_S? Ask it often."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._since, self._seen = time.monotonic(), -1
+
+    def lasts(self) -> bool:
+        stats = self._load.stats()
+        moved = stats["bytes_received"] + stats["bytes_sent"]
+        if moved != self._seen:
+            self._since, self._seen = time.monotonic(), moved
+        return time.monotonic() > self._since + QUIET_S
+
+
+def nobody_is_left(load: Load) -> bool:
+    """Has the broker closed the connections, all of them?"""
+    return bool(load.stats()["connected"] == 0)
 
 
 def run(load: Load, count: str, duration: float | None, until: Callable[[], bool], total: int | None = None) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 
 import pytest
 
-from tests.broker import Broker, free_port
-from tests.cli.command import MQNODE, Command
+from tests.broker import Broker, free_port, running, wait_for
+from tests.cli.command import MQNODE, TIMEOUT_S, Command
 
 
 @pytest.fixture
@@ -74,6 +75,33 @@ def test_persistent_sessions_get_what_came_while_they_were_away(mqnode: Command,
     )
     stats = mqnode.json("bench", "sub", *at, *mine, "--messages", "300", "--duration", "10")
     assert (stats["received"], stats["sessions_present"], stats["lost"]) == (300, 1, 0)
+
+
+def test_a_broker_that_closes_all_connections_ends_the_run() -> None:
+    runs = (
+        ["conn", "--duration", "60"],
+        ["pub", "--qos", "1", "--messages", "900000000"],
+        ["sub"],
+        ["latency", "--duration", "60"],
+    )
+    with running(workers=1) as broker:
+        started = [
+            subprocess.Popen(
+                [MQNODE, "bench", *run, "--port", str(broker.port), "--prefix", run[0]],
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for run in runs
+        ]  # fmt: skip
+        try:
+            wait_for(lambda: broker.get("/v1/status")[1]["clients_connected"] == len(runs) + 1)
+            broker.signal("worker-0", signal.SIGKILL)
+            for process in started:
+                _, said = process.communicate(timeout=TIMEOUT_S)
+                assert process.returncode == 1, said
+                assert "connections closed by the broker" in said
+        finally:
+            for process in started:
+                process.kill()
 
 
 def test_nobody_listens(mqnode: Command) -> None:
