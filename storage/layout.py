@@ -79,6 +79,8 @@ class SessionRecord(msgspec.Struct, array_like=True):
     epoch: int  # of two records of a client id the higher one counts
     owner: int = 0  # number of the host that delivers its queue
     worker: int = 0  # of that host, which had its client last
+    is_new: bool = False  # its client asked for a new one, or had another user before: nothing older belongs to it
+    inherits: list[int] = []  # sids of sessions that its client had begun elsewhere, each without knowing of the other
 
 
 class WillRecord(msgspec.Struct, array_like=True):

@@ -48,7 +48,11 @@ def _say_more(heal: dict[str, Any]) -> None:
 
     for client_id, winner in heal["sessions"]:
         whose = "this host's record" if winner == "this host" else f"that of {heal['peer']}"
-        click.echo(printable(f"{client_id}: changed on both, {whose} counts; the messages of both are kept"))
+        click.echo(
+            printable(
+                f"{client_id}: changed on both, {whose} counts; the messages of both are kept, but those from before a clean start"
+            )
+        )
     if heal["sessions_more"]:
         click.echo(f"and {heal['sessions_more']} sessions more")
     if heal["sessions_taken_over"]:

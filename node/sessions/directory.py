@@ -231,7 +231,7 @@ class Directory:
         if record is None and claim["durable"]:
             record = SessionRecord(
                 self.writer.new_sid(), cid, claim["user"], now_ms, claim["expiry_s"], True, 0, 0, epoch,
-                self.elsewhere.number,
+                self.elsewhere.number, 0, claim["clean"] or present_before,
             )  # fmt: skip
             self.keep(record)
             self.writer.queue_of(record.sid)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from node.heals import Heals
+from node.sessions.estate import Estate, is_heir
 from node.sessions.fetch import RETRY_MS, Fetch
 from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
@@ -204,6 +205,7 @@ class Elsewhere:
         stored = directory.writer.get("sessions", key)
         ours = None if stored is None else directory.sessions.get(_decode_session(stored).client_id)
         theirs = None if value is None else _decode_session(value[HEADER_BYTES:])
+        is_other = ours is not None and theirs is not None and theirs.sid != ours.sid
         if both and ours is not None and theirs is None:
             directory.writer.renew(ours.sid)  # not by its owner only: who ended it may meet us first, then know better
             return []
@@ -212,13 +214,25 @@ class Elsewhere:
             is_ours = _rank(theirs, dots[0]) < _rank(ours, dots[1])
             self._merged(ours.client_id, is_ours)
             if is_ours:
+                if is_other and self.owns(ours) and is_heir(ours, theirs):
+                    ours.inherits.append(theirs.sid)
+                    directory.write(ours)
                 return []
-        if ours is not None and (theirs is None or theirs.sid != ours.sid):
+        estate = None
+        if ours is not None and (theirs is None or is_other):
+            if (
+                theirs is not None
+                and self.owns(ours)
+                and (ours.sid in theirs.inherits or (both and is_heir(theirs, ours)))
+            ):
+                estate = Estate(directory, ours)
             self.end_here(ours)
             ours = None
         if theirs is not None and value is not None:
             self._adopt(theirs, key, value, ours)
-        return directory.subscriptions.adopt(theirs) if theirs is not None and ours is None else []
+        if theirs is None or ours is not None:
+            return []
+        return directory.subscriptions.adopt(theirs) + (estate.leave(theirs) if estate is not None else [])
 
     def end_here(self, record: SessionRecord) -> None:
         """The host that owned it has ended it."""

@@ -78,6 +78,17 @@ class Subscriptions:
         for key in self._writer.keys("subs", u64(sid)):
             self._writer.delete("subs", key)
 
+    def inherit(self, heir: SessionRecord, left: list[Change]) -> list[Change]:
+        """Those of another session of its client. What it has subscribed to itself stands."""
+        changes = []
+        for _, _, _, filter, options, identifier in left:
+            key = subscription_key(heir.sid, filter)
+            if self._writer.get("subs", key) is None:
+                self._count(heir.sid, filter, 1)
+                self._writer.put("subs", key, _encode(Subscription(filter, options, identifier)))
+                changes.append([heir.sid, heir.client_id, heir.user, filter, options, identifier])
+        return changes
+
     def apply(self, record: SessionRecord | None, key: bytes, value: bytes | None) -> list[Change]:
         """What another host has changed."""
         stored = self._writer.get("subs", key)

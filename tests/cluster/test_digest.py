@@ -120,10 +120,14 @@ def test_a_heal_is_reported_and_the_digests_are_equal_afterwards(network: Networ
     for host in pair:
         subscribe(host, "split", f"split/{host.name}")
         publish(host, "split/x", host.name.encode())
+        subscribe(host, "born", f"born/{host.name}")
+        publish(host, f"born/{host.name}", b"1", b"2")
+        subscribe(host, "shared body", f"born/{host.name}")
+        publish(host, f"born/{host.name}", b"3")
         subscribe(host, f"late {host.name}", f"late/{host.name}")
     network.heal()
     in_sync(first, second)
-    wait_for(lambda: queued(first) == [2, 2], 20, first.log)
+    wait_for(lambda: queued(first) == [10, 10], 20, first.log)
     for host, other in (pair, pair[::-1]):
         wait_for(lambda host=host: heals(host)[0]["until_ms"] is not None, 10, host.log)
         heal = heals(host)[0]
@@ -142,6 +146,12 @@ def test_a_heal_is_reported_and_the_digests_are_equal_afterwards(network: Networ
     ]
     assert sum(counted) > 0
     assert sorted(receive(first, "split", 2)) == [b"h1", b"h2"]
+    assert receive(second, "shared body", 2) == [b"3", b"3"]
+    assert receive(second, "born", 6) == [b"1", b"2", b"3"] * 2, "begun on both sides, it has what both had"
+    publish(first, "born/h1", b"h1")
+    publish(first, "born/h2", b"h2")
+    assert receive(second, "born", 2) == [b"h1", b"h2"]
+    assert [host.metric('mqnode_messages_dropped_total{reason="session_ended"}') for host in pair] == [0, 0]
     for host, other in (pair, pair[::-1]):  # sessions that began meanwhile are known to the workers of both
         publish(other, f"late/{host.name}", b"for it")
         assert receive(host, f"late {host.name}", 1) == [b"for it"]

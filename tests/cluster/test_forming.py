@@ -40,7 +40,10 @@ def hosts(network: Network) -> Iterator[list[Host]]:
         first, *joiners, _ = hosts
         for host in hosts:
             wait_for((host.run_dir / "interconnect.sock").exists, 15, host.log)
-        leave_session(joiners[0])
+        leave_session(joiners[0], "before")
+        for host in (first, joiners[0]):
+            leave_session(host, "twice")
+            leave_session(host, "anew", clean=host is not first)
         lines = [["join", "--peer", address(first), "--token", token(first), "--json"] for _ in joiners]
         processes = [start(host, *line) for host, line in zip(joiners, lines, strict=True)]
         answers = [ended(process) for process in processes]
@@ -90,14 +93,14 @@ def refusal(host: Host, *arguments: str) -> str:
     return done.stderr
 
 
-def leave_session(host: Host) -> None:
+def leave_session(host: Host, name: str, *, clean: bool = False) -> None:
     with host.client() as client:
-        client.connect("before", clean=False, session_expiry=3600)
-        client.subscribe(("before/#", 1))
+        client.connect(name, clean=clean, session_expiry=3600)
+        client.subscribe((f"{name}/#", 1))
         client.disconnect()
     with host.client() as publisher:
         publisher.connect("publisher")
-        publisher.publish_all("before/1", b"kept", 1)
+        publisher.publish_all(f"{name}/1", host.name.encode(), 1)
         publisher.disconnect()
 
 
@@ -127,8 +130,21 @@ def test_a_session_from_before_the_join_is_everywhere(hosts: list[Host]) -> None
     in_sync(*hosts[:3])
     with hosts[2].client() as client:
         assert client.connect("before", clean=False, session_expiry=3600).session_present
-        assert client.receive().payload == b"kept"
+        assert client.take().payload == b"h2"
         client.disconnect()
+
+
+def test_two_sessions_of_a_client_from_before_the_join_are_one(hosts: list[Host]) -> None:
+    """But the client had asked at h2 for a new one: that has nothing older."""
+    in_sync(*hosts[:3])
+    with hosts[2].client() as client:
+        assert client.connect("twice", clean=False, session_expiry=3600).session_present
+        assert sorted(client.take().payload for _ in range(2)) == [b"h1", b"h2"]
+        client.nothing()
+    with hosts[2].client() as client:
+        assert client.connect("anew", clean=False, session_expiry=3600).session_present
+        assert client.take().payload == b"h2"
+        client.nothing()
 
 
 def agreed(status: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from node import replicas, sources
+from tests.simulation.births import BIRTHS, Births
 from tests.simulation.disks import Disks
 from tests.simulation.kept import KEPT
 from tests.simulation.lives import Lives
@@ -28,10 +29,11 @@ SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any fault
 FURTHER_SEEDS = range(FURTHER, FURTHER + 80)
 JOINING_SEEDS = range(JOINING, JOINING + 80)
 LIVES_SEEDS = range(LIVES, LIVES + 80)
+BIRTHS_SEEDS = range(BIRTHS + 1, BIRTHS + 161, 4)  # of two hosts
 DISKS_SEEDS = range(DISKS, DISKS + 40)
 SOAK_SEEDS = (
     range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080), range(LIVES + 80, LIVES + 8080),
-    range(DISKS + 40, DISKS + 4040),
+    range(DISKS + 40, DISKS + 4040), range(BIRTHS + 161, BIRTHS + 16_161, 4),
 )  # fmt: skip
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
@@ -40,7 +42,8 @@ FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
 def simulate(seed: int) -> tuple[list[str], list[str]]:
     """(what went wrong, what happened)"""
     folder = Path(tempfile.mkdtemp(prefix="mqnode-sim-", dir=SHM if SHM.is_dir() else None))
-    kind = Disks if seed >= DISKS else Lives if seed >= LIVES else Scenario
+    kinds = ((BIRTHS, Births), (DISKS, Disks), (LIVES, Lives), (0, Scenario))
+    kind = next(kind for first, kind in kinds if seed >= first)
     scenario = kind(seed, folder)
     kept, sources.KEPT_COMMITS = sources.KEPT_COMMITS, scenario.kept_commits
     part, replicas.PART_BYTES = replicas.PART_BYTES, scenario.part_bytes
@@ -103,6 +106,12 @@ def test_hosts_join() -> None:
 @pytest.mark.timeout(600)  # five seconds on two free cores
 def test_sessions_end() -> None:
     assert dict(failing(LIVES_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # three seconds on two free cores
+def test_sessions_of_one_client_begin_on_both_sides() -> None:
+    assert dict(failing(BIRTHS_SEEDS)) == {}
 
 
 @pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")

@@ -196,7 +196,7 @@ class WriterModel(RuleBasedStateMachine):
     def open_session(self) -> None:
         sid = self.writer.new_sid()
         assert sid not in self.state.queues
-        session = SessionRecord(**{**dict.fromkeys(SessionRecord.__struct_fields__, 0), "sid": sid,
+        session = SessionRecord(**{**dict.fromkeys(SessionRecord.__struct_fields__, 0), "sid": sid, "is_new": False, "inherits": [],
                                    "client_id": f"c{sid}", "user": None, "attached": True})  # fmt: skip
         self.writer.put("sessions", client_key(session.client_id), msgspec.msgpack.encode(session))
         self.writer.queue_of(sid)

@@ -1,0 +1,37 @@
+"""A client began a session on each side of a cut, or at two hosts before they were one cluster: one of the two counts, and gets
+what the other one has: its subscriptions, its messages, the packet ids of QoS 2 messages that the client has not released.
+
+Only the host that delivers the session which ends does this, in the commit in which it learns of the other one: when other hosts
+hear that its queue is gone, they have what became of it. It sees by itself that neither knew of the other, or else the host of the
+heir has, and says so in its record (`inherits`). A session that its client asked to be new inherits nothing older.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from storage.layout import SessionRecord, u64
+
+if TYPE_CHECKING:
+    from node.sessions.directory import Directory
+
+
+def is_heir(heir: SessionRecord, former: SessionRecord) -> bool:
+    return heir.user == former.user and not (heir.is_new and heir.created_ms >= former.created_ms)
+
+
+class Estate:
+    """Of a session that is about to end here."""
+
+    def __init__(self, directory: Directory, former: SessionRecord) -> None:
+        self._directory, self._former = directory, former
+        self._subscriptions = directory.subscriptions.of(former)
+
+    def leave(self, heir: SessionRecord) -> list[list[Any]]:
+        """To the client's other session; returns the changes of subscriptions that workers have to be told."""
+        writer = self._directory.writer
+        for key in writer.keys("packet_ids", u64(self._former.sid)):
+            if writer.get("packet_ids", u64(heir.sid) + key[8:]) is None:
+                writer.put("packet_ids", u64(heir.sid) + key[8:], writer.get("packet_ids", key))
+        writer.bequeath(self._former.sid, heir.sid)
+        return self._directory.subscriptions.inherit(heir, self._subscriptions)
