@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -134,6 +136,20 @@ def test_a_session_ends_when_its_expiry_has_passed(broker: Broker, clients: Clie
     wait_for(lambda: broker.get(f"/v1/sessions/{short.client_id}")[0] == 404)  # nothing more is kept for it
     assert not clients.connect(short.client_id, clean=False).connack.session_present
     assert clients.connect(long.client_id, clean=False).connack.session_present
+
+
+def test_who_is_gone_before_it_is_let_in_does_not_count_as_connected(broker: Broker, clients: Clients) -> None:
+    """Its session would stay for ever."""
+    expired, closed = (broker.metric(f"mqnode_{name}_total") for name in ("sessions_expired", "connections_closed"))
+    client = clients.open()
+    keeper = broker.signal("keeper", signal.SIGSTOP)
+    try:
+        client.send(connect_packet(new_name(), clean=False, session_expiry=1))
+        client.close()
+        wait_for(lambda: broker.metric("mqnode_connections_closed_total") > closed)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    wait_for(lambda: broker.metric("mqnode_sessions_expired_total") > expired)
 
 
 @pytest.mark.statement("MQTT-4.1.0-2", "MQTT-3.1.2-6")
