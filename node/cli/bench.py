@@ -57,6 +57,8 @@ class Target:
 
     def add(self, load: Load, role: str, **more: Any) -> None:
         prefix = self.prefix or f"bench-{role}-{os.getpid()}"
+        if {"+", "#"} & set(topic := more.get("publish", "")):
+            raise Unusable(f"'{printable(topic)}' is no topic: it holds a wildcard (+, #). Nothing was done.")
         version = 5 if self.protocol == "5" else 4
         try:
             load.add(self.connections, prefix=prefix, version=version, clean=not self.persistent, **more)

@@ -110,6 +110,11 @@ def test_nobody_listens(mqnode: Command) -> None:
     assert "Nothing was measured" in said
 
 
+def test_a_filter_is_no_topic(mqnode: Command) -> None:
+    for kind in ("pub", "latency"):
+        assert "wildcard" in mqnode.fails("bench", kind, "--topic", "a/#", code=2)
+
+
 def test_a_host_that_does_not_exist(mqnode: Command) -> None:
     assert "--host" in mqnode.fails("bench", "pub", "--host", "nowhere.invalid", code=2)
 

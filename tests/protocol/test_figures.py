@@ -48,9 +48,12 @@ def test_subscriptions_and_sessions_are_counted(host: Host) -> None:
         with Client(broker.port) as away:
             away.connect("away", **DURABLE)
             away.subscribe("c")
-        with Client(broker.port) as gone:
+        with Client(broker.port) as gone, Client(broker.port) as ended:
             gone.connect("gone")
             gone.subscribe("d", "$share/group/d")
+            ended.connect("ended", **DURABLE)
+            ended.subscribe("d", "$share/group/d")
+            ended.disconnect(session_expiry=0)
         wanted = {
             "subscriptions/count": b"6", "shared_subscriptions/count": b"2", "clients/connected": b"2",
             "clients/disconnected": b"1", "clients/total": b"3",
