@@ -22,7 +22,7 @@ from gevent.event import Event
 
 from node import counters, log, process
 from node.auth.authenticate import Authenticator
-from node.auth.authorize import Authorizer
+from node.auth.authorize import Action, Authorizer
 from node.auth.throttle import Throttle
 from node.config import Config, Listener, load, run_dir
 from node.core import wire
@@ -61,6 +61,7 @@ class Worker:
         self.links = Links(self)
         self.keeper = self.links.keeper
         self.clients: dict[str, Connection] = {}
+        self._denied: set[int] = set()  # numbers of connections to which a rule has denied something
         self.leaving: dict[int, list[Any]] = {}  # number -> as in HELLO: connections that are over, unconfirmed
         self.stopping = False
         self.reader: Reader = None  # type: ignore[assignment]  # opened once the keeper has made the store
@@ -318,6 +319,7 @@ class Worker:
     def left(self, connection: Connection) -> None:
         """Any connection is over, claimed or not."""
         self.count("connections_closed")
+        self._denied.discard(connection.number)
 
     # -- access rules -----------------------------------------------------------------------------------------------------
 
@@ -334,12 +336,17 @@ class Worker:
         return self.authenticator.anonymous_allowed(listener)
 
     def may_publish(self, connection: Connection, topic: bytes, qos: int, retain: bool) -> bool:
-        return self.authorizer.authorize("publish", connection.user, connection.client_id, topic.decode(), qos, retain)
+        return self._may(connection, "publish", topic.decode(), qos, retain)
 
     def may_subscribe(self, connection: Connection, filter: bytes, qos: int) -> bool:
-        return self.authorizer.authorize(
-            "subscribe", connection.user, connection.client_id, filter.decode(), qos, False
-        )
+        return self._may(connection, "subscribe", filter.decode(), qos, False)
+
+    def _may(self, connection: Connection, action: Action, name: str, qos: int, retain: bool) -> bool:
+        allowed = self.authorizer.authorize(action, connection.user, connection.client_id, name, qos, retain)
+        if not allowed and connection.number not in self._denied:  # once: who tries on and on must not fill the log
+            self._denied.add(connection.number)
+            self.access("denied", connection, action=action, topic=name)
+        return allowed
 
     def _receive_permitted(self, session: Session, topic: bytes) -> bool:
         return self.authorizer.authorize("receive", session.user, session.client_id, topic.decode(), 0, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -55,6 +56,21 @@ def test_b1_what_no_rule_grants_is_denied(broker: Guarded, watcher: Client) -> N
         assert bob.take().payload == b"mine"
     assert watcher.take().payload == b"mine"
     watcher.nothing()
+
+
+def test_the_access_log_tells_the_first_that_was_denied_to_a_connection(broker: Guarded) -> None:
+    """Once: who tries on and on must not fill the log."""
+    for _ in range(2):
+        with broker.client("bob", "told") as bob:
+            bob.publish("own/bob/told/a", b"granted")
+            for number in range(5):
+                assert bob.publish_all(f"shared/{number}", b"x").reason == NOT_AUTHORIZED
+            assert bob.subscribe("shared/a").reasons == [NOT_AUTHORIZED]
+    with broker.client("bob", "told") as bob:
+        bob.subscribe("shared/a")
+    lines = [json.loads(line) for line in broker.log().splitlines() if '"event":"denied"' in line]
+    told = [(each["action"], each["topic"], each["user"]) for each in lines if each["client_id"] == "told"]
+    assert told == [("publish", "shared/0", "bob")] * 2 + [("subscribe", "shared/a", "bob")]
 
 
 def test_s10_a_grant_is_the_language_of_its_filter(broker: Guarded) -> None:
