@@ -121,7 +121,10 @@ def test_a_client_need_not_subscribe_again(behind: Behind) -> None:
             publisher.publish_all("behind", b"%d" % number)
             with Client(behind.port) as client:
                 assert client.connect("behind", **durable(5)).session_present
-                assert client.take().payload == b"%d" % number
+                found = client.take()
+                if found.dup:  # the last PUBACK was still on its way through the balancer
+                    found = client.take()
+                assert found.payload == b"%d" % number
                 workers.add(behind.broker.get("/v1/clients/behind")[1]["worker"])
     assert workers == {0, 1}
 

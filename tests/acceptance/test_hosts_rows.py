@@ -13,7 +13,7 @@ import pytest
 from tests.broker import wait_for
 from tests.cluster.balancer import Balancer
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
-from tests.cluster.network import CLIENTS, INTERCONNECT, Network, need_namespaces
+from tests.cluster.network import CLIENTS, INTERCONNECT, Network
 from tests.mqtt import DISCONNECT, Client
 
 MESH_PORT = 7001  # as MESH has it
@@ -24,7 +24,6 @@ DURABLE: dict[str, Any] = {"clean": False, "session_expiry": 300}
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[Host, Host]]:
-    need_namespaces()
     with Network("h1", "h2") as network, running_hosts(network, interconnect=MESH) as (first, second):
         join(first, second)
         yield first, second

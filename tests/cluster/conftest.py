@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.network import Network, need_namespaces
+from tests.cluster.network import Network
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    need_namespaces()
     with Network("h1", "h2") as network:
         yield network

@@ -60,7 +60,8 @@ def need_namespaces() -> None:
 
 
 class Network:
-    """`with Network("h1", "h2") as network:` — everything in it, processes too, is gone at the end."""
+    """`with Network("h1", "h2") as network:` — everything in it, processes too, is gone at the end. Where there can be none,
+    the test is skipped."""
 
     def __init__(self, *hosts: str) -> None:
         self.hosts = hosts
@@ -69,6 +70,7 @@ class Network:
         self._prefix = f"{PREFIX}{os.getpid()}-{secrets.token_hex(2)}-"
 
     def __enter__(self) -> Network:
+        need_namespaces()
         _remove(_orphans())
         try:
             self._make()

@@ -15,7 +15,7 @@ from mesh import secret
 from tests.broker import free_port, wait_for
 from tests.cluster.boards import Etcd
 from tests.cluster.hosts import Host, join
-from tests.cluster.network import CLI, Network, need_namespaces
+from tests.cluster.network import CLI, Network
 
 FORMED_S = 15.0  # after all are ready; the promise is ten
 Start = Callable[..., list[Host]]
@@ -23,7 +23,6 @@ Start = Callable[..., list[Host]]
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    need_namespaces()
     with Network("h1", "h2", "h3") as network:
         yield network
 

@@ -15,7 +15,7 @@ from mesh.token import Token
 from tests.broker import wait_for
 from tests.cli.command import MQNODE, Command
 from tests.cluster.hosts import MESH, Host, in_sync
-from tests.cluster.network import INTERCONNECT, Network, need_namespaces
+from tests.cluster.network import INTERCONNECT, Network
 
 SEEN_S = 10.0  # generous: a busy machine
 JOIN_S = 60.0
@@ -23,7 +23,6 @@ JOIN_S = 60.0
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    need_namespaces()
     with Network("h1", "h2", "h3", "h4") as network:
         yield network
 

@@ -18,7 +18,7 @@ from tests.broker import wait_for
 from tests.cluster.balancer import SHIPPED, configuration
 from tests.cluster.boards import Zone
 from tests.cluster.hosts import MESH, TIMEOUT_S, Host, in_sync, join
-from tests.cluster.network import CLI, CLIENTS, Network, need_namespaces
+from tests.cluster.network import CLI, CLIENTS, Network
 from tests.faults.ledger import Ledger
 from tests.faults.test_kill import SEED
 from tests.mqtt import Client
@@ -40,7 +40,6 @@ MOVED_S = 10.0  # keepalived: two failed checks, or three advertisements that do
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    need_namespaces()
     with Network("h1", "h2", "lb1", "lb2") as network:
         yield network
 

@@ -13,7 +13,7 @@ import pytest
 from tests.broker import wait_for
 from tests.cluster.capture import Capture
 from tests.cluster.hosts import MESH, Host, admit, in_sync, running_hosts
-from tests.cluster.network import INTERCONNECT, Network, need_namespaces
+from tests.cluster.network import INTERCONNECT, Network
 from tests.cluster.test_digest import digest
 from tests.mqtt import PUBACK
 
@@ -25,7 +25,6 @@ TURN_S = 15
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[list[Host]]:
     """Two members, and three others."""
-    need_namespaces()
     names = [f"h{number}" for number in range(1, 6)]
     with Network(*names) as network, running_hosts(network, interconnect=MESH) as hosts:
         admit(*hosts[:2])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, admit, in_sync, running_hosts
-from tests.cluster.network import INTERCONNECT, Network, need_namespaces
+from tests.cluster.network import INTERCONNECT, Network
 from tests.cluster.test_digest import digest
 from tests.mqtt import Client
 
@@ -20,7 +20,6 @@ GRACE_S = 30  # node/sessions/elsewhere.py WILL_GRACE_MS
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[list[Host]]:
-    need_namespaces()
     with Network("h1", "h2", "h3") as network, running_hosts(network, interconnect=MESH) as hosts:
         for other in hosts[1:]:
             admit(hosts[0], other)

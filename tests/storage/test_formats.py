@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.broker import Broker, wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join
-from tests.cluster.network import Network, need_namespaces
+from tests.cluster.network import Network
 from tests.mqtt import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Client
 
 NUMBERS = [b"%d" % number for number in range(20)]
@@ -46,7 +46,6 @@ def connected(broker: Host, name: str) -> Client:
 
 
 def test_a_store_of_format_1_is_taken_over_and_reaches_the_other_hosts() -> None:
-    need_namespaces()
     with Network("h1", "h2") as network:
         first, second = (Host(network, name, interconnect=MESH) for name in network.hosts)
         try:

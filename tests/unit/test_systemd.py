@@ -59,6 +59,7 @@ def run_under_the_unit() -> None:
         assert not broker.errors()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes folders for another user")
 def test_sysusers_and_tmpfiles(tmp_path: Path) -> None:
     for name, tool in (("sysusers", "systemd-sysusers"), ("tmpfiles", "systemd-tmpfiles")):
         target = tmp_path / "etc" / f"{name}.d"
