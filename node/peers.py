@@ -53,6 +53,8 @@ class Peer:
         self._repeat = repeat
         self._next = 0
         self._waiting: dict[int, tuple[bytes, Done | None]] = {}
+        self._asking: set[str] = set()  # methods of shared questions that are under way
+        self._next_time: dict[str, list[Done]] = {}  # who shares the next one
 
     def call(self, method: str, arguments: dict[str, Any], done: Done | None = None) -> int:
         """Ask; `done(ok, result)` runs with the answer. The number of the request."""
@@ -66,6 +68,25 @@ class Peer:
         if self.link is not None:
             self.link.send(REQUEST, body)
         return self._next
+
+    def share(self, method: str, done: Done) -> None:
+        """As `call`, without arguments: whoever asks while such a question is under way shares the next one with the others."""
+        self._next_time.setdefault(method, []).append(done)
+        if method not in self._asking:
+            self._ask(method)
+
+    def _ask(self, method: str) -> None:
+        asked = self._next_time.pop(method)
+        self._asking.add(method)
+
+        def answered(ok: bool, result: Any) -> None:
+            self._asking.discard(method)
+            if method in self._next_time:
+                self._ask(method)
+            for done in asked:
+                done(ok, result)
+
+        self.call(method, {}, answered)
 
     def withdraw(self, number: int) -> None:
         """It is not asked again. Its answer may be on its way already."""

@@ -43,6 +43,17 @@ cdef class Connection(Stream):
         self.loop.stats[S_PACKETS_SENT] += 1
         return True
 
+    def asked(self):
+        """A SUBSCRIBE or UNSUBSCRIBE waits for its acknowledgement. With UNANSWERED_MAX of them no packet is read."""
+        self.unanswered += 1
+
+    def answer(self, bytes packet):
+        """Send what acknowledges it."""
+        self.unanswered -= 1
+        if self.paused:
+            self.loop.resume_wanted = True
+        self.send(packet)
+
     def accepted(self, int version, uint16_t keepalive_s, int alias_out_max):
         """CONNACK was sent: packets flow. `keepalive_s` 0: no limit."""
         self.state = CONNECTED
@@ -128,6 +139,9 @@ cdef Py_ssize_t read_packets(Connection connection, const char* p, size_t size) 
             and (connection.state == CONNECTED or connection.state < CONNECTING)):
         if unsent(connection) > loop.output_max:
             connection.unread = True
+            pause(connection)
+            break
+        if connection.unanswered >= UNANSWERED_MAX:
             pause(connection)
             break
         digits = read_varint(p + used + 1, size - used - 1, &length)

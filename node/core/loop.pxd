@@ -131,6 +131,7 @@ cdef class Connection(Stream):
     cdef uint32_t deadline_ms
     cdef uint8_t state
     cdef public uint8_t version
+    cdef uint8_t unanswered     # SUBSCRIBE and UNSUBSCRIBE packets
     cdef flag closing           # once the output is flushed
     cdef flag paused
     cdef flag unread            # paused, because it does not read its acknowledgements
@@ -235,7 +236,7 @@ cdef class Loop:
     # limits and policies
     cdef public bint allows_all
     cdef public bint refuses_publish        # cluster.allow_during_split
-    cdef readonly dict replays      # {session: topics of each replay that runs}, see replaced()
+    cdef readonly dict replays      # {session: {replay that runs: topics}}, see replaced()
     cdef public uint64_t permit_version
     cdef public object authorize    # callable(connection, topic, qos, retain) -> bool
     cdef public object reader       # storage reader

@@ -134,9 +134,10 @@ cdef enum:
     ACCEPTS = 64            # of one listener in one wake-up
     ACK_BUCKETS = 14
     PUMP_BYTES = 262144     # read from a queue at a time, and unsent at most before more is read
-    TURN_US = 5000          # that one connection keeps the others waiting, at most and but for its last packet
-    WAKE_US = 50000         # that the connections of one wake-up do so together
+    TURN_US = 1000          # that one connection keeps the others waiting, at most and but for its last packet
+    WAKE_US = 10000         # that the connections of one wake-up do so together
     STAY_MS = 25            # that what gevent does beside messages waits for us while they come
+    UNANSWERED_MAX = 64     # SUBSCRIBE and UNSUBSCRIBE packets of one client that siblings and the keeper are told of
     LINGER_MS = 2000
     UNSENT_MS = 5000        # a closing connection has so long to take what is queued
     SPARE_MEMORY = 16777216 # of freed buffers that is not given back: each wake-up would fault it in again

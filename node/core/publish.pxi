@@ -286,7 +286,10 @@ cdef int route(Loop loop, Publication* pub, Match* match, Connection publisher, 
 
 cdef int replaced(Session session, Publication* pub) except -1:
     """The client gets it: replays that run must not send what the topic had before (node/mqtt/replay.py)."""
-    for topics in session.loop.replays.get(session, ()):
+    cdef dict running = session.loop.replays.get(session)
+    if running is None:
+        return 0
+    for topics in running.values():
         topics.add(pub.topic[:pub.topic_length])
     return 0
 

@@ -10,7 +10,7 @@ topics of which its client was sent a message to be retained since it subscribed
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ class Replay:
         self._replaced: set[bytes] = set()  # the core adds to it
         self._worker = worker
         if session.attached:  # until it is detached
-            worker.loop.replays[session] = [*worker.loop.replays.get(session, ()), self._replaced]
+            worker.loop.replays.setdefault(session, {})[self] = self._replaced
         self._found = self._search()
         self._records: list[bytes] = []
         self._options = 0
@@ -90,10 +90,10 @@ class Replay:
             self._records = [record for record in self._records if record_names(record)[0] not in self._replaced]
 
     def _end(self) -> None:
-        running = self._worker.loop.replays
-        rest = [each for each in running.pop(self._session, ()) if each is not self._replaced]
-        if rest:
-            running[self._session] = rest
+        running = self._worker.loop.replays.get(self._session, {})
+        running.pop(self, None)
+        if not running:
+            self._worker.loop.replays.pop(self._session, None)
 
 
 class Replays:
@@ -102,15 +102,16 @@ class Replays:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._waiting: deque[Replay] = deque()
+        self._filters: Counter[Connection] = Counter()  # of those that wait
 
     def begin(self, replay: Replay) -> None:
         if replay.some():
             return
-        waiting = sum(len(other.filters) for other in self._waiting if other.connection is replay.connection)
-        if waiting + len(replay.filters) > _FILTERS_MAX:
+        if self._filters[replay.connection] + len(replay.filters) > _FILTERS_MAX:
             text = f"more than {_FILTERS_MAX} filters wait for their retained messages"
             self._worker.ends.drop(replay.connection, codes.QUOTA_EXCEEDED, text)
             return
+        self._filters[replay.connection] += len(replay.filters)
         self._waiting.append(replay)
         if len(self._waiting) == 1:
             gevent.spawn(self._run)
@@ -122,6 +123,11 @@ class Replays:
             done = replay.some()
             self._waiting.rotate(-1)
             if done:
-                self._waiting.pop()
+                self._forget(self._waiting.pop())
             blocked = blocked + 1 if replay.is_blocked and not done else 0
             gevent.sleep(_WAIT_S if blocked > len(self._waiting) else _REST_S)
+
+    def _forget(self, replay: Replay) -> None:
+        self._filters[replay.connection] -= len(replay.filters)
+        if not self._filters[replay.connection]:
+            del self._filters[replay.connection]

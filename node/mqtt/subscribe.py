@@ -66,7 +66,7 @@ class Subscriptions:
             what = (connection, session, replay, identifier)
             acknowledged = partial(self._replay_now, *what) if session.sid else self._replay_later(*what)
         self._when_known(
-            session, "subscribe", {"sid": session.sid, "subs": granted}, bool(granted), announced or bool(replay),
+            connection, "subscribe", {"sid": session.sid, "subs": granted}, bool(granted), announced or bool(replay),
             lambda: self._subscribed(connection, suback, acknowledged),
         )  # fmt: skip
 
@@ -104,22 +104,23 @@ class Subscriptions:
             self.worker.count("subscriptions", by)
             self.worker.count("subscriptions_shared", shared)
 
-    def _when_known(self, session: Session, method: str, arguments: dict[str, Any], changed: bool, announced: bool,
+    def _when_known(self, connection: Connection, method: str, arguments: dict[str, Any], changed: bool, announced: bool,
                     then: Any) -> None:  # fmt: skip
-        """Run `then` when the store (durable) and the siblings (announced) have the change."""
+        """Run `then`, which answers the client, when the store (durable) and the siblings (announced) have the change."""
+        connection.asked()
         waiting = Countdown(then)
-        if changed and session.sid:
+        if changed and connection.session.sid:
             self.worker.keeper.call(method, arguments, waiting.one_more())
         if announced:
             for sibling in self.worker.links.siblings.values():
                 if sibling.link is not None:
-                    sibling.call("sync", {}, waiting.one_more())
+                    sibling.share("sync", waiting.one_more())
         waiting.start()
 
     def _subscribed(self, connection: Connection, suback: bytes, acknowledged: Callable[[], None] | None) -> None:
         if connection.is_closing:
             return
-        connection.send(suback)
+        connection.answer(suback)
         if acknowledged is not None:
             acknowledged()
 
@@ -137,10 +138,10 @@ class Subscriptions:
 
         waiting = Countdown(begin)
         if worker.loop.uncommitted:
-            worker.keeper.call("barrier", {}, waiting.one_more())
+            worker.keeper.share("barrier", waiting.one_more())
         for sibling in worker.links.siblings.values():
             if sibling.link is not None:
-                sibling.call("barrier", {}, waiting.one_more())
+                sibling.share("barrier", waiting.one_more())
         return waiting.start
 
     def _replay_now(
@@ -172,8 +173,8 @@ class Subscriptions:
         self.worker.access("unsubscribe", connection, filters=gone)
         unsuback = encode_unsuback(packet_id, bytes(reasons), {} if version == 5 else None)
         self._when_known(
-            session, "unsubscribe", {"sid": session.sid, "filters": gone}, bool(gone), announced,
-            lambda: connection.send(unsuback),
+            connection, "unsubscribe", {"sid": session.sid, "filters": gone}, bool(gone), announced,
+            lambda: connection.answer(unsuback),
         )  # fmt: skip
 
     def _refuse_unsubscribe(self, connection: Connection, packet_id: int, count: int) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,3 +122,26 @@ def test_a_worker_that_is_back_shares_memory_again() -> None:
                     for number in range(COUNT):
                         assert subscriber.take().payload == b"%d" % number
             assert shares_memory(broker, killed)
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["live", "durable"])
+def test_thousands_of_subscribes_at_once_are_all_answered(clean: bool) -> None:
+    """More than are told the sibling and the keeper at a time: the rest wait in the client's input."""
+    count = 5000
+    with running() as broker, on_worker(broker, 0, "many", clean=clean, session_expiry=60) as client:
+        subscribe, unsubscribe = (
+            b"".join(
+                packet(first, struct.pack(">H", number) + b"\0" + text("many/t") + more) for number in range(1, count)
+            )
+            for first, more in ((0x82, b"\1"), (0xA2, b""))
+        )
+        sending = threading.Thread(target=client.send, args=(subscribe + unsubscribe,))
+        sending.start()
+        answers = [client.receive() for _ in range(2 * (count - 1))]
+        sending.join()
+        for kind in (SUBACK, UNSUBACK):
+            assert sorted(answer.id for answer in answers if answer.kind == kind) == list(range(1, count))
+        client.publish("many/t", b"not for me")
+        client.subscribe("many/t")
+        client.publish("many/t", b"for me")
+        assert client.take().payload == b"for me"
