@@ -125,7 +125,8 @@ class _Values:
                 raise msgspec.ValidationError
             return msgspec.convert(value, kind)
         except (msgspec.ValidationError, OverflowError):
-            self._fault(key, f"{shown(value)} is not possible. It takes: {describe(kind)}.")
+            text = " Control characters, infinity and nan are never allowed." if _is_wild(value) else ""
+            self._fault(key, f"{shown(value)} is not possible. It takes: {describe(kind)}.{text}")
             return None
 
     def _fault(self, key: Key, text: str) -> None:
