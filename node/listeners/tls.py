@@ -70,6 +70,14 @@ def _context(listener: Listener, certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if listener.min_tls == "1.3" else ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    for path in (certificate, key):  # OpenSSL would not say which
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:
+            raise TlsError(
+                f"listener {listener.bind}: {path} cannot be read: {_reason(error)}. "
+                "Correct the path; the user of the service must be able to read the file."
+            ) from error
     try:
         context.load_cert_chain(certificate, key, password="")  # "": fail on an encrypted key, do not ask
     except (OSError, ValueError) as error:  # SSLError is an OSError
