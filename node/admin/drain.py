@@ -19,6 +19,7 @@ from node.admin.host import Host
 from node.admin.link import LinkError
 
 STEP_S = 0.1
+RATE_LEAST = 10.0  # clients a second, where none was given
 TOLD_S = 5.0  # between two lines of the log
 SESSIONS_A_STEP = 2000
 USE_ANOTHER_SERVER, SERVER_MOVED = 0x9C, 0x9D
@@ -44,6 +45,7 @@ class Drain:
         self._order = Order(False, 0, 0, 0)
         self._phase, self._failure = "serving", ""
         self._began_s = 0.0
+        self._rate = RATE_LEAST
         self._allowed = 0.0  # clients that may be sent away now, by the rate
         self._sessions: int | None = None  # that this host still owns; None: not counted
         self._behind: list[str] = []  # hosts that lack something
@@ -69,7 +71,7 @@ class Drain:
             )
         self._stop()
         self._order, self._failure, self._sessions, self._behind = order, "", None, []
-        self._began_s, self._allowed = time.monotonic(), 0.0
+        self._began_s, self._rate, self._allowed = time.monotonic(), RATE_LEAST, 0.0
         self._host.draining = True
         self._say("waiting")
         self._greenlet = gevent.spawn(self._run)
@@ -178,7 +180,8 @@ class Drain:
         order = self._order
         here = [self._clients_of(index) for index in range(self._host.workers)]
         everybody = sum(here)
-        self._allowed += (order.rate or max(1.0, 2 * everybody / max(1.0, order.timeout_s))) * STEP_S
+        self._rate = order.rate or max(self._rate, 2 * everybody / max(1.0, order.timeout_s))
+        self._allowed += self._rate * STEP_S
         allowed = int(self._allowed)
         self._allowed -= allowed
         references = self._host.ask_interconnect("references") if self._host.config.interconnect.bind else {}
