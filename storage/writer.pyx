@@ -1054,7 +1054,8 @@ cdef class Writer:
             elif database == SESSIONS:
                 verdict = self.judge(database, key, ours, value, dot, context)
                 if verdict == NOTHING and value is None and ours is not None and not covers(context, dot_of(ours)):
-                    yield REPLICATED[database], key, None, True
+                    if dot or self.has_ended(msgspec.msgpack.decode(ours[HEADER:])[0]):
+                        yield REPLICATED[database], key, None, True
                 elif verdict != NOTHING:
                     yield REPLICATED[database], key, value, verdict == BOTH
             else:
@@ -1063,16 +1064,24 @@ cdef class Writer:
                     yield REPLICATED[database], key, best, False
 
     def renew(self, uint64_t sid):
-        """What the other host has ended with the session goes on, too: it is put anew."""
+        """What other hosts have ended with the session goes on, too: it is put anew."""
         cdef bytes key, value
-        self.mixed = True       # bodies go along: that host has deleted them
+        self.mixed = True       # bodies go along: those hosts have deleted them
         for database in (SUBS, QUEUE, PACKET_IDS):
             for key, value in self.entries(database, u64(sid)):
-                if covers(self.theirs, dot_of(value)):
-                    self.store(database, key, value, sealed(value[HEADER:], self.dot))
+                self.store(database, key, value, sealed(value[HEADER:], self.dot))
+
+    cdef bint has_ended(self, uint64_t sid) except -1:
+        """Does the other host, which has no such session, know something of it?"""
+        return any([covers(self.theirs, dot_of(value)) for database in (SUBS, QUEUE, PACKET_IDS) for _, value in self.entries(database, u64(sid))])
+
+    def is_known_there(self, str database, bytes key):
+        """Has the host whose changes are applied seen what `key` holds?"""
+        return covers(self.theirs, self.dot_at(database, key))
 
     def records_in(self, bytes changes):
         """The same, whatever we have: ours is undone."""
+        self.theirs = {}
         for database, key, value, _ in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS):
             yield REPLICATED[database], key, value, False
 

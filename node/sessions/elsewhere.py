@@ -87,6 +87,7 @@ class Elsewhere:
         record.epoch += 1
         directory.writer.own(record.sid, asked, record.sent_qseq)
         directory.write(record)
+        directory.expiry.later(record)
 
     def announce(self, cid: str, at_ms: int) -> None:
         """A client is connected here: the others end an earlier connection of the same id."""
@@ -169,7 +170,6 @@ class Elsewhere:
             record = self._directory.by_sid.get(sid)
             if record is not None and (record.owner, record.epoch) == (self.number, epoch):
                 self.own(record, asked=True)
-                self._directory.expiry.later(record)
 
     # -- what other hosts have committed ------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class Elsewhere:
                 and (ours.sid in theirs.inherits or (both and is_heir(theirs, ours)))
             ):
                 estate = Estate(directory, ours)
-            self.end_here(ours)
+            self.end_here(ours, theirs is None)
             ours = None
         if theirs is not None and value is not None:
             self._adopt(theirs, key, value, ours)
@@ -234,14 +234,14 @@ class Elsewhere:
             return []
         return directory.subscriptions.adopt(theirs) + (estate.leave(theirs) if estate is not None else [])
 
-    def end_here(self, record: SessionRecord) -> None:
+    def end_here(self, record: SessionRecord, there: bool) -> None:
         """The host that owned it has ended it."""
         directory = self._directory
         owner = directory.owners.get(record.client_id)
         if owner is not None and owner.session is record:
             directory.end(record.client_id, owner, TAKEN_OVER)
         directory.writer.keep_here("sessions", client_key(record.client_id), None)
-        directory.subscriptions.drop(record.sid)
+        directory.subscriptions.drop(record.sid, there)
         directory.forget(record, False)
 
     def _merged(self, cid: str, is_ours: bool) -> None:

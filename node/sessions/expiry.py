@@ -38,6 +38,8 @@ class Expiry:
         del self._due_ms[record.sid]
         if self._directory.by_sid.get(record.sid) is not record or record.attached:
             return
+        if not self._directory.elsewhere.owns(record):  # its client may be back at its host already
+            return
         if is_expired(record, now_ms):
             self._directory.count("sessions_expired")
             self._directory.end_session(record, now_ms)

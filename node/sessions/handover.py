@@ -45,7 +45,6 @@ class Handover:
         taken = list(islice((each for each in theirs if not self._is_in_use(each)), most))
         for record in taken:
             directory.elsewhere.own(record, asked=False)
-            directory.expiry.later(record)
         return len(theirs) - len(taken)
 
     def resume(self, now_ms: int) -> None:

@@ -72,11 +72,15 @@ class Subscriptions:
             self._count(record.sid, filter, 1)
         return changes
 
-    def drop(self, sid: int) -> None:
-        """The session is over."""
+    def drop(self, sid: int, there: bool = False) -> None:
+        """The session is over. `there`: another host has ended it, and deletes what it knows of: should the session go on at a
+        third one, that one learns of the end, too, and not of a deletion only."""
         self.shared_count -= self.shared.pop(sid, 0)
         for key in self._writer.keys("subs", u64(sid)):
-            self._writer.delete("subs", key)
+            if there and self._writer.is_known_there("subs", key):
+                self._writer.keep_here("subs", key, None)
+            else:
+                self._writer.delete("subs", key)
 
     def inherit(self, heir: SessionRecord, left: list[Change]) -> list[Change]:
         """Those of another session of its client. What it has subscribed to itself stands."""
@@ -93,7 +97,11 @@ class Subscriptions:
         """What another host has changed."""
         stored = self._writer.get("subs", key)
         self._writer.keep_here("subs", key, value)
-        if record is None or (value is None and stored is None):
+        if value is None and stored is None:
+            return []
+        if record is None and value is None:  # a worker that has read the store since then has it
+            return [[int.from_bytes(key[:8], "big"), "", None, _decode(stored).filter, None, 0]]
+        if record is None:
             return []
         if value is not None:
             found = _decode(value[HEADER_BYTES:])

@@ -26,6 +26,7 @@ class Message:
     number: int  # of the publisher
     due: set[str]  # client ids whose subscription was acknowledged before it was sent
     sent_ms: float
+    deletes: bool  # what is retained
     acked_ms: float = float("inf")
     released: bool = False  # PUBREC is here
 
@@ -54,6 +55,21 @@ class Ledger:
             for cid in sorted(message.due)
             if message.id not in self.delivered[cid]
         ]
+
+    def stale(self, retained: dict[str, str], wild: bool) -> list[str]:
+        """Topics that retain what its publisher knew to be stored before another one was sent. `retained`: topic -> message.
+
+        A deletion in a "wild" run may be on another side of a cut than what it should delete.
+        """
+        found = []
+        for topic in {message.topic for message in self.messages.values() if message.retain}:
+            tried = [each for each in self.messages.values() if each.retain and each.topic == topic]
+            acked = [each for each in tried if each.acked_ms < float("inf") and not (wild and each.deletes)]
+            id = retained.get(topic)
+            may_be = [self.messages[id]] if id is not None else [each for each in tried if each.deletes]
+            if acked and all(any(later.sent_ms > each.acked_ms for later in acked) for each in may_be):
+                found.append(f"{topic} retains {id}, behind which another message was acknowledged")
+        return found
 
     def twice(self) -> list[str]:
         return [
@@ -126,14 +142,14 @@ class Client:
             else:
                 connection.back.send(("gone",))
 
-    def publish(self, topic: str, qos: int, retain: bool) -> None:
+    def publish(self, topic: str, qos: int, retain: bool, deletes: bool = False) -> None:
         free = [each for each in PACKET_IDS if each not in self._open]
         if not free or not self.is_connected:
             return
         self._number += 1
         due = set(self._ledger.subscribed.get(topic, ()))
         id, now_ms = f"{self.cid}-{self._number}", self._world.now
-        message = Message(id, self.cid, topic, qos, retain, self._number, due, now_ms)
+        message = Message(id, self.cid, topic, qos, retain, self._number, due, now_ms, deletes)
         self._ledger.messages[message.id] = message
         self._open[free[0]] = message
         self._send(free[0], message)
@@ -156,7 +172,8 @@ class Client:
             self.connection.back.send(("pubrel", packet_id))
             return
         self._world.say(f"{self.cid} sends {message.id} QoS {message.qos} to {message.topic}, packet id {packet_id}")
-        packet = ("publish", packet_id, message.qos, message.topic, message.id, message.retain)
+        payload = "" if message.deletes else message.id
+        packet = ("publish", packet_id, message.qos, message.topic, payload, message.retain)
         self.connection.back.send(packet)
 
     @property
@@ -194,7 +211,11 @@ class Client:
             self._unsubscribed_ms.clear()
         if not present:
             self.over |= self._born_ms.keys()
-            self._born_ms[sid] = self._asked_ms
+            assert self.connection is not None
+            is_alone = (
+                self.connection.clean or self.is_strict
+            )  # else it may get what another one has, of another side of a cut
+            self._born_ms[sid] = self._asked_ms if is_alone else 0
         self._born_ms.setdefault(sid, 0)
         self._had_session = sid
         self.is_connected = True

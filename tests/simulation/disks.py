@@ -19,6 +19,7 @@ class Disks(Scenario):
     def __init__(self, seed: int, folder: Path) -> None:
         super().__init__(seed, folder)
         self.wild = False
+        self.world.loses_disks = True
         self._copies: dict[Host, Path] = {}  # of the store as it was
         self._newcomer: Host | None = None
         if seed // 2 % 2:

@@ -122,7 +122,7 @@ class SimKeeper(Keeper):
         held = list(self.held)
         super()._reach_peers()
         said = [number for number, _, frames in held[: len(held) - len(self.held)] if frames]
-        if said:
+        if said and not self.host.world.loses_disks:
             self._look_at_copies(said[-1])
 
     def _look_at_copies(self, said: int) -> None:

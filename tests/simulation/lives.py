@@ -11,6 +11,7 @@ from tests.simulation.host import Host
 from tests.simulation.scenario import TOPICS, Scenario
 
 EXPIRY_S = 2
+RETAINED = "retained"  # topic without subscribers
 SPLIT_MS = 4000  # at least: more than an eviction takes
 HOUSEKEEPING_MS = 5000  # until what is over is gone everywhere
 
@@ -44,6 +45,8 @@ class Lives(Scenario):
             client.connect(world.random.choice(self.places))
         elif world.chance(0.3):
             self._subscribes(client)
+        elif world.chance(0.15):
+            client.publish(RETAINED, world.random.choice([1, 2]), True, deletes=world.chance(0.4))
         else:
             for _ in range(world.random.choice([1, 1, 3])):
                 client.publish(world.random.choice(TOPICS), world.random.choice([1, 2]), world.chance(0.1))

@@ -15,6 +15,7 @@ from storage.layout import HEADER_BYTES, REPLICATED
 from storage.writer import Writer
 from tests.simulation.client import Client, Ledger
 from tests.simulation.host import CRASH_POINTS, Host, decode
+from tests.simulation.worker import payload_of
 from tests.simulation.world import Pair, World
 
 FURTHER = 100_000  # of eight seeds from here on four run strict hosts, four run five hosts
@@ -223,6 +224,9 @@ class Scenario:
         found += self.ledger.lost()
         if not self.wild:
             found += self.ledger.twice() + self.ledger.disordered()
+        retained = self.contents(self.hosts[0])["retained"]
+        messages = {topic.decode(): payload_of(value[HEADER_BYTES:]) for topic, value in retained.items()}
+        found += self.ledger.stale(messages, self.wild)
         found += self._differences()
         found += self._unrouted()
         found += self._digests()

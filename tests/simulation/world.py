@@ -23,6 +23,7 @@ class World:
         self.now = 0.0  # ms
         self.trace: list[str] = []
         self.wrong: list[str] = []  # what must not be
+        self.loses_disks = False
         self._planned: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
 
