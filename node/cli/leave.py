@@ -174,6 +174,10 @@ def _remove(config_path: str, name: str, as_json: bool, yes: bool) -> None:
         click.echo(f"{name} is no member any more; {done['sessions']} sessions that it had go on at this host")
 
 
+def _messages(count: int) -> str:
+    return "1 message" if count == 1 else f"{count} messages"
+
+
 def _loss(found: dict[str, Any]) -> str:
     """What may be lost, as far as this host can know."""
     from node.cli.output import printable
@@ -181,16 +185,22 @@ def _loss(found: dict[str, Any]) -> str:
     name = printable(found["name"])
     lines = []
     if found["state"] == "up":
-        lines.append(f"{name} is up: `mqnode leave` on it would lose nothing.")
-    if not found["is_known"]:
+        lines.append(
+            f"{name} is up, and would serve nobody from then on: `mqnode leave` on it does the same and loses nothing."
+        )
+    elif not found["is_known"]:
         lines.append(f"This host has never been in sync with {name}: none of what only {name} has is here.")
     elif found["was_in_sync"]:
         lines.append(f"{name} was in sync when it went: all that it had acknowledged until then is here.")
     else:
         lines.append(f"{name} was not in sync when it went: what it acknowledged alone may be on its disk only.")
-    lines.append(f"What it acknowledged after that, alone, nobody here can know. Any of its {found['sessions']} sessions may lack "
-                 f"messages ({found['queued_messages']} are here):")  # fmt: skip
-    lines += [f"  {printable(each['client_id'])}: {each['queued_messages']} messages here" for each in found["some"]]
+    if found["state"] != "up":
+        lines.append("What it acknowledged after that, alone, nobody here can know.")
+    if found["sessions"]:
+        lines.append(
+            f"Any of its {found['sessions']} sessions may lack messages ({found['queued_messages']} are here):"
+        )
+    lines += [f"  {printable(each['client_id'])}: {_messages(each['queued_messages'])} here" for each in found["some"]]
     if found["sessions"] > len(found["some"]):
         lines.append(f"  … and {found['sessions'] - len(found['some'])} more: mqnode sessions list")
     lines.append(f"What only {name} has comes back if it joins again with its disk.")
