@@ -257,3 +257,29 @@ def test_what_a_dead_host_had_moved_into_a_queue_as_one_knows_is_not_moved_again
     three.mortal(b, "it", 0)
     three.world.run(9000)
     assert three.queued() == [1, 1]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a host that has heard of both tells neither, only what is gone: its snapshot lacks that"
+)
+def test_a_session_goes_on_whole_though_a_third_host_has_heard_of_its_end_first(three: Three) -> None:
+    """It expires on one side of a cut while its client is connected on the other one, which meets the third host first."""
+    a, b, c = three.hosts
+    assert a.worker is not None
+    assert b.worker is not None
+    sids: list[int] = []
+    a.worker.call("claim", claim("it", 1) | {"expiry_s": 6}, lambda ok, result: sids.append(result["sid"]))
+    three.world.run(100)
+    a.worker.call("subscribe", {"sid": sids[0], "subs": [["a", 2, 0]]}, ignored)
+    three.world.run(100)
+    for names in ("ab", "bc"):
+        three.pairs[names].cut()
+    a.worker.call("detach", {"cid": "it", "conn": 1, "expiry_s": 6, "will": "drop", "sent": 0}, ignored)
+    three.world.run(4000)
+    b.worker.call("claim", claim("it", 2) | {"expiry_s": 6}, ignored)
+    three.world.run(6000)
+    assert a.keeper is not None
+    assert "it" not in a.keeper.directory.sessions
+    three.pairs["bc"].heal()
+    three.world.run(5000)
+    assert [host.worker.subscriptions for host in (b, c) if host.worker is not None] == [{(sids[0], "a")}] * 2
