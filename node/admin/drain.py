@@ -9,6 +9,7 @@ this is in the memory of this process: if it dies, the host serves again, and th
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +162,9 @@ class Drain:
     def _serve(self, why: str) -> None:
         self._failure = why
         self._host.draining = False
+        with suppress(LinkError):  # a worker that is started anew looks by itself
+            for index in range(self._host.workers):
+                self._host.ask_worker(index, "move", count=0, references={}, reason=0)  # it listens again, at once
         self._say("serving")
 
     def _say(self, phase: str) -> None:
