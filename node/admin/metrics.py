@@ -119,7 +119,12 @@ class _Collector:
     def _gauges(self, totals: dict[str, int]) -> Iterator[Metric]:
         connected = totals["sessions_connected"]
         sessions = {"connected": connected, "disconnected": max(0, totals["sessions"] - connected)}
-        yield _labelled("mqnode_sessions", "Durable sessions, by whether their client is connected", "state", sessions)
+        yield _labelled(
+            "mqnode_sessions",
+            "Durable sessions, by whether their client is connected, as their hosts said last",
+            "state",
+            sessions,
+        )
         store = {"used": totals["store_used_bytes"], "map": totals["store_map_bytes"]}
         yield _labelled("mqnode_store_bytes", "The store's map and its used part", "part", store)
         for name, (help_text, gauge) in GAUGES.items():
