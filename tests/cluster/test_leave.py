@@ -40,6 +40,12 @@ def nodes(host: Host) -> set[str]:
     return {each["name"] for each in json.loads(host.mqnode("cluster", "nodes", "--json").stdout)["nodes"]}
 
 
+def state(host: Host, name: str) -> str:
+    """Of another host, as this one sees it."""
+    found = json.loads(host.mqnode("cluster", "nodes", "--json").stdout)["nodes"]
+    return next(str(each["state"]) for each in found if each["name"] == name)
+
+
 def queued(host: Host, name: str, count: int) -> None:
     """A durable session of that host, whose client is away, with messages."""
     with host.client() as client:
@@ -177,6 +183,8 @@ def test_a_dead_host_is_removed_and_its_sessions_go_on(hosts: list[Host]) -> Non
         queued(host, f"dead{number}", 2)
     host.kill_all()
     wait_for(lambda: other.metric("mqnode_degraded") == 1, 10)
+    wait_for(lambda: state(other, "h3") == "evicted", 10)
+    assert not json.loads(other.mqnode("cluster", "status", "--json").stdout)["in_sync"]
     asked = other.mqnode("leave", "--node", "h3")
     assert asked.returncode == 2
     for text in ("h3 was in sync when it went", "nobody here can know", "dead0: 2 messages", "--yes"):
