@@ -390,15 +390,6 @@ def test_encrypted_key_is_refused_without_asking(authority: Authority) -> None:
         TlsContexts(Listener(type="tls", bind="x:1", certificate=settings.certificate, key=settings.key + "2"))
 
 
-@pytest.mark.parametrize("kind", ["certificate", "key"])
-def test_of_two_files_the_one_that_is_gone_is_named(authority: Authority, kind: str) -> None:
-    settings = listener(authority)
-    contexts, gone = TlsContexts(settings), Path(getattr(settings, kind))
-    gone.unlink()
-    with pytest.raises(TlsError, match=f"{gone} cannot be read: No such file"):
-        contexts.reload()
-
-
 def test_expiry_of_long_lived_certificates(authority: Authority) -> None:
     certificate, key = authority.issue("long", "mqtt.test", days=40 * 365)  # after 2049: GeneralizedTime
     contexts = TlsContexts(Listener(type="tls", bind="x:1", certificate=certificate, key=key))
