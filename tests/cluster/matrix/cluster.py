@@ -1,4 +1,4 @@
-"""Two hosts that are one cluster, behind HAProxy, each with a shim, and a third one that may join."""
+"""Two hosts that are one cluster, behind HAProxy, each with a shim and a power supply, and a third one that may join."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random
 from urllib.parse import quote
 
 from tests.broker import wait_for
 from tests.cluster.balancer import Balancer
 from tests.cluster.hosts import MESH, Host, join
-from tests.cluster.matrix.shim import Shim, build
+from tests.cluster.matrix import shim
+from tests.cluster.matrix.shim import Shim
 from tests.cluster.network import Network
+from tests.faults import power
+from tests.faults.power import Power
 from tests.mqtt import Client
 
 IN_SYNC_S = 30.0
@@ -21,8 +25,10 @@ IN_SYNC_S = 30.0
 class Cluster:
     """`hosts`: the members. `spare`: not one yet."""
 
-    def __init__(self, network: Network, hosts: list[Host], spare: Host, shims: dict[str, Shim]) -> None:
-        self.network, self.hosts, self.spare, self.shims = network, hosts, spare, shims
+    def __init__(
+        self, network: Network, hosts: list[Host], spare: Host, shims: dict[str, Shim], powers: dict[str, Power]
+    ) -> None:
+        self.network, self.hosts, self.spare, self.shims, self.powers = network, hosts, spare, shims, powers
         self.balancer = Balancer(hosts)
 
     def client(self, version: int = 5) -> Client:
@@ -31,8 +37,12 @@ class Cluster:
     def heal(self) -> None:
         """All faults that are none of a process end."""
         self.network.heal()
-        for shim in self.shims.values():
-            shim.heal()
+        for each in self.shims.values():
+            each.heal()
+
+    def lose_power(self, host: Host, chance: Random) -> None:
+        host.kill_all()
+        self.powers[host.name].cut(host.data_dir, chance)
 
     def in_sync(self) -> bool:
         try:
@@ -58,16 +68,18 @@ def running_cluster(size: int = 2) -> Iterator[Cluster]:
     with ExitStack() as stack:
         network = stack.enter_context(Network(*names))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mqnode-")))
-        library = build(folder)
-        shims = {name: Shim(library, folder / name) for name in names}
+        libraries = shim.build(folder), power.build(folder)
+        shims = {name: Shim(libraries[0], folder / name) for name in names}
+        powers = {name: Power(libraries[1], folder / f"{name}.unsynced") for name in names}
         hosts = []
         for name in names:
-            host = Host(network, name, interconnect=MESH, workers=2, environ=shims[name].environ)
+            environ = shims[name].environ | powers[name].environ | {"LD_PRELOAD": " ".join(map(str, libraries))}
+            host = Host(network, name, interconnect=MESH, workers=2, environ=environ)
             stack.callback(host.close)
             hosts.append(host)
         for host in hosts[:size]:
             host.start()
         join(*hosts[:size])
-        cluster = Cluster(network, hosts[:size], hosts[size], shims)
+        cluster = Cluster(network, hosts[:size], hosts[size], shims, powers)
         stack.enter_context(cluster.balancer)
         yield cluster

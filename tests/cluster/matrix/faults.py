@@ -90,9 +90,16 @@ def host_pause(cluster: Cluster, chance: Random, history: History) -> None:
     _pause(host, [], EVICTED_S + 0.5)
 
 
-def all_killed(cluster: Cluster, chance: Random, history: History) -> None:
+def power_loss(cluster: Cluster, chance: Random, history: History) -> None:
+    host = chance.choice(cluster.hosts)
+    cluster.lose_power(host, chance)
+    _last(cluster, history)
+    host.start()
+
+
+def power_loss_of_all(cluster: Cluster, chance: Random, history: History) -> None:
     for host in cluster.hosts:
-        host.kill_all()
+        cluster.lose_power(host, chance)
     for host in chance.sample(cluster.hosts, len(cluster.hosts)):
         host.start()
 
@@ -222,7 +229,8 @@ FAULTS = {
         Fault("F3", "kill -9 of a host", host_kill),
         Fault("F4", "a keeper stops for 1 s", keeper_pause),
         Fault("F4", "a host stops for 5 s", host_pause, split=True),
-        Fault("F5", "kill -9 of all hosts", all_killed, gap_s=15.0),
+        Fault("F5", "a host loses power, and what was not synced", power_loss),
+        Fault("F5", "all hosts lose power", power_loss_of_all, gap_s=15.0),
         Fault("F6", "the interconnect is cut", cut, split=True),
         Fault("F6", "the interconnect is cut in one direction", cut_one_way, split=True),
         Fault("F6", "the interconnect is cut every other second", flapping, split=True, gap_s=15.0),

@@ -35,9 +35,9 @@ key by key. What differs counts against W8 (sessions, subscriptions), W6 (retain
 | W9 | a shared group of durable sessions | all arrives at one of them at least |
 | W11 | payloads of 60 kB to a slow subscriber | all arrives intact, memory stays bounded |
 
-No acknowledgement before the fsync (C12) is shown by tests/storage/test_fsync.py. Not run: W10 (rules that change under traffic),
-F5 as a loss of power that takes unsynced sectors with it (here all processes of all hosts are killed), F13 with two versions (here
-the hosts are restarted in turn).
+No acknowledgement before the fsync (C12) is shown by tests/storage/test_fsync.py. A loss of power (F5) takes with it what was
+written and not synced, by sectors (tests/faults/power.py). Not run: W10 (rules that change under traffic), F13 with two versions
+(here the hosts are restarted in turn).
 """
 
 
