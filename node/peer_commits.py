@@ -75,15 +75,16 @@ class PeerCommits:
         peer.ahead = context
         gone = self._writer.overtaken(burials) + self._writer.absent(database, after, last, until, part, context)
         self._writer.covering = True
-        told = self._apply(peer, gone + part, context, now_ms)
+        told = self._apply(peer, part, context, now_ms, gone)
         self._writer.covering = False
         self._writer.cover((database, after), (last, until), context)
         self._directory.subscriptions.make_known(told, lambda ok, result: None)
 
-    def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int) -> list[Any]:
-        self._heals.came(peer, changes)
-        told = self._directory.elsewhere.apply(self._writer.records_of(peer.number, changes, context), now_ms)
-        self._writer.apply_changes(peer.number, changes, context)
+    def _apply(self, peer: Peer, changes: bytes, context: Context, now_ms: int, gone: bytes = b"") -> list[Any]:
+        """`gone`: other keys, which the sessions among the changes may show to be wanted still."""
+        self._heals.came(peer, gone + changes)
+        told = self._directory.elsewhere.apply(self._writer.records_of(peer.number, changes + gone, context), now_ms)
+        self._writer.apply_changes(peer.number, gone + changes, context)
         self._directory.elsewhere.look_at_strays(now_ms)
         return told
 

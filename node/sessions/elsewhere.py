@@ -51,6 +51,7 @@ class Elsewhere:
         self.has_all: Callable[[], bool] = lambda: True  # is here what every other host has?
         self.taking: set[str] = set()  # client ids whose sessions we are about to take from hosts that cannot be asked
         self._strays_due = False
+        self._back: list[SessionRecord] = []  # had ended here, and go on elsewhere
         self.handover = Handover(directory)
 
     def owns(self, record: SessionRecord) -> bool:
@@ -184,6 +185,9 @@ class Elsewhere:
                 told += self._directory.subscriptions.apply(record, key, value)
             else:
                 self._apply_will(key, value)
+        for record in self._back:
+            self._directory.write(record)  # so that its host learns of the end, whose consequences it may hear from us
+        self._back.clear()
         return told
 
     def look_at_strays(self, now_ms: int) -> None:
@@ -209,6 +213,8 @@ class Elsewhere:
         if both and ours is not None and theirs is None:
             directory.writer.renew(ours.sid)  # not by its owner only: who ended it may meet us first, then know better
             return []
+        if ours is not None and theirs is not None and self._is_back_there(ours, theirs, value):
+            directory.writer.renew(ours.sid)
         if both and ours is not None and theirs is not None:
             dots = directory.writer.dot_in(value), directory.writer.dot_at("sessions", key)
             is_ours = _rank(theirs, dots[0]) < _rank(ours, dots[1])
@@ -234,6 +240,11 @@ class Elsewhere:
             return []
         return directory.subscriptions.adopt(theirs) + (estate.leave(theirs) if estate is not None else [])
 
+    def _is_back_there(self, ours: SessionRecord, theirs: SessionRecord, value: bytes | None) -> bool:
+        """Has another host ended our session, and heard since that it goes on? Then it puts our record anew."""
+        is_same = (theirs.sid, theirs.owner, theirs.epoch) == (ours.sid, self.number, ours.epoch)
+        return is_same and self.owns(ours) and self._directory.writer.dot_in(value) >> NUMBER_BITS != self.number
+
     def end_here(self, record: SessionRecord, there: bool) -> None:
         """The host that owned it has ended it."""
         directory = self._directory
@@ -256,6 +267,10 @@ class Elsewhere:
         if ours is None:
             ours = theirs
             directory.writer.queue_of(ours.sid)
+            if (
+                ours.sid in directory.purges.over and not directory.writer.covering
+            ):  # of a part of a snapshot it may be ahead
+                self._back.append(ours)
         else:
             for name in SessionRecord.__struct_fields__:
                 setattr(ours, name, getattr(theirs, name))

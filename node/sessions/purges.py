@@ -12,12 +12,14 @@ from storage.layout import SessionRecord
 
 ENTRIES = 2000  # in one commit
 RETRY_MS = 2000
+OVER_MAX = 50_000  # sessions that are known to have ended: some MB
 
 
 class Purges:
     def __init__(self, writer: Any, timers: Timers, outbox: Outbox, there: Container[int]) -> None:
         """`there`: sids of the sessions that there are. Another host may say that one of them goes on."""
         self._writer, self._timers, self._outbox, self._there = writer, timers, outbox, there
+        self.over: dict[int, None] = {}  # sids of the sessions that ended last, oldest first
         self._waiting: deque[tuple[SessionRecord, bool]] = deque()
 
     def __bool__(self) -> bool:
@@ -26,6 +28,9 @@ class Purges:
     def add(self, record: SessionRecord, pass_on: bool) -> None:
         """`pass_on`: unacknowledged messages of shared subscriptions go to other members; by one host only."""
         self._waiting.append((record, pass_on))
+        self.over[record.sid] = None
+        if len(self.over) > OVER_MAX:
+            del self.over[next(iter(self.over))]
 
     def step(self, now_ms: int) -> None:
         if not self._waiting:

@@ -59,12 +59,14 @@ class Ledger:
     def stale(self, retained: dict[str, str], wild: bool) -> list[str]:
         """Topics that retain what its publisher knew to be stored before another one was sent. `retained`: topic -> message.
 
-        A deletion in a "wild" run may be on another side of a cut than what it should delete.
+        Not where there were deletions in a "wild" run: what was on another side of a cut stays.
         """
         found = []
         for topic in {message.topic for message in self.messages.values() if message.retain}:
             tried = [each for each in self.messages.values() if each.retain and each.topic == topic]
-            acked = [each for each in tried if each.acked_ms < float("inf") and not (wild and each.deletes)]
+            acked = [each for each in tried if each.acked_ms < float("inf")]
+            if wild and any(each.deletes for each in tried):
+                continue
             id = retained.get(topic)
             may_be = [self.messages[id]] if id is not None else [each for each in tried if each.deletes]
             if acked and all(any(later.sent_ms > each.acked_ms for later in acked) for each in may_be):

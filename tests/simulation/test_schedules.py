@@ -259,9 +259,6 @@ def test_what_a_dead_host_had_moved_into_a_queue_as_one_knows_is_not_moved_again
     assert three.queued() == [1, 1]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a host that has heard of both tells neither, only what is gone: its snapshot lacks that"
-)
 def test_a_session_goes_on_whole_though_a_third_host_has_heard_of_its_end_first(three: Three) -> None:
     """It expires on one side of a cut while its client is connected on the other one, which meets the third host first."""
     a, b, c = three.hosts
