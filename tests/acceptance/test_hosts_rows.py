@@ -121,6 +121,13 @@ def test_a_client_is_at_one_host(pair: tuple[Host, Host]) -> None:
             after.nothing()
 
 
+def test_a_client_whose_session_ends_with_its_connection_is_at_one_host_too(pair: tuple[Host, Host]) -> None:
+    first, second = pair
+    with connected(first, "live") as before, second.client() as after:
+        assert not after.connect("live").session_present
+        assert before.expect(DISCONNECT).reason == 0x8E
+
+
 def test_a_session_is_deleted_at_any_host(pair: tuple[Host, Host]) -> None:
     """Row 105: at the one that does not own it, too, and while its client is connected there."""
     first, second = pair
