@@ -1,4 +1,4 @@
-"""C1 to C11 and C13 (guarantees.md): each says what a history shows against its rule; an empty list is a pass. All are pure."""
+"""C1 to C11, C13, S13 (guarantees.md): each says what a history shows against its rule; an empty list is a pass. All are pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.cluster.matrix.history import History
 
 SETTLED_S = 0.5  # acknowledgements that were on their way when a fault began
 TAKEOVER_S = 2.0
+NOT_AUTHORIZED = 0x87
 PROCESS_BYTES = 320 * 2**20  # what the declared limits allow a process (tests/fuzz)
 
 
@@ -150,6 +151,23 @@ def churn_is_exact(history: History) -> list[str]:
             errors.append(f"C1 {topic}: subscribed at {owner[topic]}, published at {host}, and it never came")
         if payload == "ghost" and (topic, payload) in heard:
             errors.append(f"C2 {topic}: unsubscribed at {owner[topic]}, published at {host}, and it came")
+    return errors[:5]
+
+
+def rules_hold(history: History) -> list[str]:
+    """What the rules in force deny is answered with 0x87 and never comes; what they grant is acknowledged and comes."""
+    heard = {event.what for event in history.of("rules-reader", "got")}
+    answers = [event.what for event in history.of("rules-", "answered")]
+    errors = []
+    for payload, granted, reason in answers:
+        if granted and reason == NOT_AUTHORIZED:
+            errors.append(f"S13 {payload}: denied, though the rules in force grant it")
+        if granted and reason < 0x80 and payload not in heard:
+            errors.append(f"C1 {payload}: acknowledged, and it never came")
+        if not granted and (reason != NOT_AUTHORIZED or payload in heard):
+            errors.append(f"S13 {payload}: the rules in force deny it, {reason=:#x}, came: {payload in heard}")
+    if {granted for _, granted, _ in answers} != {True, False}:
+        errors.append(f"S13 {len(answers)} answers, not both to what is granted and to what is denied")
     return errors[:5]
 
 

@@ -1,4 +1,4 @@
-"""Two hosts that are one cluster, behind HAProxy, each with a shim and a power supply, and a third one that may join."""
+"""Hosts that are one cluster, behind HAProxy, each with a shim, a power supply and an ACL file, and one more that may join."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from tests.faults.power import Power
 from tests.mqtt import Client
 
 IN_SYNC_S = 30.0
+ALL_IS_GRANTED = "pattern readwrite #\n"
 
 
 class Cluster:
     """`hosts`: the members. `spare`: not one yet."""
 
     def __init__(
-        self, network: Network, hosts: list[Host], spare: Host, shims: dict[str, Shim], powers: dict[str, Power]
-    ) -> None:
-        self.network, self.hosts, self.spare, self.shims, self.powers = network, hosts, spare, shims, powers
+        self, network: Network, hosts: list[Host], spare: Host,
+        shims: dict[str, Shim], powers: dict[str, Power], acl_files: dict[str, Path],
+    ) -> None:  # fmt: skip
+        self.network, self.hosts, self.spare = network, hosts, spare
+        self.shims, self.powers, self.acl_files = shims, powers, acl_files
         self.balancer = Balancer(hosts)
 
     def client(self, version: int = 5) -> Client:
@@ -71,15 +74,18 @@ def running_cluster(size: int = 2) -> Iterator[Cluster]:
         libraries = shim.build(folder), power.build(folder)
         shims = {name: Shim(libraries[0], folder / name) for name in names}
         powers = {name: Power(libraries[1], folder / f"{name}.unsynced") for name in names}
+        acl_files = {name: folder / f"{name}.acl" for name in names}
         hosts = []
         for name in names:
+            acl_files[name].write_text(ALL_IS_GRANTED)
+            auth = f'allow_anonymous = true\nacl_file = "{acl_files[name]}"'
             environ = shims[name].environ | powers[name].environ | {"LD_PRELOAD": " ".join(map(str, libraries))}
-            host = Host(network, name, interconnect=MESH, workers=2, environ=environ)
+            host = Host(network, name, interconnect=MESH, workers=2, auth=auth, environ=environ)
             stack.callback(host.close)
             hosts.append(host)
         for host in hosts[:size]:
             host.start()
         join(*hosts[:size])
-        cluster = Cluster(network, hosts[:size], hosts[size], shims, powers)
+        cluster = Cluster(network, hosts[:size], hosts[size], shims, powers, acl_files)
         stack.enter_context(cluster.balancer)
         yield cluster

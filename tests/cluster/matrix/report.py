@@ -33,11 +33,12 @@ key by key. What differs counts against W8 (sessions, subscriptions), W6 (retain
 | W7 | clients that break off, clients that say goodbye | one will each; none |
 | W8 | subscribe, publish, unsubscribe, publish, at changing hosts | the first arrives, the second does not |
 | W9 | a shared group of durable sessions | all arrives at one of them at least |
+| W10 | at each host a publisher whose rule is changed and reloaded | what is denied is refused and never comes, the rest arrives |
 | W11 | payloads of 60 kB to a slow subscriber | all arrives intact, memory stays bounded |
 
 No acknowledgement before the fsync (C12) is shown by tests/storage/test_fsync.py. A loss of power (F5) takes with it what was
-written and not synced, by sectors (tests/faults/power.py). Not run: W10 (rules that change under traffic), F13 with two versions
-(here the hosts are restarted in turn).
+written and not synced, by sectors (tests/faults/power.py). Not run: F13 with two versions (here the hosts
+are restarted in turn).
 """
 
 

@@ -17,13 +17,14 @@ from tests.cluster.matrix.fight import Fight
 from tests.cluster.matrix.flows import Flows, large_payloads, ledger, shared_group
 from tests.cluster.matrix.history import History, Sample
 from tests.cluster.matrix.registers import Registers
+from tests.cluster.matrix.rules import Changing
 from tests.cluster.matrix.stores import differences
 from tests.cluster.matrix.wills import Wills
 
 DRAIN_S, PROGRESS_S, SAMPLE_S = 40.0, 30.0, 0.3
 WARM = 20  # acknowledged messages of each publisher before the fault and after it
 HOLDERS = {"sessions": "W8", "subs": "W8", "retained": "W6", "wills": "W7"}  # what else differs counts for W1
-WORKLOADS = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W11")
+WORKLOADS = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W10", "W11")
 
 Verdict = dict[str, list[str]]  # workload to what is wrong
 
@@ -39,7 +40,10 @@ def run(cluster: Cluster, fault: Fault, seed: int) -> Verdict:
     history = History()
     flows, registers, fight = ledger(history, cluster.client), Registers(history, cluster), Fight(history, cluster)
     shared, large = shared_group(history, cluster.client), large_payloads(history, cluster.client)
-    loads: list[Load] = [flows, registers, Wills(history, cluster), Churning(history, cluster), shared, fight, large]
+    loads: list[Load] = [
+        flows, registers, Wills(history, cluster), Churning(history, cluster), shared, fight, large,
+        Changing(history, cluster),
+    ]  # fmt: skip
     sampler = Sampler(history, cluster.hosts)
     sampler.start()
     try:
@@ -129,6 +133,7 @@ def judge(history: History, fault: Fault, differ: dict[str, str]) -> Verdict:
     verdict["W8"] += check.churn_is_exact(history) + check.c6_sessions_are_there(history, "churn")
     verdict["W9"] += check.c1_nothing_is_lost(history, "shared-p", *(f"shared-m{index}" for index in range(3)))
     verdict["W9"] += check.c6_sessions_are_there(history, "shared-")
+    verdict["W10"] += check.rules_hold(history) + check.c6_sessions_are_there(history, "rules-")
     verdict["W5"] += check.c5_one_owner(history) + check.c6_sessions_are_there(history, "fight")
     verdict["W11"] += check.c1_nothing_is_lost(history, "large-p", "large-slow")
     verdict["W11"] += check.c2_nothing_is_invented(history, "large-p", "large-slow")

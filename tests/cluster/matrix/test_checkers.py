@@ -12,6 +12,11 @@ from tests.cluster.matrix.history import Event, History, Sample, Window
 
 Rows = list[tuple[float, str, str, Any]]
 CHURN = [(1.0, "churn", "subscribed", "t"), (2.0, "churn", "acked", ("t", "heard", "h1", 1.5))]
+PROBED: Rows = [
+    (1.0, "rules-h1", "answered", ("p1", True, 0)),
+    (1.1, "rules-reader", "got", "p1"),
+    (2.0, "rules-h1", "answered", ("p2", False, 0x87)),
+]
 PUBLISHED: Rows = [(number, "flow-p", kind, number) for number in (1, 2) for kind in ("sent", "acked")]
 
 
@@ -61,6 +66,11 @@ CASES: list[tuple[Callable[[History], list[str]], Rows, Rows]] = [
         [(1, "will-mortal", "tried", "m"), (2, "will-mortal", "leaves", "m")],
         [(1, "will-mortal", "tried", "m"), (2, "will-mortal", "leaves", "m"), (3, "will-mourner", "got", "m")],
     ),
+    (check.rules_hold, PROBED, [*PROBED, (3, "rules-reader", "got", "p2")]),
+    (check.rules_hold, PROBED, PROBED[:2]),
+    (check.rules_hold, PROBED, PROBED[1:]),
+    (check.rules_hold, PROBED, [*PROBED, (3, "rules-h1", "answered", ("p3", True, 0x87))]),
+    (check.rules_hold, PROBED, [*PROBED, (3, "rules-h1", "answered", ("p3", False, 0))]),
     (check.churn_is_exact, [*CHURN, (3, "churn", "got", ("t", "heard"))], CHURN),
     (
         check.churn_is_exact,

@@ -1,0 +1,102 @@
+"""W10: at each host a client to which the host's ACL file by turns grants and denies its topic, and one that reads them all."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+from pathlib import Path
+
+from tests.cluster.hosts import Host
+from tests.cluster.matrix.cluster import ALL_IS_GRANTED, Cluster
+from tests.cluster.matrix.history import History
+from tests.faults.ledger import Peer, Subscriber
+from tests.mqtt import Client, Packet
+
+TOPIC = "rules"
+DENIED = f"{ALL_IS_GRANTED}pattern deny {TOPIC}/%c\n"  # to the client of that name; who reads has another one
+PROBES, PAUSE_S = 4, 0.1
+
+
+def write(acl_file: Path, rules: str) -> None:
+    """As a whole: a process may read it just now."""
+    new = acl_file.with_suffix(".new")
+    new.write_text(rules)
+    new.replace(acl_file)
+
+
+class Reader(Subscriber):
+    def __init__(self, history: History, cluster: Cluster) -> None:
+        super().__init__(cluster.client, "rules-reader", 5, 1, 0.0, random.Random(4))
+        self.history, self.filter = history, f"{TOPIC}/+"
+        self.heard: set[str] = set()
+
+    def arrived(self, packet: Packet) -> None:
+        self.history.add(self.name, "got", packet.payload.decode())
+        self.heard.add(packet.payload.decode())
+
+
+class Prober(Peer):
+    """Nothing is asked from the change of the file to a reload that the whole host takes over; the death of a process
+    or of the host between probes changes no rule. A probe without an answer shows nothing."""
+
+    def __init__(self, history: History, host: Host, acl_file: Path) -> None:
+        super().__init__(host.client, f"rules-{host.name}", 5, random.Random(5))
+        self.history, self.host, self.acl_file = history, host, acl_file
+        self.draining, self.idle = threading.Event(), threading.Event()
+        self.granted = False
+        self.in_force = False  # is what the file says known to be what the host does?
+        self.life, self.number = secrets.token_hex(2), 0
+        self.due: set[str] = set()
+
+    def _connect(self, client: Client) -> None:
+        client.connect(self.name)
+
+    def session(self, client: Client) -> None:
+        while not (self.draining.is_set() or self.stopping.is_set()):
+            for _ in range(PROBES if self.in_force else 0):
+                self._probe(client)
+                self.draining.wait(PAUSE_S)
+            self._change()
+        self.idle.set()
+        self.stopping.wait()
+
+    def _probe(self, client: Client) -> None:
+        self.number += 1
+        payload = f"{self.name}:{self.life}:{self.number}"
+        reason = client.publish_all(f"{TOPIC}/{self.name}", payload.encode()).reason
+        self.history.add(self.name, "answered", (payload, self.granted, reason), self.host.name)
+        if reason < 0x80:
+            self.due.add(payload)
+
+    def _change(self) -> None:
+        self.in_force, self.granted = False, not self.granted
+        write(self.acl_file, ALL_IS_GRANTED if self.granted else DENIED)
+        while not (self.in_force or self.draining.is_set() or self.stopping.is_set()):
+            self.in_force = self.host.get("/v1/reload", method="POST")[0] == 200
+            self.draining.wait(0 if self.in_force else PAUSE_S)
+
+
+class Changing:
+    def __init__(self, history: History, cluster: Cluster) -> None:
+        self.history, self.reader = history, Reader(history, cluster)
+        self.probers = [Prober(history, host, cluster.acl_files[host.name]) for host in cluster.hosts]
+
+    def start(self) -> None:
+        self.reader.start()
+        assert self.reader.subscribed.wait(15), self.reader.errors
+        for prober in self.probers:
+            prober.start()
+
+    def drain(self) -> None:
+        for prober in self.probers:
+            prober.draining.set()
+
+    def drained(self) -> bool:
+        return all(prober.idle.is_set() and prober.due <= self.reader.heard for prober in self.probers)
+
+    def stop(self) -> None:
+        for peer in [*self.probers, self.reader]:
+            peer.stop()
+            for error in peer.errors:
+                self.history.add(peer.name, "failed", error)
