@@ -31,7 +31,8 @@ COUNTERS = (
     "connects_accepted", "connects_refused", "connections_closed",
     "sockets_opened",
     "subscribes", "unsubscribes",
-    "auth_failures", "authz_denied",
+    "auth_failures_anonymous", "auth_failures_password", "auth_failures_scram", "authz_denied",
+    "shed_failed_logins", "shed_listener_full", "shed_worker_full",
     "takeovers", "takeovers_unclean", "sessions_expired", "wills_published",
     "dropped_queue_full", "dropped_queue_bytes", "dropped_expired", "dropped_slow_subscriber", "dropped_too_large",
     "dropped_denied", "dropped_session_ended", "dropped_interconnect",
@@ -47,8 +48,8 @@ COUNTERS = (
 )  # fmt: skip
 GAUGES = (
     "connections", "clients_connected", "subscriptions", "subscriptions_shared",
-    "sessions", "sessions_connected", "queued_messages", "queued_bytes", "retained_messages", "inflight",
-    "output_bytes", "paused_publishers", "store_used_bytes", "store_map_bytes", "loop_lag_us", "disk_full",
+    "sessions", "sessions_connected", "queued_messages", "queued_bytes", "retained_messages",
+    "output_bytes", "paused_publishers", "store_used_bytes", "store_map_bytes", "store_readers", "loop_lag_us", "disk_full",
     "ready", "keeper_connected", "siblings_connected", "match_cache_entries", "topic_nodes", "wills_pending",
     "peers", "peers_in_sync", "peers_evicted", "degraded",
     "draining", "left", "others", "digest_mismatch_buckets",

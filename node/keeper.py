@@ -348,6 +348,7 @@ class Keeper:
             self._set_full(self.disk.check(self.store.reusable_bytes()), self.store.at_limit())
             self.slot[counters.INDEX["store_map_bytes"]] = self.store.map_bytes()
             self.slot[counters.INDEX["store_used_bytes"]] = self.store.used_bytes()
+            self.slot[counters.INDEX["store_readers"]] = self.store.readers()
             self.slot[counters.INDEX["subscriptions"]] = self.store.entries("subs")
         elif input_bytes and not self.writer.full and self.store.at_limit():
             self._set_full(False, True)

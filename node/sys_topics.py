@@ -27,15 +27,18 @@ class SysTopics:
         self._started_at_s = started_at_s
         self._version = f"mqnode version {version('mqnode')}"
         self._clients_maximum = 0
+        self._heap_maximum = 0
         self._previous: dict[str, int] = {}
         self._previous_s = started_at_s
         self._loads: dict[str, float] = {}
 
-    def values(self, totals: dict[str, int], now_s: float) -> dict[str, str]:
-        """Topic to payload. `totals`: every name of counters.NAMES; `now_s` on the clock of `started_at_s`."""
+    def values(self, totals: dict[str, int], heap_bytes: int, now_s: float) -> dict[str, str]:
+        """Topic to payload. `totals`: every name of counters.NAMES; `heap_bytes` of all processes; `now_s` on the clock of
+        `started_at_s`."""
         connected = totals["clients_connected"]
         disconnected = max(0, totals["sessions"] - totals["sessions_connected"])
         self._clients_maximum = max(self._clients_maximum, connected + disconnected)
+        self._heap_maximum = max(self._heap_maximum, heap_bytes)
         sums = {name: sum(totals[each] for each in counters) for name, counters in _LOADS.items()}
         sums["publish/dropped"] = sum(count for name, count in totals.items() if name.startswith("dropped_"))
         figures: dict[str, int | str] = {
@@ -61,6 +64,8 @@ class SysTopics:
             "subscriptions/count": totals["subscriptions"],
             "shared_subscriptions/count": totals["subscriptions_shared"],
             "retained messages/count": totals["retained_messages"],
+            "heap/current": heap_bytes,
+            "heap/maximum": self._heap_maximum,
         }
         topics = {f"$SYS/broker/{name}": str(value) for name, value in figures.items()}
         return topics | self._averages(sums, now_s)

@@ -5,6 +5,7 @@ Nothing crosses processes for it and nothing is stored; a new subscription gets 
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class System:
             gevent.sleep(interval_s)
 
     def _publish(self) -> None:
-        fresh = self._topics.values(self._totals(), time.monotonic())
+        fresh = self._topics.values(self._totals(), self._heap_bytes(), time.monotonic())
         for topic, value in fresh.items():
             name, payload = topic.encode(), value.encode()
             if self.values.get(name) != payload:
@@ -42,6 +43,11 @@ class System:
         workers = range(counters.WORKER_0, counters.SLOTS)
         slots = [self.worker.counters.read(counters.KEEPER), *(self.worker.counters.read(each) for each in workers)]
         return {name: sum(slot[name] for slot in slots) for name in counters.NAMES}
+
+    def _heap_bytes(self) -> int:
+        """Of the host's processes together."""
+        slots = map(self.worker.counters.slot, range(counters.SLOTS))
+        return sum(_heap_bytes(pid) for slot in slots if (pid := slot[counters.PID]))
 
     def replay(self, session: Session, filters: list[bytes], identifier: int) -> None:
         """The latest values, to a subscription that asks for `$SYS`."""
@@ -56,6 +62,16 @@ class System:
                 if _matches(filter, topic) and self.worker.may_receive(session, topic)
             ]
             session.retained(records, 0, identifier)
+
+
+def _heap_bytes(pid: int) -> int:
+    """Resident memory that is the process's own: neither files, as the mapped store is, nor shared memory."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except OSError:  # it has just ended
+        return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _matches(filter: bytes, topic: bytes) -> bool:

@@ -109,6 +109,11 @@ class Store:
         pages = sum(tree[kind] for tree in trees for kind in ("branch_pages", "leaf_pages", "overflow_pages"))
         return self.used_bytes() - pages * self._page_bytes
 
+    def readers(self) -> int:
+        """Transactions that read now, in any process. The pages that they see are not reused before they end."""
+        _heading, *readers = self.environment.readers().splitlines()
+        return len(readers)
+
     def at_limit(self) -> bool:
         """Is max_map_bytes so near that nothing new may be stored?"""
         room = min(_ROOM_BYTES, self._max_map_bytes // 4)

@@ -32,7 +32,10 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
         "accepted": "connects_accepted", "refused": "connects_refused"}),
     "mqnode_sockets_opened": ("Sockets accepted", "", {"": "sockets_opened"}),
     "mqnode_connections_closed": ("Sockets closed", "", {"": "connections_closed"}),
-    "mqnode_auth_failures": ("Failed logins", "", {"": "auth_failures"}),
+    "mqnode_auth_failures": ("Failed logins, by what the client showed", "method", {
+        name[14:]: name for name in counters.COUNTERS if name.startswith("auth_failures_")}),
+    "mqnode_overload_shed": ("CONNECTs refused so that the others are served, by the bound that was met", "stage", {
+        name[5:]: name for name in counters.COUNTERS if name.startswith("shed_")}),
     "mqnode_authz_denied": ("Publishes and subscriptions that a rule denied", "", {"": "authz_denied"}),
     "mqnode_takeovers": (
         "clean: connections ended by another one with their client id; unclean: sessions taken over from a host that "
@@ -64,6 +67,10 @@ GAUGES = {
     "mqnode_queue_messages": ("Messages in the queues of durable sessions", "queued_messages"),
     "mqnode_queue_bytes": ("Bytes in the queues of durable sessions", "queued_bytes"),
     "mqnode_retained_messages": ("Retained messages", "retained_messages"),
+    "mqnode_store_readers": (
+        "Reads of the store that go on; what is deleted meanwhile makes no room before they end",
+        "store_readers",
+    ),
     "mqnode_output_bytes": ("Bytes that wait to be sent to clients", "output_bytes"),
     "mqnode_paused_publishers": ("Publishers that wait now", "paused_publishers"),
     "mqnode_disk_full": ("1 while new messages for queues are refused", "disk_full"),

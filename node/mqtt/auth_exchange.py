@@ -57,7 +57,7 @@ class AuthExchange:
         try:
             answer = exchange.scram.step(data)
         except ScramError:
-            self.worker.count("auth_failures")
+            self.worker.count("auth_failures_scram")
             self.worker.failed_attempt(connection.address)
             self._refuse(connection, codes.NOT_AUTHORIZED, "not authenticated", exchange.again)
             return

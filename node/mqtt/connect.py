@@ -68,12 +68,16 @@ class Connects:
         if self.worker.refuses("connect"):
             return codes.SERVER_UNAVAILABLE, SPLIT
         if self.worker.throttled(connection.address):
-            return codes.SERVER_BUSY, "too many failed attempts from this address"
+            return self._shed("failed_logins", "too many failed attempts from this address")
         if listener.max_connections and self.worker.loop.connections_at(listener) > listener.max_connections:
-            return codes.SERVER_BUSY, "too many connections"
+            return self._shed("listener_full", "too many connections")
         if limits.max_connections and self.worker.loop.connection_count > limits.max_connections:
-            return codes.SERVER_BUSY, "too many connections"
+            return self._shed("worker_full", "too many connections")
         return 0, ""
+
+    def _shed(self, stage: str, text: str) -> tuple[int, str]:
+        self.worker.count(f"shed_{stage}")
+        return codes.SERVER_BUSY, text
 
     def _name(self, connection: Connection, packet: Connect) -> None:
         limits = self.worker.config.limits
@@ -115,7 +119,8 @@ class Connects:
         if connection.is_closing:
             return
         if not verified:
-            self.worker.count("auth_failures")
+            method = "anonymous" if packet.user is None and packet.password is None else "password"
+            self.worker.count(f"auth_failures_{method}")
             self.worker.failed_attempt(connection.address)
             reason = codes.BAD_USER_OR_PASSWORD if packet.user is not None else codes.NOT_AUTHORIZED
             self.refuse(connection, reason, "not authenticated")

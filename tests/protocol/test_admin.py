@@ -43,8 +43,8 @@ def test_what_is_no_http_is_one_event_of_the_log_and_who_says_nothing_is_let_go(
         assert [each["level"] for each in events if each["event"] == "bad_request"] == ["warning"] * 2
 
 
-@pytest.mark.parametrize("section", ["[[listeners]]", "[limits]"])
-def test_one_connection_too_many_is_told_so_and_leaves_room_when_another_ends(section: str) -> None:
+@pytest.mark.parametrize(("section", "stage"), [("[[listeners]]", "listener_full"), ("[limits]", "worker_full")])
+def test_one_connection_too_many_is_told_so_and_leaves_room_when_another_ends(section: str, stage: str) -> None:
     port = free_port()
     bound = "max_connections = 2\n"
     listener = f'[[listeners]]\ntype = "tcp"\nbind = "127.0.0.1:{port}"\n'
@@ -58,6 +58,7 @@ def test_one_connection_too_many_is_told_so_and_leaves_room_when_another_ends(se
             assert refusal is not None
             assert refusal.reason == 0x89
         assert broker.metric('mqnode_connect_total{result="refused"}') == 1
+        assert broker.metric(f'mqnode_overload_shed_total{{stage="{stage}"}}') == 1
         first.disconnect()
         wait_for(lambda: accepted(port), what="an ended connection still counts")
 

@@ -138,11 +138,14 @@ def test_both_sides_prove_that_they_know_the_password(clients: Clients, topic: s
 @pytest.mark.statement("MQTT-4.12.0-4", "MQTT-3.1.4-2", "MQTT-3.14.0-1")
 @pytest.mark.parametrize(("user", "password"), [("ann", "bob's"), ("eve", "ann's secret")])
 def test_a_wrong_proof_is_refused(broker: Broker, user: str, password: str) -> None:
+    series = 'mqnode_auth_failures_total{method="scram"}'
+    before = broker.metric(series)
     with Client(broker.port) as client:
         scram = Scram(user, password)
         refused = respond(client, scram, begin(client, scram))
         assert (refused.kind, refused.reason) == (CONNACK, NOT_AUTHORIZED)
         assert client.expect_closed() is None
+    assert broker.metric(series) == before + 1
 
 
 @pytest.mark.statement("MQTT-4.12.0-4")

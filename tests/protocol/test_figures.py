@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from storage.layout import open_environment
 from tests.broker import Broker, free_port, running, wait_for
 from tests.mqtt import Client
 from tests.unit.certificates import DAY, NOW, Authority
@@ -34,6 +35,31 @@ def test_the_end_of_the_certificate_in_use_is_told(host: Host) -> None:
     assert broker.process is not None
     broker.process.send_signal(signal.SIGHUP)
     wait_for(lambda: broker.metric(series) == (NOW + 90 * DAY).timestamp())
+
+
+def test_a_read_of_the_store_is_counted_while_it_goes_on(host: Host) -> None:
+    broker = host[0]
+    wait_for(lambda: broker.metric("mqnode_store_readers") == 0)
+    environment = open_environment(broker.data_dir / "store", 0, readonly=True)
+    with environment.begin():
+        wait_for(lambda: broker.metric("mqnode_store_readers") == 1)
+    environment.close()
+    wait_for(lambda: broker.metric("mqnode_store_readers") == 0)
+
+
+def test_memory_is_told_under_sys(host: Host) -> None:
+    """That which is the processes' own: a good part of what is resident, and never all of it."""
+    broker = host[0]
+    told: dict[str, int] = {}
+    with Client(broker.port) as client:
+        client.connect("heap")
+        client.subscribe("$SYS/broker/heap/+")
+        while len(told) < 2:
+            message = client.take()
+            told[message.topic] = int(message.payload)
+    names = ("keeper", "admin", "worker-0", "worker-1")
+    resident = sum(broker.metric(f'mqnode_process_resident_bytes{{process="{name}"}}') for name in names)
+    assert resident / 4 < told["$SYS/broker/heap/current"] <= told["$SYS/broker/heap/maximum"] < resident
 
 
 def test_subscriptions_and_sessions_are_counted(host: Host) -> None:

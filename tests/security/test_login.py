@@ -54,10 +54,15 @@ def test_s17_an_open_listener_does_not_open_an_account(broker: Guarded, user: st
 
 
 def test_s17_a_failure_is_counted(broker: Guarded) -> None:
-    before = count(broker, "auth_failures_total"), count(broker, "connect_total", '{result="refused"}')
+    def counted() -> list[float]:
+        methods = [count(broker, "auth_failures_total", f'{{method="{each}"}}') for each in ("password", "anonymous")]
+        return [*methods, count(broker, "connect_total", '{result="refused"}')]
+
+    before = counted()
     attempt(broker.port, user="alice", password=b"guess")
-    assert count(broker, "auth_failures_total") == before[0] + 1
-    assert count(broker, "connect_total", '{result="refused"}') == before[1] + 1
+    attempt(broker.port, password=b"of nobody")
+    attempt(broker.port)
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [2, 1, 3]
 
 
 def test_s18_an_unknown_user_looks_like_a_wrong_password(broker: Guarded) -> None:
@@ -85,3 +90,4 @@ def test_failures_of_an_address_are_throttled() -> None:
         answers = [attempt(broker.port, user="alice", password=b"guess").reason for _ in range(8)]
         assert answers == [BAD_USER_OR_PASSWORD] * 6 + [0x89] * 2
         assert attempt(broker.port, user="alice", password=password_of("alice")).reason == 0x89
+        assert count(broker, "overload_shed_total", '{stage="failed_logins"}') == 3
