@@ -159,13 +159,13 @@ def rules_hold(history: History) -> list[str]:
     heard = {event.what for event in history.of("rules-reader", "got")}
     answers = [event.what for event in history.of("rules-", "answered")]
     errors = []
-    for payload, granted, reason in answers:
+    for probe, granted, reason in answers:
         if granted and reason == NOT_AUTHORIZED:
-            errors.append(f"S13 {payload}: denied, though the rules in force grant it")
-        if granted and reason < 0x80 and payload not in heard:
-            errors.append(f"C1 {payload}: acknowledged, and it never came")
-        if not granted and (reason != NOT_AUTHORIZED or payload in heard):
-            errors.append(f"S13 {payload}: the rules in force deny it, {reason=:#x}, came: {payload in heard}")
+            errors.append(f"S13 {probe}: denied, though the rules in force grant it")
+        if granted and reason < 0x80 and probe not in heard:
+            errors.append(f"C1 {probe}: acknowledged, and it never came")
+        if not granted and (reason != NOT_AUTHORIZED or probe in heard):
+            errors.append(f"S13 {probe}: the rules in force deny it, {reason=:#x}, came: {probe in heard}")
     if {granted for _, granted, _ in answers} != {True, False}:
         errors.append(f"S13 {len(answers)} answers, not both to what is granted and to what is denied")
     return errors[:5]

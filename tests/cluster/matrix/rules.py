@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import random
-import secrets
 import threading
+import zlib
 from pathlib import Path
 
 from tests.cluster.hosts import Host
 from tests.cluster.matrix.cluster import ALL_IS_GRANTED, Cluster
+from tests.cluster.matrix.flows import Sink
 from tests.cluster.matrix.history import History
-from tests.faults.ledger import Peer, Subscriber
-from tests.mqtt import Client, Packet
+from tests.faults.ledger import Peer
+from tests.mqtt import Client
 
 TOPIC = "rules"
 DENIED = f"{ALL_IS_GRANTED}pattern deny {TOPIC}/%c\n"  # to the client of that name; who reads has another one
 PROBES, PAUSE_S = 4, 0.1
-
-
-def write(acl_file: Path, rules: str) -> None:
-    """As a whole: a process may read it just now."""
-    new = acl_file.with_suffix(".new")
-    new.write_text(rules)
-    new.replace(acl_file)
-
-
-class Reader(Subscriber):
-    def __init__(self, history: History, cluster: Cluster) -> None:
-        super().__init__(cluster.client, "rules-reader", 5, 1, 0.0, random.Random(4))
-        self.history, self.filter = history, f"{TOPIC}/+"
-        self.heard: set[str] = set()
-
-    def arrived(self, packet: Packet) -> None:
-        self.history.add(self.name, "got", packet.payload.decode())
-        self.heard.add(packet.payload.decode())
 
 
 class Prober(Peer):
@@ -46,8 +29,8 @@ class Prober(Peer):
         self.draining, self.idle = threading.Event(), threading.Event()
         self.granted = False
         self.in_force = False  # is what the file says known to be what the host does?
-        self.life, self.number = secrets.token_hex(2), 0
-        self.due: set[str] = set()
+        self.number = 0
+        self.due: set[int] = set()
 
     def _connect(self, client: Client) -> None:
         client.connect(self.name)
@@ -63,15 +46,17 @@ class Prober(Peer):
 
     def _probe(self, client: Client) -> None:
         self.number += 1
-        payload = f"{self.name}:{self.life}:{self.number}"
-        reason = client.publish_all(f"{TOPIC}/{self.name}", payload.encode()).reason
-        self.history.add(self.name, "answered", (payload, self.granted, reason), self.host.name)
+        plain = f"{self.name}:{self.number}".encode()
+        reason = client.publish_all(f"{TOPIC}/{self.name}", plain + b"/%08x" % zlib.crc32(plain)).reason
+        self.history.add(self.name, "answered", ((self.name, self.number), self.granted, reason), self.host.name)
         if reason < 0x80:
-            self.due.add(payload)
+            self.due.add(self.number)
 
     def _change(self) -> None:
         self.in_force, self.granted = False, not self.granted
-        write(self.acl_file, ALL_IS_GRANTED if self.granted else DENIED)
+        new = self.acl_file.with_suffix(".new")  # the file is replaced as a whole: a process may read it just now
+        new.write_text(ALL_IS_GRANTED if self.granted else DENIED)
+        new.replace(self.acl_file)
         while not (self.in_force or self.draining.is_set() or self.stopping.is_set()):
             self.in_force = self.host.get("/v1/reload", method="POST")[0] == 200
             self.draining.wait(0 if self.in_force else PAUSE_S)
@@ -79,7 +64,8 @@ class Prober(Peer):
 
 class Changing:
     def __init__(self, history: History, cluster: Cluster) -> None:
-        self.history, self.reader = history, Reader(history, cluster)
+        self.history = history
+        self.reader = Sink(history, cluster.client, "rules-reader", 5, 1, filter=f"{TOPIC}/+")
         self.probers = [Prober(history, host, cluster.acl_files[host.name]) for host in cluster.hosts]
 
     def start(self) -> None:
@@ -93,7 +79,8 @@ class Changing:
             prober.draining.set()
 
     def drained(self) -> bool:
-        return all(prober.idle.is_set() and prober.due <= self.reader.heard for prober in self.probers)
+        heard = self.reader.seen
+        return all(prober.idle.is_set() and prober.due <= set(heard.get(prober.name, ())) for prober in self.probers)
 
     def stop(self) -> None:
         for peer in [*self.probers, self.reader]:
