@@ -98,7 +98,7 @@ class Reports:
             bytes_out=counters.bytes_out,
             queue_bytes=counters.queue_bytes,
             trouble=counters.trouble,
-            in_sync=copy.get("in_sync", False),
+            in_sync=copy.get("in_sync", False) and counters.state in ("up", "suspect"),  # the keeper hears it later
             lag_commits=copy.get("lag_ops", 0),
             lag_s=copy.get("lag_s", 0.0),
             evictions=copy.get("evictions", 0),

@@ -98,7 +98,7 @@ def test_its_checks_are_no_failed_clients(behind: Behind) -> None:
     wait_for(lambda: broker.metric("mqnode_connections_closed_total") >= before + CHECKS, 10)
     # a process that was slow to start may say that it is ready
     assert [line for line in broker.log().splitlines()[lines:] if 'ready"' not in line] == []
-    for series in ('connect_total{result="refused"}', "auth_failures_total", "handler_errors_total",
+    for series in ('connect_total{result="refused"}', 'auth_failures_total{method="password"}', "handler_errors_total",
                    'protocol_errors_total{kind="malformed"}', 'protocol_errors_total{kind="protocol"}'):  # fmt: skip
         assert broker.metric(f"mqnode_{series}") == 0, series
 
@@ -121,10 +121,10 @@ def test_a_client_need_not_subscribe_again(behind: Behind) -> None:
             publisher.publish_all("behind", b"%d" % number)
             with Client(behind.port) as client:
                 assert client.connect("behind", **durable(5)).session_present
-                found = client.take()
-                if found.dup:  # the last PUBACK was still on its way through the balancer
-                    found = client.take()
-                assert found.payload == b"%d" % number
+                # The last PUBACK may still be on its way through the balancer; so may the end of the last connection,
+                # which this message was sent to then
+                while (found := client.take()).payload != b"%d" % number:
+                    assert (found.dup, found.payload) == (True, b"%d" % (number - 1))
                 workers.add(behind.broker.get("/v1/clients/behind")[1]["worker"])
     assert workers == {0, 1}
 
