@@ -31,12 +31,13 @@ class Prober(Peer):
         self.in_force = False  # is what the file says known to be what the host does?
         self.number = 0
         self.due: set[int] = set()
+        self.asked: set[bool] = set()  # under a granting rule, under a denying one
 
     def _connect(self, client: Client) -> None:
         client.connect(self.name)
 
     def session(self, client: Client) -> None:
-        while not (self.draining.is_set() or self.stopping.is_set()):
+        while not (self.stopping.is_set() or (self.draining.is_set() and len(self.asked) == 2)):
             for _ in range(PROBES if self.in_force else 0):
                 self._probe(client)
                 self.draining.wait(PAUSE_S)
@@ -49,6 +50,7 @@ class Prober(Peer):
         plain = f"{self.name}:{self.number}".encode()
         reason = client.publish_all(f"{TOPIC}/{self.name}", plain + b"/%08x" % zlib.crc32(plain)).reason
         self.history.add(self.name, "answered", ((self.name, self.number), self.granted, reason), self.host.name)
+        self.asked.add(self.granted)
         if reason < 0x80:
             self.due.add(self.number)
 
@@ -57,9 +59,8 @@ class Prober(Peer):
         new = self.acl_file.with_suffix(".new")  # the file is replaced as a whole: a process may read it just now
         new.write_text(ALL_IS_GRANTED if self.granted else DENIED)
         new.replace(self.acl_file)
-        while not (self.in_force or self.draining.is_set() or self.stopping.is_set()):
+        while not (self.in_force or self.stopping.wait(PAUSE_S)):
             self.in_force = self.host.get("/v1/reload", method="POST")[0] == 200
-            self.draining.wait(0 if self.in_force else PAUSE_S)
 
 
 class Changing:
