@@ -13,7 +13,7 @@ from typing import Self
 import gevent
 import zmq
 
-from mesh import zap
+from mesh import greenlets, zap
 from mesh.identity import Identity
 
 ASKED_BYTES_MAX = 16 << 10  # by anybody
@@ -34,7 +34,7 @@ class Answers:
             self._context.term()
             raise
         self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
-        self._greenlet = zap.spawn(self._run)
+        self._greenlet = greenlets.spawn(self._run)
 
     def _run(self) -> None:
         while True:

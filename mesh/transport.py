@@ -25,7 +25,7 @@ import zmq
 from gevent.event import Event
 from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, getaddrinfo
 
-from mesh import channel, frames, life, zap
+from mesh import channel, frames, greenlets, life, zap
 from mesh.channel import Change, Channel, Down, Party
 from mesh.identity import Identity
 from mesh.life import Life
@@ -144,7 +144,7 @@ class Transport:
         self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
         self._sendable = Event()
         self.update_members(membership)
-        self._greenlets = [zap.spawn(self._receive), zap.spawn(self._send)]
+        self._greenlets = [greenlets.spawn(self._receive), greenlets.spawn(self._send)]
 
     def stop(self) -> None:
         """Nothing more is sent or received; the handler is not called any more."""
@@ -180,7 +180,7 @@ class Transport:
         self._identity = identity
         self._router.unbind(f"tcp://{self.address}")
         self._router.setsockopt(zmq.CURVE_SECRETKEY, identity.secret_key.encode())
-        zap.spawn(partial(zap.bind_again, self._router, self.address))
+        greenlets.spawn(partial(zap.bind_again, self._router, self.address))
         for peer in list(self._peers.values()):
             self._redial(peer)
 
@@ -277,10 +277,10 @@ class Transport:
             if (proof := peer.life.proof()) is not None:
                 self._tell(peer, peer.channel.gone(now, proof))
             if peer.channel.state != "evicted" and peer.life.due(now, peer.channel.silent_ms(now)):
-                zap.spawn(partial(self._ask, peer))
+                greenlets.spawn(partial(self._ask, peer))
             if peer.leads_nowhere() and now >= peer.dial_at_ms and not peer.dialling:
                 peer.dialling = True
-                zap.spawn(partial(self._dial, peer))
+                greenlets.spawn(partial(self._dial, peer))
 
     def _tell(self, peer: Peer, events: list[channel.Event]) -> None:
         node_id, counters = peer.member.node_id, peer.counters

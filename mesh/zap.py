@@ -16,6 +16,8 @@ import zmq
 from gevent.socket import wait_read
 from zmq.utils import z85
 
+from mesh import greenlets
+
 ENDPOINT = "inproc://zeromq.zap.01"
 OLDEST_LIBZMQ = (4, 3, 3)  # older ones: CVE-2019-13132, CVE-2020-15166, CVE-2021-20237
 HANDSHAKE_MS = 5000
@@ -45,18 +47,6 @@ def wait_readable(socket: Socket, timeout_s: float = POLL_S) -> bool:
         except TimeoutError:
             return bool(events(socket) & zmq.POLLIN)
     return True
-
-
-def spawn(run: Callable[[], None]) -> gevent.Greenlet[[], None]:
-    """A greenlet whose error is the process's end: half a transport must not look alive."""
-
-    def guarded() -> None:
-        try:
-            run()
-        except Exception as error:
-            gevent.get_hub().handle_system_error(type(error), error, error.__traceback__)
-
-    return gevent.spawn(guarded)
 
 
 def context() -> zmq.Context[Socket]:
@@ -124,7 +114,7 @@ class Authenticator:
         self._socket = context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(ENDPOINT)
-        self._greenlet = spawn(self._run)
+        self._greenlet = greenlets.spawn(self._run)
 
     def _run(self) -> None:
         while True:

@@ -19,6 +19,7 @@ import msgspec
 from gevent import socket
 from gevent.event import Event
 
+from mesh import greenlets
 from node import log
 from node.outgoing import Outgoing
 from node.peers import frame, take_frames
@@ -61,8 +62,8 @@ class KeeperBridge:
         self._to_send = Event()
 
     def start(self) -> None:
-        gevent.spawn(self._keep)
-        gevent.spawn(self._write)
+        greenlets.spawn(self._keep)
+        greenlets.spawn(self._write)
 
     @property
     def connected(self) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent.event import Event
 
+from mesh import greenlets
 from node.config import worker_count
 from node.core.loop import SHARED_BYTES, Link
 from node.peers import CROSSING, EVENT, HELLO, REPLY, REQUEST, Peer, decode, encode, frame
@@ -43,7 +44,7 @@ class Links:
 
     def run(self) -> None:
         """Keep all links from now on; returns when the keeper has said welcome and the siblings are there, or late."""
-        gevent.spawn(self._keep)
+        greenlets.spawn(self._keep)
         self._welcomed.wait()
         self._lost.set()
         self._wait_for_siblings()
@@ -110,14 +111,23 @@ class Links:
             dialled = self._dial(f"worker-{index}.sock")
             if dialled is None:
                 return False
-            memory = _shared_memory()
+            try:
+                self._share_memory(dialled, index)
+            except OSError:  # it has just died, or no descriptor is left
+                dialled.close()
+                return False
+        return True
+
+    def _share_memory(self, dialled: socket.socket, index: int) -> None:
+        memory = _shared_memory()
+        try:
             hello = encode({"role": "worker", "index": self._worker.index})
             socket.send_fds(dialled, [frame(HELLO, hello)], [memory])
             link = self._loop.link(dialled.detach(), "worker", index)
             link.share_memory(memory)
+        finally:
             os.close(memory)
-            self._use_sibling(link, index)
-        return True
+        self._use_sibling(link, index)
 
     def _use_sibling(self, link: Link, index: int) -> None:
         peer = self.siblings.setdefault(index, Peer(repeat=False))

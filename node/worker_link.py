@@ -12,6 +12,7 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
+from mesh import greenlets
 from node.outgoing import Outgoing
 from node.peers import CROSSING, HELLO, REPLY, Peer, encode, take_frames
 
@@ -36,8 +37,8 @@ class WorkerLink:
         self._socket: Any = None
         self._out = Outgoing()
         self._to_send = Event()
-        gevent.spawn(self._keep)
-        gevent.spawn(self._write)
+        greenlets.spawn(self._keep)
+        greenlets.spawn(self._write)
 
     @property
     def is_connected(self) -> bool:

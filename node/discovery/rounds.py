@@ -19,7 +19,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.threadpool import ThreadPool
 
-from mesh import zap
+from mesh import greenlets
 from mesh.discovery import Found, Sight, decide, moved, strangers
 from mesh.join import Joiner, JoinError, join
 from mesh.meeting import MeetingError, MeetingPlace, meet
@@ -80,7 +80,7 @@ class Discovery:
         if self._config.discovery.method == "none":
             return
         self._open_place()
-        self._greenlet = zap.spawn(self._run)
+        self._greenlet = greenlets.spawn(self._run)
 
     def stop(self) -> None:
         if self._greenlet is None:

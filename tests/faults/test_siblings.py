@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import struct
 import threading
 from collections.abc import Iterator
@@ -145,3 +146,25 @@ def test_thousands_of_subscribes_at_once_are_all_answered(clean: bool) -> None:
         client.subscribe("many/t")
         client.publish("many/t", b"for me")
         assert client.take().payload == b"for me"
+
+
+def hangs_up(listening: socket.socket) -> None:
+    """On everybody, at once, as a worker that dies."""
+    with suppress(OSError):  # it is closed
+        while True:
+            listening.accept()[0].close()
+
+
+def test_a_sibling_that_hangs_up_at_once_is_dialled_again() -> None:
+    with running() as broker, socket.socket(socket.AF_UNIX) as listening:
+        path, aside = broker.run_dir / "worker-0.sock", broker.run_dir / "aside.sock"
+        path.rename(aside)
+        listening.bind(str(path))
+        listening.listen(100)
+        threading.Thread(target=hangs_up, args=(listening,), daemon=True).start()
+        broker.signal("worker-1", signal.SIGKILL)
+        wait_for(lambda: broker.log().count('"process":"worker-1","event":"ready"') == 2)
+        listening.shutdown(socket.SHUT_RDWR)
+        aside.rename(path)
+        broker.wait_ready()
+        wait_for(lambda: shares_memory(broker, 1))
