@@ -105,6 +105,7 @@ cdef class Stream:
     cdef flag touched
     cdef flag again
     cdef flag congested
+    cdef uint8_t unanswered     # SUBSCRIBE and UNSUBSCRIBE packets of a client; in Connection it would cost 8 bytes
 
 cdef class Connection(Stream):
     cdef readonly uint64_t number
@@ -131,7 +132,6 @@ cdef class Connection(Stream):
     cdef uint32_t deadline_ms
     cdef uint8_t state
     cdef public uint8_t version
-    cdef uint8_t unanswered     # SUBSCRIBE and UNSUBSCRIBE packets
     cdef flag closing           # once the output is flushed
     cdef flag paused
     cdef flag unread            # paused, because it does not read its acknowledgements
