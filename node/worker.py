@@ -36,7 +36,7 @@ from node.mqtt.client import Handshake
 from node.mqtt.connect import Connects
 from node.mqtt.ends import Ends
 from node.mqtt.moves import Moves
-from node.mqtt.subscribe import Subscriptions
+from node.mqtt.subscribe import Subscriptions, how_many
 from node.reload import tell_changes
 from node.requests import Requests
 from node.system import System
@@ -297,7 +297,7 @@ class Worker:
         sent = 0
         if session is not None:
             sent = session.sent_until if session.sid else 0
-            self.subscriptions.count(session, -session.subscription_count, -len(session.shares or ()))
+            self.subscriptions.count(session, how_many(session))
             session.detach()
             session.online = False
         number = connection.number

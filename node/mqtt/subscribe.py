@@ -48,6 +48,7 @@ class Subscriptions:
         granted: list[tuple[str, int, int]] = []
         replay: list[tuple[bytes, int]] = []
         announced = False
+        before = how_many(session)
         for filter, options in asked:
             reason, new, told = self._subscribe(connection, session, filter, options, identifier)
             reasons.append(reason if reason < 0x80 or version == 5 else 0x80)
@@ -58,6 +59,7 @@ class Subscriptions:
             handling = options >> 4 & 3
             if not filter.startswith(b"$share/") and (handling == 0 or (handling == 1 and new)):
                 replay.append((filter, options))
+        self.count(session, before, how_many(session))
         self.worker.count("subscribes", len(granted))
         self.worker.access("subscribe", connection, filters=[name for name, _, _ in granted])
         suback = encode_suback(packet_id, bytes(reasons), {} if version == 5 else None)
@@ -92,17 +94,15 @@ class Subscriptions:
             return codes.QUOTA_EXCEEDED, False, False
         if share is not None:
             new = session.share(share[0], share[1], options & 0x0F, identifier)
-            self.count(session, new, new)
             return options & 3, new, True
         new, told = session.subscribe(filter, options & 0x0F, identifier)
-        self.count(session, new, 0)
         return options & 3, new, told
 
-    def count(self, session: Session, by: int, shared: int) -> None:
-        """Those of durable sessions are counted by the keeper."""
+    def count(self, session: Session, before: tuple[int, int], after: tuple[int, int] = (0, 0)) -> None:
+        """`before` and `after`: as of `how_many`. Those of durable sessions are counted by the keeper."""
         if session.sid == 0:
-            self.worker.count("subscriptions", by)
-            self.worker.count("subscriptions_shared", shared)
+            self.worker.count("subscriptions", after[0] - before[0])
+            self.worker.count("subscriptions_shared", after[1] - before[1])
 
     def _when_known(self, connection: Connection, method: str, arguments: dict[str, Any], changed: bool, announced: bool,
                     then: Any) -> None:  # fmt: skip
@@ -163,12 +163,14 @@ class Subscriptions:
         reasons = bytearray()
         gone: list[str] = []
         announced = False
+        before = how_many(session)
         for filter in filters:
             existed, told = self._unsubscribe(session, filter)
             announced |= told
             reasons.append(codes.SUCCESS if existed else codes.NO_SUBSCRIPTION_EXISTED)
             if existed:
                 gone.append(filter.decode())
+        self.count(session, before, how_many(session))
         self.worker.count("unsubscribes", len(gone))
         self.worker.access("unsubscribe", connection, filters=gone)
         unsuback = encode_unsuback(packet_id, bytes(reasons), {} if version == 5 else None)
@@ -189,14 +191,16 @@ class Subscriptions:
         except ProtocolError:
             return False, False
         if share is not None:
-            existed = session.unshare(*share)
-            self.count(session, -existed, -existed)
-            return existed, True
+            return session.unshare(*share), True
         existed, told = session.unsubscribe(filter)
-        self.count(session, -existed, 0)
         return existed, told
 
 
 def _check_count(filters: Sized) -> None:
     if len(filters) > _FILTERS_MAX:
         raise ProtocolError(codes.QUOTA_EXCEEDED, f"more than {_FILTERS_MAX} filters in one packet")
+
+
+def how_many(session: Session) -> tuple[int, int]:
+    """Its subscriptions, and the shared ones among them."""
+    return session.subscription_count, len(session.shares or ())
