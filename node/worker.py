@@ -336,17 +336,21 @@ class Worker:
         return self.authenticator.anonymous_allowed(listener)
 
     def may_publish(self, connection: Connection, topic: bytes, qos: int, retain: bool) -> bool:
-        return self._may(connection, "publish", topic.decode(), qos, retain)
+        name = topic.decode()
+        allowed = self.authorizer.authorize("publish", connection.user, connection.client_id, name, qos, retain)
+        return allowed or self._tell_denied(connection, "publish", name)
 
     def may_subscribe(self, connection: Connection, filter: bytes, qos: int) -> bool:
-        return self._may(connection, "subscribe", filter.decode(), qos, False)
+        name = filter.decode()
+        allowed = self.authorizer.authorize("subscribe", connection.user, connection.client_id, name, qos, False)
+        return allowed or self._tell_denied(connection, "subscribe", name)
 
-    def _may(self, connection: Connection, action: Action, name: str, qos: int, retain: bool) -> bool:
-        allowed = self.authorizer.authorize(action, connection.user, connection.client_id, name, qos, retain)
-        if not allowed and connection.number not in self._denied:  # once: who tries on and on must not fill the log
+    def _tell_denied(self, connection: Connection, action: Action, name: str) -> bool:
+        """Once: who tries on and on must not fill the log. False."""
+        if connection.number not in self._denied:
             self._denied.add(connection.number)
             self.access("denied", connection, action=action, topic=name)
-        return allowed
+        return False
 
     def _receive_permitted(self, session: Session, topic: bytes) -> bool:
         return self.authorizer.authorize("receive", session.user, session.client_id, topic.decode(), 0, False)
