@@ -50,22 +50,22 @@ def change_password(path: str | Path, user: str, password: str, scram: bool | No
         replace(target, [line if _is_of(each, user) else each for each in lines])
 
 
-def check_deletable(path: str | Path, user: str) -> None:
-    """Could the user be taken out of the file? Raises UserError, AuthFileError."""
-    users, _ = _read(Path(path))
+def check_deletable(path: str | Path, user: str) -> list[str]:
+    """Could the user be taken out of the file? Returns its lines. Raises UserError, AuthFileError."""
+    users, lines = _read(Path(path))
     _require(user in users, f"There is no user {user}. To see who there is: mqnode users list")
     _require(
         len(users) > 1,
         f"{user} is the last user, and a file without users is refused: running brokers would keep {user}. "
         f"Add another one first, or lock it out by a new password: mqnode users passwd {user}",
     )
+    return lines
 
 
 def delete_user(path: str | Path, user: str) -> None:
     """Take the user out of the file. Raises UserError, AuthFileError."""
     with locked(path) as target:
-        check_deletable(target, user)
-        replace(target, [each for each in _read(target)[1] if not _is_of(each, user)])
+        replace(target, [each for each in check_deletable(target, user) if not _is_of(each, user)])
 
 
 def _read(target: Path) -> tuple[dict[str, passwords.Entry], list[str]]:
