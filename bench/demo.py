@@ -31,7 +31,10 @@ class Demo:
 
     def __init__(self, balancer: Balancer, ledger: Ledger) -> None:
         self.balancer, self.ledger = balancer, ledger
-        self.said = [f"{len(balancer.hosts)} × mqnode behind HAProxy at {balancer.address}:{balancer.port}"]
+        self.said = [
+            f"{len(balancer.hosts)} × mqnode behind HAProxy at {balancer.address}:{balancer.port}",
+            f"{len(ledger.publishers)} publishers p…, QoS 1 and 2; {len(ledger.subscribers)} persistent sessions s… get all of it",
+        ]
         self.dead: set[str] = set()
 
     def play(self, live: Live) -> list[str]:
@@ -47,8 +50,8 @@ class Demo:
         if len(self.balancer.hosts) > 1:
             self.watch(live, AFTER_S)
             gap_ms = 1000 * max(each.gap_s for each in self.ledger.subscribers)
-            self.say(f"the others have its clients; the longest that one of them got nothing was {gap_ms:.0f} ms")
-        self.say(f"{victim.name} is started again")
+            self.say(f"its clients are at the others; the longest gap that a subscriber saw was {gap_ms:.0f} ms")
+        self.say(f"{victim.name} is started again; clients stay where they are")
         victim.start()
         self.dead.clear()
         self.watch(live, AFTER_S)
@@ -70,7 +73,9 @@ class Demo:
 
     def view(self) -> Group:
         up = self.balancer.up()
-        hosts = Table("host", "state", "in HAProxy", "clients", expand=True)
+        hosts = Table(expand=True)
+        for title, ratio in (("host", 1), ("state", 1), ("in HAProxy", 1), ("clients", 3)):  # it stands still
+            hosts.add_column(title, ratio=ratio)
         for host in self.balancer.hosts:
             dead = host.name in self.dead
             state = Text("killed", "bold red") if dead else Text("runs", "green")

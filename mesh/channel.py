@@ -18,6 +18,7 @@ an old one. After Up everything that the peer has not acknowledged must be sent 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -70,7 +71,8 @@ class Channel:
         self._new_id = new_id
         self._detector = Detector(now_ms)
         self._assembler = Assembler()
-        self._queue = bytearray()
+        self._queue: deque[tuple[int, tuple[bytes | memoryview, ...]]] = deque()  # frames: size, parts
+        self.queue_bytes = 0
         self._ours, self._theirs = new_id(), 0
         self._sent = self._received = 0  # numbers of the last batches
         self._hello_due, self._beat_due = True, False
@@ -92,35 +94,52 @@ class Channel:
     def rtt_ms(self) -> float | None:
         return self._detector.rtt_ms
 
-    @property
-    def queue_bytes(self) -> int:
-        return len(self._queue)
-
     # -- out --------------------------------------------------------------------------------------------------------------
 
-    def queue(self, kind: int, body: bytes) -> bool:
-        """False: the link is not open, or too much waits. A body larger than the queue goes when nothing waits."""
-        if not self.open or (self._queue and len(self._queue) + len(body) > QUEUE_BYTES_MAX):
+    def queue(self, kind: int, *body: bytes) -> bool:
+        """False: the link is not open, or too much waits. A body, of parts, larger than the queue goes when nothing waits."""
+        size = sum(map(len, body))
+        if not self.open or (self._queue and self.queue_bytes + size > QUEUE_BYTES_MAX):
             return False
-        if len(body) > frames.BODY_BYTES_MAX:
-            raise ValueError(f"a body of {len(body)} bytes; {frames.BODY_BYTES_MAX} are the most")
-        self._queue += frames.FRAME.pack(len(body), kind)
-        self._queue += body
+        if size > frames.BODY_BYTES_MAX:
+            raise ValueError(f"a body of {size} bytes; {frames.BODY_BYTES_MAX} are the most")
+        self._queue.append((frames.FRAME.size + size, (frames.FRAME.pack(size, kind), *body)))
+        self.queue_bytes += frames.FRAME.size + size
         return True
+
+    @property
+    def has_more(self) -> bool:
+        """There is something to `take`."""
+        return self._hello_due or (self.open and (self._beat_due or bool(self._queue)))
 
     def take(self, now_ms: float) -> bytes | None:
         """The next message. It is on its way; if it is lost, the peer will notice."""
         if self._hello_due:
             self._hello_due = False
             return self._hello().encode()
-        if not self.open or not (self._queue or self._beat_due):
+        if not self.has_more:
             return None
         self._beat_due = False
         self._sent += 1
-        with memoryview(self._queue) as queue, queue[: frames.BATCH_BYTES] as piece:
-            message = Batch(self._ours, self._sent, *self._detector.beat(now_ms), piece).encode()
-        del self._queue[: frames.BATCH_BYTES]
-        return message
+        head = Batch(self._ours, self._sent, *self._detector.beat(now_ms), b"").encode()
+        return b"".join((head, *self._take_frames()))
+
+    def _take_frames(self) -> list[bytes | memoryview]:
+        """Whole frames as far as they fit, so that the other side need not put them together; else a piece of a large one."""
+        parts: list[bytes | memoryview] = []
+        room = frames.BATCH_BYTES
+        while self._queue and self._queue[0][0] <= room:
+            size, frame = self._queue.popleft()
+            parts += frame
+            room -= size
+        if self._queue and not parts:
+            size, frame = self._queue[0]
+            whole = memoryview(b"".join(frame) if len(frame) > 1 else frame[0])
+            parts.append(whole[:room])
+            self._queue[0] = size - room, (whole[room:],)
+            room = 0
+        self.queue_bytes -= frames.BATCH_BYTES - room
+        return parts
 
     def _hello(self) -> Hello:
         return Hello(
@@ -241,5 +260,6 @@ class Channel:
         self.open = False
         self._theirs = self._sent = self._received = 0
         self._queue.clear()
+        self.queue_bytes = 0
         self._assembler.clear()
         self._hello_due, self._beat_due = True, False

@@ -8,7 +8,7 @@ What is found is advice: an address, perhaps a name and an id, from a place that
 - Of two that are alone, who has no sessions joins who has some; else the larger id joins the smaller. All order is `_rank`.
 - Two that are alone become a cluster only when the round before found no fewer hosts: of several that start at once the first
   two may not know of the others yet, and would begin a cluster beside theirs.
-- While a host joins it lets nobody in (node/cluster.py).
+- While a host joins it lets nobody in (node/interconnect/cluster.py).
 
 So of several that start at once one cluster results, after some refusals perhaps; hosts that cannot see each other may begin two.
 """
@@ -90,11 +90,12 @@ def strangers(own_address: str, table: Membership, found: list[Found]) -> list[s
     return list(dict.fromkeys(each.address for each in found if each.node_id not in ids and each.address not in known))
 
 
-def moved(table: Membership, found: list[Found], own_id: bytes) -> dict[bytes, str]:
-    """Where members were found that are not where the table says. Worth a try: the connection proves who is there."""
-    members = {each.node_id.hex(): each for each in table.active() if each.node_id != own_id}
-    return {
-        members[each.node_id].node_id: each.address
-        for each in found
-        if each.node_id in members and members[each.node_id].address != each.address
-    }
+def moved(table: Membership, found: list[Found], own_id: bytes, turn: int) -> dict[bytes, str]:
+    """Members that were found elsewhere than the table says, and where to try it: the connection proves who is there. At each
+    turn it is another place, that of the table, too: what was found may be old, or false."""
+    tried = {}
+    for member in table.active():
+        places = {each.address for each in found if each.node_id == member.node_id.hex()} - {member.address}
+        if places and member.node_id != own_id:
+            tried[member.node_id] = [*sorted(places), member.address][turn % (len(places) + 1)]
+    return tried

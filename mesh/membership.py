@@ -28,6 +28,11 @@ class MembershipError(ValueError):
     """A change that the table refuses; the text says why and what to do."""
 
 
+def is_name(text: str) -> bool:
+    """Of a host or a cluster."""
+    return _NAME.fullmatch(text) is not None
+
+
 def is_address(text: str) -> bool:
     """HOST:PORT, as far as one can tell without looking it up."""
     found = _ADDRESS.fullmatch(text)
@@ -120,8 +125,11 @@ class Membership(msgspec.Struct, frozen=True):
             raise MembershipError(f"the change of {member.name} is older than what is known of it. Run it again.")
         if known not in self.active() and member.state == "active" and len(self.active()) >= MEMBERS_MAX:
             raise MembershipError(f"the cluster {self.name} has {MEMBERS_MAX} hosts, the most there can be")
+        has_name = (
+            known in self.active() and known is not None and known.name == member.name
+        )  # two sides of a cut gave it
         for other in self.active() if member.state == "active" else ():
-            if other.node_id != member.node_id and other.name == member.name:
+            if other.node_id != member.node_id and other.name == member.name and not has_name:
                 raise MembershipError(
                     f'a host named "{member.name}" is a member already (at {other.address}). Choose another node.name for this '
                     f"host; if the other is gone for good, first: mqnode cluster remove {member.name}"

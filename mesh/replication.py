@@ -86,6 +86,9 @@ class Replication:
     def is_open(self, key: Hashable) -> bool:
         return key in self.peers and self.peers[key].sending
 
+    def is_in_sync(self, key: Hashable) -> bool:
+        return self.is_open(key) and self.peers[key].in_sync
+
     def evicted(self, key: Hashable) -> None:
         """The peer is gone: nothing waits for it any more. The caller has made that durable and visible before."""
         self._copied = self.released

@@ -94,7 +94,7 @@ class Peer:
         self.life = Life()
 
     def writable(self) -> bool:
-        return self.socket is not None and bool(zap.events(self.socket) & zmq.POLLOUT)
+        return self.socket is not None and bool(zap.events(self.socket) & zap.POLLOUT)
 
     def leads_nowhere(self) -> bool:
         return self.socket is None or not self.channel.open
@@ -111,7 +111,7 @@ class Peer:
         self.socket = self.watcher = self.monitor = None
 
     def look_for_refusal(self) -> None:
-        while self.monitor is not None and zap.events(self.monitor) & zmq.POLLIN:
+        while self.monitor is not None and zap.events(self.monitor) & zap.POLLIN:
             self.monitor.recv_multipart()
             self.counters.refuses_us = True
 
@@ -144,11 +144,11 @@ class Transport:
         self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
         self._sendable = Event()
         self.update_members(membership)
-        self._greenlets = [greenlets.spawn(self._receive), greenlets.spawn(self._send)]
+        self._receiver, self._sender = greenlets.spawn(self._receive), greenlets.spawn(self._send)
 
     def stop(self) -> None:
         """Nothing more is sent or received; the handler is not called any more."""
-        gevent.killall(self._greenlets)
+        gevent.killall([self._receiver, self._sender])
         for peer in self._peers.values():
             peer.hang_up(LINGER_MS)
         self._peers.clear()
@@ -158,12 +158,17 @@ class Transport:
 
     # -- for the user -------------------------------------------------------------------------------------------------------
 
-    def send(self, node_id: bytes, kind: int, body: bytes) -> bool:
-        """Ordered and complete as long as the peer is up. False: it is not, or too much waits; try again after its answers."""
+    def hear_no_more(self) -> None:
+        """Only what is to be said last is still sent. Not from within the handler."""
+        self._receiver.kill()
+
+    def send(self, node_id: bytes, kind: int, *body: bytes) -> bool:
+        """A body, of parts: ordered and complete as long as the peer is up. False: it is not, or too much waits; try again
+        after its answers."""
         peer = self._peers.get(node_id)
         if peer is None:
             return False
-        if not peer.channel.queue(kind, body):
+        if not peer.channel.queue(kind, *body):
             peer.counters.refused_sends += 1
             return False
         peer.counters.frames_out += 1
@@ -243,7 +248,6 @@ class Transport:
             if now_ms() >= tick_at and (not more or turns >= TURNS_MAX):  # first read what waits, then judge
                 self._tick(now_ms())
                 tick_at, turns = now_ms() + TICK_MS, 0
-            gevent.sleep(0)
 
     def _drain(self) -> bool:
         """Receive a turn's messages; True if there may be more."""
@@ -302,7 +306,8 @@ class Transport:
                 case Down(reason):
                     peer.dial_at_ms = now_ms() + (0 if reason in channel.EVICTIONS else DIAL_MS)
                     self._handler.down(node_id, reason)
-        self._sendable.set()  # an answer, a beat
+        if peer.channel.has_more:  # an answer, a beat
+            self._sendable.set()
 
     # -- out --------------------------------------------------------------------------------------------------------------
 
@@ -312,10 +317,11 @@ class Transport:
             self._sendable.clear()
             for peer in list(self._peers.values()):
                 self._send_to(peer)
-            gevent.sleep(0)
 
     def _send_to(self, peer: Peer) -> None:
-        while peer.writable() and (message := peer.channel.take(now_ms())) is not None:
+        while (
+            peer.writable() and (message := peer.channel.take(now_ms())) is not None
+        ):  # ZeroMQ signals until it was asked
             assert peer.socket is not None
             try:
                 peer.socket.send(message, zmq.NOBLOCK)

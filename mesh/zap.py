@@ -7,8 +7,10 @@ event that it missed (pyzmq#2167); reading events after each operation misses no
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -31,22 +33,25 @@ class TransportError(Exception):
     """This host cannot talk to others; the text says why and what to do."""
 
 
+POLLIN, POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)  # an Enum costs a microsecond at each use
+
+
 def events(socket: Socket) -> int:
     return int(socket.getsockopt(zmq.EVENTS))
 
 
 def wait_readable(socket: Socket, timeout_s: float = POLL_S) -> bool:
-    """Until a message is there, or the time is over."""
+    """Until a message is there, or the time is over. Who calls it again and again leaves others their turn."""
+    if events(socket) & POLLIN:
+        gevent.sleep(0)
+        return True
     deadline = time.monotonic() + timeout_s
-    while not events(socket) & zmq.POLLIN:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            return False
-        try:
+    while (left_s := deadline - time.monotonic()) > 0:
+        with suppress(TimeoutError):
             wait_read(socket.getsockopt(zmq.FD), timeout=left_s)
-        except TimeoutError:
-            return bool(events(socket) & zmq.POLLIN)
-    return True
+        if events(socket) & POLLIN:
+            return True
+    return False
 
 
 def context() -> zmq.Context[Socket]:
@@ -84,9 +89,12 @@ def server(context: zmq.Context[Socket], domain: str, bind: str, secret_key: str
         socket.bind(f"tcp://{bind}")
     except zmq.ZMQError as error:
         socket.close()
+        look = f"who has the port: ss -ltnp 'sport = :{bind.rpartition(':')[2]}'"
+        if error.errno == errno.EADDRNOTAVAIL:
+            look = "there is no such address here: ip address"
         raise TransportError(
             f"cannot listen at {bind} for other hosts: {error.strerror}. Set interconnect.bind to a free port of an address "
-            f"of this host; who has the port: ss -ltnp 'sport = :{bind.rpartition(':')[2]}'"
+            f"of this host; {look}"
         ) from error
     return socket
 

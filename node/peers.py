@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-HELLO, REQUEST, REPLY, EVENT = 0, 4, 5, 6
+HELLO, REQUEST, REPLY, EVENT, PUBLISH, SLOT = 0, 4, 5, 6, 7, 10
 CROSSING = 63  # the index among a worker's siblings of the interconnect, which stands for all other hosts
 
 encode = msgspec.msgpack.Encoder().encode
@@ -40,7 +40,7 @@ def take_frames(buffer: bytearray) -> list[tuple[int, bytes]]:
     return frames
 
 
-Done = Callable[[bool, Any], None]
+Done = Callable[[bool, Any], object]
 
 
 class LinkLike(Protocol):

@@ -137,7 +137,7 @@ def _hold_life_port(config: Config) -> None:
 
 def _clean(run: Path) -> None:
     """Remove what an earlier run left: the layout of its counters may be of another version."""
-    for left in [run / "counters", *run.glob("*.sock"), *run.glob("*.sock.*")]:
+    for left in [run / "counters", *run.glob("*.sock"), *run.glob("*.sock.*"), *run.glob("*.trouble")]:
         left.unlink(missing_ok=True)
 
 

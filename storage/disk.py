@@ -32,7 +32,7 @@ class Disk:
         """
         free = self.free_bytes()
         back = self._low_bytes // 4 if self._full else 0  # no coming and going with each message
-        self._full = free < self._low_bytes // 2 or free + reusable_bytes < self._low_bytes + back
+        self._full = free < (self._low_bytes + back) // 2 or free + reusable_bytes < self._low_bytes + back
         if not self._full:
             self._make_ballast()
         return self._full

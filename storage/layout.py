@@ -55,7 +55,8 @@ META_SEQ = b"seq"  # u64 of the last commit that changed what is replicated
 META_PEER = b"peer/"  # + u64 number of a peer: u64 of its last commit that is in this store
 META_COVERED = b"covered/"  # + u64 count: msgpack [begin, end, context] of a part of a snapshot: storage/covered.py
 META_EVICTED = b"evicted/"  # + 16 bytes id of a peer: "1" if it had all; since then we have acknowledged without it
-META_HEALS = b"heals"  # msgpack: node/heals.py
+META_HEALS = b"heals"  # msgpack: node/keeper/heals.py
+META_CLUSTER = b"cluster"  # 16 bytes, the id of that of which all is here, or was; empty: of none
 META_NODE = b"node/"  # + 16 bytes id of a peer: u64 its number
 META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may have been used
 META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch
@@ -113,7 +114,7 @@ def open_environment(path: str | os.PathLike[str], map_bytes: int, readonly: boo
         ) from error
 
 
-def open_databases(environment: lmdb.Environment, create: bool) -> dict[str, object]:
+def open_databases(environment: lmdb.Environment, create: bool) -> dict[str, lmdb._Database]:
     return {name: environment.open_db(name.encode(), create=create) for name in DATABASES}
 
 

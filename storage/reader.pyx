@@ -184,6 +184,40 @@ cdef class Reader:
 
     # -- retained ---------------------------------------------------------------------------------------------------------
 
+    def retained_of(self, list filters, clock):
+        """Yields (records, options) of these (filter, options), in lists as `retained_chunks`; `clock()` is the store clock.
+
+        Where filters are plain topics many share a transaction, which costs more than to look one up.
+        """
+        cdef list topics
+        cdef Py_ssize_t i = 0
+        while i < len(filters):
+            filter, options = filters[i]
+            topics = []
+            while is_topic(filter) and len(topics) < CHUNK:
+                topics.append(filter)
+                i += 1
+                if i == len(filters) or filters[i][1] != options:
+                    break
+                filter = filters[i][0]
+            if topics:
+                yield self.retained_topics(topics, clock()), options
+            else:
+                i += 1
+                for records in self.retained_chunks(filter.decode(), clock()):
+                    yield records, options
+
+    cdef list retained_topics(self, list topics, uint64_t now_ms):
+        cdef list records = []
+        with self.begin() as transaction:
+            retained = self.databases["retained"]
+            for topic in topics:
+                value = transaction.get(topic_key(topic), db=retained)
+                record = None if value is None else unsealed(value)
+                if record is not None and not expired(record, now_ms):
+                    records.append(record)
+        return records
+
     def retained_get(self, str topic):
         with self.begin() as transaction:
             value = transaction.get(topic_key(topic.encode()), db=self.databases["retained"])
@@ -197,7 +231,7 @@ cdef class Reader:
     def retained_chunks(self, str filter, unsigned long long now_ms, str after=""):
         """The same in lists, empty ones too, each the work of a moment: whoever has others to serve can do so between them."""
         cdef bytes wanted = filter.encode()
-        if b"+" not in wanted and b"#" not in wanted:
+        if is_topic(wanted):
             record = None if after else self.retained_get(filter)
             yield [] if record is None or expired(record, now_ms) else [record]
             return
@@ -234,6 +268,10 @@ cdef class Reader:
                 elif (under is not None and key.startswith(under) or matches(levels, topic_of(record))) and not expired(record, now_ms):
                     records.append(record)
         return records, None
+
+
+cdef bint is_topic(bytes filter):
+    return b"+" not in filter and b"#" not in filter
 
 
 cdef bint matches(list levels, bytes topic):

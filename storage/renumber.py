@@ -17,6 +17,7 @@ from typing import Any
 
 from storage.layout import (
     META_ALONE,
+    META_COVERED,
     META_EVICTED,
     META_FORMER,
     META_INCARNATION,
@@ -50,9 +51,13 @@ def renumber(transaction: Any, databases: dict[str, Any], number: int, last: int
         transaction.put(META_SEQ, u64(1), db=meta)
     transaction.delete(META_ALONE, db=meta)
     with transaction.cursor(db=meta) as cursor:
-        more = cursor.set_range(META_EVICTED)
-        while more and cursor.key().startswith(META_EVICTED):  # that was another time
-            more = cursor.delete() and bool(cursor.key())
+        for prefix in (
+            META_EVICTED,
+            META_COVERED,
+        ):  # that was another time; parts lack what the old number seemed to have
+            more = cursor.set_range(prefix)
+            while more and cursor.key().startswith(prefix):
+                more = cursor.delete() and bool(cursor.key())
 
 
 def remember(store_path: Path, number: int, incarnation: int, seq: int) -> None:

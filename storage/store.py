@@ -64,6 +64,17 @@ class Store:
         self.remember(seq)
         return now - monotonic_ms
 
+    def shift_clock(self, by_ms: int) -> None:
+        """At the next start, if that is within this boot."""
+        with self.environment.begin(write=True) as transaction:
+            meta = self.databases["meta"]
+            last = int.from_bytes(transaction.get(META_CLOCK, b"", db=meta), "big")
+            known = transaction.get(META_BOOT, b"", db=meta)
+            offset_ms = int.from_bytes(known[16:], "big", signed=True)
+            transaction.put(META_CLOCK, (last + by_ms).to_bytes(8, "big"), db=meta)
+            if known:
+                transaction.put(META_BOOT, known[:16] + (offset_ms + by_ms).to_bytes(8, "big", signed=True), db=meta)
+
     def remember(self, seq: int) -> None:
         """All commits up to this one are on the disk."""
         remember(self.path, self.number, self.incarnation, seq)

@@ -55,6 +55,9 @@ cdef enum:
     QSEQ_RESERVED = 256     # numbers of a queue that are made durable at once
     BRANCH_BITS = 40        # of a qseq: above them the branch, one for each takeover from a host that could not be asked
     PACKET_ID_COUNT = 65535 # a packet id is 1 + qseq % 65535
+    OVERFLOW = 1024         # a value of that size may have pages of its own, in LMDB
+    PART = 2048             # packet ids, and all of them in such parts: on a branch each host gives those of its own parts
+    PARTS = 32
     NUMBER_BITS = 40        # of sids, body numbers …: above them the number of the host that gave them
 
     SESSIONS = 0            # positions in layout.REPLICATED
@@ -73,6 +76,7 @@ cdef enum:
 cdef uint64_t ODD = 0x9E3779B97F4A7C15      # of the golden ratio: its multiples are spread well
 cdef uint64_t ALL = <uint64_t>-1
 cdef uint64_t COMMIT_MASK = (<uint64_t>1 << NUMBER_BITS) - 1
+cdef bytes RECEIVED_ENTRY = sealed(bytes((INLINE | RECEIVED, 2, 0)), 0)
 DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
 
 
@@ -85,11 +89,17 @@ cdef class Queue:
     cdef readonly uint64_t count
     cdef readonly uint64_t size
     cdef bint woken
+    cdef uint64_t fresh         # behind the last number that we gave to a new entry, on a branch; 0: not since our start
 
     def __cinit__(self, uint64_t sid):
         self.sid = sid
         self.next_qseq = 1
         self.reserved = 1
+
+
+cdef inline uint64_t like(uint64_t qseq, uint64_t least) noexcept:
+    """The first number from `least` on that has the packet id of `qseq`."""
+    return least + (qseq % PACKET_ID_COUNT + PACKET_ID_COUNT - least % PACKET_ID_COUNT) % PACKET_ID_COUNT
 
 
 cdef inline uint64_t get_u64(const char* p) noexcept:
@@ -143,8 +153,12 @@ cdef class Writer:
     cdef object wills
     cdef list handles           # of layout.REPLICATED
     cdef uint64_t number        # this host's, shifted: the lowest id that it gives
+    cdef public unsigned int place, hosts   # of the cluster's hosts by their numbers: how many are before this one, and all
     cdef public set foreign     # sids of the sessions that another host delivers
     cdef public object is_orphan    # sid -> has that host been evicted? None: no host has
+    cdef public object may_have_sent    # (sid, qseq) -> may a client have had this entry from here?
+    cdef dict lost              # sid of a queue that was ours, without another host's knowing -> last number that its client may have had
+    cdef set held               # keys of entries whose packet ids clients may hold, though other hosts have done with them
     cdef public bint drops_orphans  # cluster.on_owner_down
     cdef public bint is_settling    # other hosts may deliver what we believe to be ours
     cdef set unsettled          # keys of the entries of such queues that came meanwhile
@@ -156,6 +170,9 @@ cdef class Writer:
     cdef public bint covering   # what is applied is such a part
     cdef dict theirs            # context of the host whose changes are applied
     cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
+    cdef readonly set over      # sids of sessions that have left something to `purge`: nobody delivers that
+    cdef readonly list answered # [(sid, number)] of what workers were asked to give to other members: they have
+    cdef public set late        # sids of sessions that were over when a shared message came for them
     cdef dict moved             # (sid, hash of an entry) -> its number, of those last moved from inboxes, oldest first
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
     cdef public bint recording  # are changes kept for peers?
@@ -184,6 +201,8 @@ cdef class Writer:
     cdef uint64_t next_will
     cdef bint next_changed
     cdef uint64_t bequeathed    # messages since `begin`
+    cdef readonly uint64_t renewed_bytes    # since `begin`
+    cdef public uint64_t began_ms   # when this keeper did: what a worker had received before may be done again
     cdef public bint full       # the disk: nothing new is taken, deleting goes on
     cdef uint64_t messages_max
     cdef uint64_t bytes_max
@@ -200,6 +219,8 @@ cdef class Writer:
         self.databases = databases
         self.handles = [databases[name] for name in REPLICATED]
         self.number = <uint64_t>number << NUMBER_BITS
+        self.place, self.hosts = 0, 1
+        self.may_have_sent = lambda sid, qseq: True
         self.foreign = set()
         self.queue_db = databases["queue"]
         self.messages_max = limits.max_queued_messages
@@ -222,6 +243,7 @@ cdef class Writer:
         self.strays = set()
         self.loose, self.looser = set(), set()
         self.unsettled = set()
+        self.lost, self.held = {}, set()
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
@@ -233,6 +255,7 @@ cdef class Writer:
                 self.count_entry(self.queue_of(int.from_bytes(key[:8], "big")), entry)
             for key, entry in transaction.cursor(db=self.databases["inbox"]):
                 self.refer(entry)
+                self.queue_of(int.from_bytes(key[:8], "big"))
             self.load_numbers(transaction)
             for key in transaction.cursor(db=self.databases["bodies"]).iternext(values=False):
                 if int.from_bytes(key, "big") not in self.references:
@@ -249,6 +272,7 @@ cdef class Writer:
         for name, value in self.meta(transaction, META_COVERED):
             self.covered.put(int.from_bytes(name, "big"), msgspec.msgpack.decode(value, type=Part))
         self.erased, self.buried, self.moved = {}, {}, {}
+        self.over, self.late, self.answered = set(), set(), []
         for key in transaction.cursor(db=self.databases["erased"]).iternext(values=False):
             self.keep_burial(key[0], key[9:], int.from_bytes(key[1:9], "big"))
 
@@ -345,7 +369,7 @@ cdef class Writer:
         self.changes = bytearray()
         self.touched = bytearray()
         self.mixed = False
-        self.bequeathed = 0
+        self.bequeathed = self.renewed_bytes = 0
 
     def begin(self):
         self.clear()
@@ -407,6 +431,7 @@ cdef class Writer:
 
     cdef int store(self, int database, bytes key, bytes ours, bytes value) except -1:
         """`ours`: what is there, if anything."""
+        self.make_room(database, key, ours, value)
         if database == QUEUE:
             self.queue.put(key, value)
         elif database == BODIES:
@@ -510,7 +535,7 @@ cdef class Writer:
             elif kind == OP_RELEASED:
                 self.released(get_u64(p), p + 8)
             elif kind == OP_DROPPED:
-                if self.done(get_u64(p), get_u64(p + 8)):
+                if self.done(get_u64(p), get_u64(p + 8)) or self.done_late(get_u64(p), get_u64(p + 8)):
                     self.count(DROP_REASONS.get(<uint8_t>p[16], "dropped_denied"))
             else:
                 raise ValueError(f"unknown operation {kind}")
@@ -544,7 +569,9 @@ cdef class Writer:
             if not self.erase(WILLS, u64(will)):
                 return
             self.fired_wills.append(will)
-        if moved and not self.done(moved, get_u64(p + 26)):
+        if moved:
+            self.answered.append((moved, get_u64(p + 26)))
+        if moved and not self.done(moved, get_u64(p + 26)) and not self.done_late(moved, get_u64(p + 26)):
             return
         if not moved and get_u64(p + 26) and not self.is_retained(record, end - record):
             return
@@ -608,7 +635,9 @@ cdef class Writer:
         """Set or delete the retained message of the record's topic; False if a limit forbids it."""
         cdef uint16_t topic = get_u16(record + 17)
         cdef bytes key = topic_key(record[RECORD_HEADER:RECORD_HEADER + topic])
-        cdef bytes value
+        cdef bytes value, ours = self.transaction.get(key, db=self.retained)
+        if self.known and ours is not None and get_u64(record + 1) < self.began_ms and get_u64(<const char*>ours + HEADER + 1) > get_u64(record + 1):
+            return True     # done again after a restart, and another host has had a later one meanwhile
         if get_u32(record + 25) == 0:
             if self.erase(RETAINED, key):
                 self.retained_messages -= 1
@@ -617,7 +646,6 @@ cdef class Writer:
         if size > self.retained_bytes_max:
             return False
         value = self.enclosed(record, size)
-        ours = self.transaction.get(key, db=self.retained)
         if ours is None:
             if self.retained_messages >= self.retained_max:
                 return False
@@ -653,15 +681,37 @@ cdef class Writer:
     cdef bint enqueue_one(self, uint64_t sid, const char* head, uint32_t head_size, const char* rest,
                           uint32_t rest_size, bint inline) except -1:
         """Did the session's queue take the entry? `head`: options, identifiers and share as in the operation."""
-        cdef Queue queue = self.queues.get(sid)
+        cdef Queue queue = None if sid in self.over else self.queues.get(sid)
         cdef uint32_t size = OPTIONS + head_size + rest_size
         cdef uint64_t charged = size + (0 if inline else get_u32(rest + 8))
         cdef bytes value
         cdef char* p
-        if queue is None:
+        if queue is None and not head[0] & 8:
             self.count("dropped_session_ended")
             return False
-        if self.is_orphan is not None and sid in self.foreign and self.is_orphan(sid):
+        if queue is not None and not self.takes(queue, charged):
+            return False
+        value = PyBytes_FromStringAndSize(NULL, size)
+        p = PyBytes_AS_STRING(value)
+        p[FLAGS] = <char>((INLINE if inline else 0) | (SHARED if head[0] & 8 else 0))
+        memcpy(p + OPTIONS, head, head_size)
+        p[OPTIONS] = head[0] & 7
+        memcpy(p + OPTIONS + head_size, rest, rest_size)
+        if queue is None or (self.foreign and sid in self.foreign):
+            seal(value, self.dot)
+            self.store(INBOX, u64(sid) + u64(self.number | self.next_body), None, value)
+            self.refer(value)
+            self.next_body += 1
+            self.next_changed = True
+            if queue is None:
+                self.late.add(sid)
+        else:
+            self.append(queue, value)
+        return True
+
+    cdef bint takes(self, Queue queue, uint64_t charged) except -1:
+        """Is there room for an entry, or made for it?"""
+        if self.is_orphan is not None and queue.sid in self.foreign and self.is_orphan(queue.sid):
             if self.drops_orphans:
                 self.count("dropped_owner_down")
                 return False
@@ -670,31 +720,28 @@ cdef class Writer:
             if self.policy == "refuse":
                 break       # there was room before this message, or it is one that moves: it is not lost now
             self.count("dropped_queue_full" if queue.count >= self.messages_max else "dropped_queue_bytes")
-            if self.policy != "drop_oldest" or not self.drop_oldest(sid):
+            if self.policy != "drop_oldest" or not self.drop_oldest(queue.sid):
                 return False
-        value = PyBytes_FromStringAndSize(NULL, size)
-        p = PyBytes_AS_STRING(value)
-        p[FLAGS] = <char>((INLINE if inline else 0) | (SHARED if head[0] & 8 else 0))
-        memcpy(p + OPTIONS, head, head_size)
-        p[OPTIONS] = head[0] & 7
-        memcpy(p + OPTIONS + head_size, rest, rest_size)
-        if self.foreign and sid in self.foreign:
-            seal(value, self.dot)
-            self.store(INBOX, u64(sid) + u64(self.number | self.next_body), None, value)
-            self.refer(value)
-            self.next_body += 1
-            self.next_changed = True
-        else:
-            self.append(queue, value)
         return True
 
     cdef int append(self, Queue queue, bytes entry) except -1:
         """An entry that nobody else has seen yet gets the queue's next number; who delivers it is woken."""
+        cdef uint64_t qseq = queue.next_qseq
+        if qseq >> BRANCH_BITS:
+            if queue.fresh and qseq != queue.fresh:
+                qseq = like(queue.fresh, qseq + PACKET_ID_COUNT)
+            if not queue.fresh or not self.gives(qseq):
+                qseq = self.apart(qseq, qseq + PACKET_ID_COUNT)
+            queue.fresh = qseq + 1
+        return self.append_as(queue, qseq, entry)
+
+    cdef int append_as(self, Queue queue, uint64_t qseq, bytes entry) except -1:
+        """`qseq` is the queue's next number, or one above it."""
         seal(entry, self.dot)
-        if queue.next_qseq == queue.reserved:
+        queue.next_qseq = qseq + 1
+        if queue.next_qseq > queue.reserved:
             self.reserve(queue)
-        self.store(QUEUE, queue_key(queue.sid, queue.next_qseq), None, entry)
-        queue.next_qseq += 1
+        self.store(QUEUE, queue_key(queue.sid, qseq), None, entry)
         self.count_entry(queue, entry)
         self.wake(queue)
         return 0
@@ -730,6 +777,14 @@ cdef class Writer:
         self.discount_entry(sid, value)
         return True
 
+    cdef bint done_late(self, uint64_t sid, uint64_t number) except -1:
+        """The same for what came when its session was over, see `purge`."""
+        cdef bytes key = u64(sid) + u64(number), value = self.transaction.get(key, db=self.handles[INBOX])
+        if value is None or not self.erase(INBOX, key):
+            return False
+        self.forget(value)
+        return True
+
     cdef int discount_entry(self, uint64_t sid, bytes entry) except -1:
         queue = self.queues.get(sid)
         if queue is not None:
@@ -745,7 +800,7 @@ cdef class Writer:
         cdef bytes left
         if value is None or value[FLAGS] & RECEIVED:
             return
-        left = sealed(bytes((INLINE | RECEIVED, 2, 0)), self.dot)
+        left = sealed(RECEIVED_ENTRY[HEADER:], self.dot)
         self.store(QUEUE, key, value, left)
         self.discount_entry(sid, value)
         self.count_entry(self.queue_of(sid), left)
@@ -755,35 +810,43 @@ cdef class Writer:
 
     # -- the end of a session ---------------------------------------------------------------------------------------------
 
-    def purge(self, uint64_t sid, int most, uint64_t sent_qseq, bint pass_on=True):
+    def purge(self, uint64_t sid, int most, uint64_t sent_qseq):
         """Delete up to `most` entries of a session that is over; what it owned else goes too.
 
-        Returns (whether more are left, [(qseq, share, record)] of shared messages that another member should get and which stay
-        until that happens).
+        Returns (whether more are left, [(number, share, record, is_late)] of shared messages that another member should get and which
+        stay until that happens). `is_late`: did it come here, from a publisher, when the session was over? None: it was in the queue.
         """
-        cdef list again = []
-        cdef int count = 0
-        if not self.queue.set_range(queue_key(sid, 0)):
-            return self.purge_rest(sid), again
-        entries = []
-        for key, value in self.queue.iternext():
-            if int.from_bytes(key[:8], "big") != sid or count >= most:
-                break
-            entries.append((int.from_bytes(key[8:], "big"), value))
-            count += 1
-        for qseq, value in entries:
-            entry = parse_entry(value)
-            if pass_on and entry is not None and entry[4] is not None and not entry[0] and (entry[1] & 3 == 1 or qseq > sent_qseq):
-                record = entry[3] if entry[3] is not None else self.body(entry[5])
-                if record is not None:
-                    again.append((qseq, entry[4], record))
-                    continue
-            self.done(sid, qseq)
-            self.count("dropped_session_ended")
-        self.operations += count
-        if count >= most:
+        cdef list again = [], found = self.entries(QUEUE, u64(sid), most)
+        cdef uint64_t number
+        self.over.add(sid)
+        for key, value in found:
+            number = get_big(<const char*><bytes>key + 8)
+            if not self.may_move(number, value, sent_qseq, None, again):
+                self.done(sid, number)
+                self.count("dropped_session_ended")
+        self.operations += len(found)
+        if len(found) >= most:
             return True, again
-        return self.purge_rest(sid), again
+        for key, value in self.entries(INBOX, u64(sid)):
+            number = get_big(<const char*><bytes>key + 8)
+            if not self.may_move(number, value, 0, number >> NUMBER_BITS == self.number >> NUMBER_BITS, again):
+                self.erase(INBOX, key)
+                self.forget(value)
+                self.operations += 1
+        if not again:
+            self.purge_rest(sid)
+        return False, again
+
+    cdef bint may_move(self, uint64_t number, bytes value, uint64_t sent_qseq, object is_late, list again) except -1:
+        """Is it a shared message that may go to another member? QoS 2 only if it was never sent [MQTT-4.8.2-5]. Then it is in `again`."""
+        entry = parse_entry(value)
+        if entry is None or entry[4] is None or entry[0] or (entry[1] & 3 != 1 and number <= sent_qseq):
+            return False
+        record = entry[3] if entry[3] is not None else self.body(entry[5])
+        if record is None:
+            return False
+        again.append((number, entry[4], record, is_late))
+        return True
 
     def bequeath(self, uint64_t sid, uint64_t heir):
         """The messages of a session that is over become those of another one of its client; so many in a turn, for the keeper must
@@ -792,36 +855,48 @@ cdef class Writer:
         cdef Queue queue = self.queue_of(heir)
         for database in (QUEUE, INBOX):
             for key, value in self.entries(database, u64(sid), BEQUEATHED_MAX - self.bequeathed):
-                if value[FLAGS] & RECEIVED:
-                    continue
                 self.bequeathed += 1
-                if heir in self.foreign:
-                    self.store(INBOX, u64(heir) + u64(self.number | self.next_body), None, sealed(value[HEADER:], self.dot))
-                    self.refer(value)
-                    self.next_body += 1
-                    self.next_changed = True
-                else:
-                    self.append(queue, bytes(bytearray(value)))
                 if database == QUEUE:
+                    self.bequeath_numbered(queue, get_big(<const char*>key + 8), value)
                     self.done(sid, get_big(<const char*>key + 8))
                 else:
+                    self.bequeath_new(queue, value)
                     self.erase(INBOX, key)
                     self.forget(value)
         self.mixed = True       # bodies go along: other hosts may have deleted theirs with what they had of the session
 
+    cdef int bequeath_numbered(self, Queue heir, uint64_t qseq, bytes value) except -1:
+        """It keeps its packet id. If another host delivers the heir's queue that appends it, as what comes late."""
+        cdef bytes entry
+        if heir.sid not in self.foreign:
+            return self.append_late(QUEUE, heir.sid, value, qseq)
+        qseq = like(qseq, self.branch_above(qseq))  # the host that delivers it may have given this number itself
+        if self.transaction.get(queue_key(heir.sid, qseq), db=self.queue_db) is not None:
+            return 0 if value[FLAGS] & RECEIVED else self.bequeath_new(heir, value)
+        entry = sealed(value[HEADER:], self.dot)
+        self.store(QUEUE, queue_key(heir.sid, qseq), None, entry)
+        self.count_entry(heir, entry)
+        return self.number_behind(heir, qseq)
+
+    cdef int bequeath_new(self, Queue heir, bytes value) except -1:
+        if heir.sid not in self.foreign:
+            return self.append(heir, bytes(bytearray(value)))
+        self.store(INBOX, u64(heir.sid) + u64(self.number | self.next_body), None, sealed(value[HEADER:], self.dot))
+        self.refer(value)
+        self.next_body += 1
+        self.next_changed = True
+        return 0
+
     cdef purge_rest(self, uint64_t sid):
         self.queues.pop(sid, None)
+        self.over.discard(sid)
         self.foreign.discard(sid)
         self.strays.discard(sid)
+        self.lost.pop(sid, None)
         self.transaction.delete(META_QSEQ + u64(sid), db=self.databases["meta"])
         for key, _ in self.entries(PACKET_IDS, u64(sid)):
             self.erase(PACKET_IDS, key)
             self.operations += 1
-        for key, value in self.entries(INBOX, u64(sid)):
-            self.erase(INBOX, key)
-            self.forget(value)
-            self.operations += 1
-        return False
 
     cdef list entries(self, int database, bytes prefix, uint64_t most=0x7FFFFFFF):
         """[(key, value)] of `most` keys that begin with `prefix`."""
@@ -907,6 +982,9 @@ cdef class Writer:
             if number != self.number >> NUMBER_BITS and seq > self.known.get(number, 0):
                 self.known[number] = seq
                 self.transaction.put(META_PEER + u64(number), u64(seq), db=self.databases["meta"])
+        for key in sorted(self.held):
+            self.hold(key)
+        self.held = set()
         if self.covered.parts:
             for seq in self.covered.seen(self.known, self.number >> NUMBER_BITS):
                 self.transaction.delete(META_COVERED + u64(seq), db=self.databases["meta"])
@@ -947,6 +1025,11 @@ cdef class Writer:
             return NOTHING if theirs is None or is_over and not self.repairing else TAKE
         if dot_of(ours) == dot:
             return TAKE if ours != theirs else NOTHING      # differs within one commit only
+        if dot_of(ours) >> NUMBER_BITS == dot >> NUMBER_BITS and not self.repairing:    # two commits of one host: the later one counts
+            if dot_of(ours) < dot and (theirs is None or not is_over):
+                return TAKE
+            if dot_of(ours) > dot and not covers(context, dot_of(ours)):
+                return NOTHING
         if self.repairing and is_over:
             return BOTH if covers(context, dot_of(ours)) else NOTHING
         if covers(context, dot_of(ours)):
@@ -954,16 +1037,31 @@ cdef class Writer:
         return NOTHING if theirs is None or is_over else BOTH
 
     def own(self, uint64_t sid, bint asked, uint64_t sent_qseq):
-        """From now on this host delivers the session's queue. `asked`: the host that did so until now has handed it over."""
+        """From now on this host delivers the session's queue. `asked`: the host that did so until now has handed it over.
+
+        Returns the number before the first one that this host gives.
+        """
         cdef Queue queue = self.queue_of(sid)
+        cdef uint64_t last
         self.foreign.discard(sid)
+        self.lost.pop(sid, None)
         if not asked:   # it may have used numbers that we have not seen
-            queue.next_qseq = self.first_of_branch(queue.next_qseq)
+            queue.next_qseq = queue.fresh = self.first_of_branch(queue.next_qseq)
             self.reserve(queue)
         elif queue.next_qseq <= sent_qseq:
             queue.next_qseq = sent_qseq + 1
             self.reserve(queue)
+        last = queue.next_qseq - 1
         self.move_in(queue, self.entries(INBOX, u64(sid)))
+        return last
+
+    def begin_queue(self, uint64_t sid, bint apart):
+        """`apart`: a host that we cannot hear may begin a session for the same client. Returns the number before its first one."""
+        cdef Queue queue = self.queue_of(sid)
+        if apart:
+            queue.next_qseq = queue.fresh = self.first_of_branch(queue.next_qseq)
+            self.reserve(queue)
+        return queue.next_qseq - 1
 
     cdef int move_in(self, Queue queue, list entries) except -1:
         """What came while another host delivered."""
@@ -991,7 +1089,7 @@ cdef class Writer:
         """Numbered by the host that we took the session from."""
         cdef bytes value = self.transaction.get(queue_key(sid, qseq), db=self.queue_db)
         if value is not None and self.delivers(sid) and qseq >> BRANCH_BITS < self.queue_of(sid).next_qseq >> BRANCH_BITS:
-            self.append_late(QUEUE, sid, value)
+            self.append_late(QUEUE, sid, value, qseq)
             self.done(sid, qseq)
         return 0
 
@@ -1002,11 +1100,23 @@ cdef class Writer:
         return 0 if not record else get_u64(<const char*>record + 1)
 
     cdef uint64_t first_of_branch(self, uint64_t qseq) noexcept:
-        """Above the branch of `qseq`, and not in what another host would choose: a count and 12 bits of our number. Half of all
-        packet ids away from that of `qseq`: the client may still hold those that come next, from the host that we have not heard."""
-        cdef uint64_t branch = ((qseq >> BRANCH_BITS >> 12) + 1) << 12 | (self.number >> NUMBER_BITS & 0xFFF)
-        cdef uint64_t first = branch << BRANCH_BITS
-        return first + (qseq + PACKET_ID_COUNT // 2 + PACKET_ID_COUNT - first % PACKET_ID_COUNT) % PACKET_ID_COUNT
+        return self.apart(qseq, self.branch_above(qseq))
+
+    cdef uint64_t branch_above(self, uint64_t qseq) noexcept:
+        """Above the branch of `qseq`, and not what another host would choose: a count and 12 bits of our number."""
+        return (((qseq >> BRANCH_BITS >> 12) + 1) << 12 | (self.number >> NUMBER_BITS & 0xFFF)) << BRANCH_BITS
+
+    cdef uint64_t apart(self, uint64_t qseq, uint64_t least) noexcept:
+        """The first number from `least` on at the begin of one of our parts of the packet ids, the farthest ahead of that of `qseq`: the
+        client may hold those that come next, from the host that we have not heard."""
+        cdef uint64_t part = qseq % PACKET_ID_COUNT // PART, ahead = PARTS - 1
+        while ahead and not self.gives((part + ahead) % PARTS * PART):
+            ahead -= 1
+        return like((part + ahead) % PARTS * PART, least)
+
+    cdef bint gives(self, uint64_t qseq) noexcept:
+        """Is its packet id in one of our parts? Messages that a client gets from hosts which do not hear each other have other ids, then."""
+        return qseq % PACKET_ID_COUNT // PART % min(self.hosts, PARTS) == self.place % PARTS
 
     def apply_changes(self, uint64_t peer, bytes changes, dict context):
         """What another host did, but for the `records_of` it.
@@ -1019,8 +1129,8 @@ cdef class Writer:
         self.applying = True
         self.look_ahead(peer, context)
         for database, key, value, dot in decode(changes, ALL, True):
-            if database == QUEUE or database == INBOX:
-                self.apply_entry(database, key, value, dot, context)
+            if database % BEATEN == QUEUE or database % BEATEN == INBOX:
+                self.apply_entry(database % BEATEN, key, value, dot, context, database >= BEATEN)
             elif database == BODIES:
                 self.put_plain(BODIES, key, None, value)
                 if get_big(<const char*>key) not in self.references:
@@ -1048,7 +1158,9 @@ cdef class Writer:
         self.look_ahead(peer, context)
         for database, key, value, dot in decode(changes, 1 << SESSIONS | 1 << SUBS | 1 << WILLS, True):
             ours = self.transaction.get(key, db=self.handles[database % BEATEN])
-            if database >= BEATEN:
+            if database == BEATEN + SESSIONS:
+                yield "over", key, None, False
+            elif database >= BEATEN:
                 if self.unbeaten(database - BEATEN, key, ours, dot) is not ours:
                     yield REPLICATED[database - BEATEN], key, None, False
             elif database == SESSIONS:
@@ -1070,6 +1182,13 @@ cdef class Writer:
         for database in (SUBS, QUEUE, PACKET_IDS):
             for key, value in self.entries(database, u64(sid)):
                 self.store(database, key, value, sealed(value[HEADER:], self.dot))
+                self.renewed_bytes += len(value)
+
+    def say_over(self, uint64_t sid):
+        """The session has ended here: the outbox keeps that, though it says nothing more of the record if the session is back since."""
+        if self.recording:
+            add_erased(self.changes, SESSIONS + BEATEN, u64(sid), 0)
+            add_key(self.touched, SESSIONS + BEATEN, u64(sid), 0)
 
     cdef bint has_ended(self, uint64_t sid) except -1:
         """Does the other host, which has no such session, know something of it?"""
@@ -1104,10 +1223,15 @@ cdef class Writer:
         if verdict != BOTH:
             return ours if verdict == NOTHING else value
         best, beaten = (value, ours) if rank(database, value) > rank(database, ours) else (ours, value)
+        self.beat(database, key, beaten)
+        return best
+
+    cdef int beat(self, int database, bytes key, bytes beaten) except -1:
+        """All hosts prefer what else the key holds."""
         if self.recording and not self.repairing:
             add_erased(self.changes, database + BEATEN, key, dot_of(beaten))
             add_key(self.touched, database + BEATEN, key, dot_of(beaten))
-        return best
+        return 0
 
     cdef bytes unbeaten(self, int database, bytes key, bytes ours, uint64_t dot):
         """What `key` is to hold after another host has seen what `dot` put together with what all hosts prefer. Else who never sees
@@ -1116,6 +1240,12 @@ cdef class Writer:
             self.bury(database, key, dot)
         return None if ours is not None and dot_of(ours) == dot else ours
 
+    cdef int make_room(self, int database, bytes key, bytes ours, bytes value) except -1:
+        """LMDB leaves a shorter value in the pages of a longer one which the same transaction has put; lmdb.verify calls that damage."""
+        if ours is not None and OVERFLOW < len(ours) > len(value):
+            self.transaction.delete(key, db=self.handles[database])
+        return 0
+
     cdef int put_plain(self, int database, bytes key, bytes ours, bytes value) except -1:
         """What another host put, or with None erased, where we have `ours`."""
         if self.recording and database != BODIES:
@@ -1123,26 +1253,31 @@ cdef class Writer:
         if value is None:
             self.transaction.delete(key, db=self.handles[database])
         else:
+            self.make_room(database, key, ours, value)
             self.transaction.put(key, value, db=self.handles[database])
         return 0
 
-    cdef int apply_entry(self, int database, bytes key, bytes value, uint64_t dot, dict context) except -1:
+    cdef int apply_entry(self, int database, bytes key, bytes value, uint64_t dot, dict context, bint beaten) except -1:
         """Of a queue or an inbox."""
         cdef uint64_t sid = int.from_bytes(key[:8], "big")
         cdef bytes ours = self.transaction.get(key, db=self.handles[database])
-        cdef int verdict = self.judge(database, key, ours, value, dot, context)
+        cdef int verdict
         cdef Queue queue
+        if beaten:
+            verdict = NOTHING if self.unbeaten(database, key, ours, dot) is ours else TAKE
+        else:
+            verdict = self.judge(database, key, ours, value, dot, context)
         if verdict == NOTHING:
             return 0
         if value is None:
-            if ours is not None and database == QUEUE and self.moved:
-                self.moved.pop((sid, hash(ours[HEADER:])), None)
-            return self.put_entry(database, sid, key, ours, None)
+            return self.apply_erased(database, sid, key, ours)
         if sid not in self.queues:
             self.foreign.add(sid)
             self.strays.add(sid)
         queue = self.queue_of(sid)
         if ours is not None:
+            if database == QUEUE and value[FLAGS] & RECEIVED and self.may_be_held(sid, get_big(<const char*>key + 8), ours):
+                self.held.add(key)
             self.replace_entry(database, sid, key, ours, value, verdict)
         elif not self.delivers(sid):
             self.put_entry(database, sid, key, None, value)
@@ -1151,9 +1286,38 @@ cdef class Writer:
             if database == QUEUE:
                 self.number_behind(queue, get_big(<const char*>key + 8))
         else:
-            self.append_late(database, sid, value)
+            self.append_late(database, sid, value, get_big(<const char*>key + 8))
             if self.transaction.get(key, db=self.handles[database]) is None:    # else it has been given that very number here
                 self.record_over(database, key, dot)
+        return 0
+
+    cdef int apply_erased(self, int database, uint64_t sid, bytes key, bytes ours) except -1:
+        if ours is not None and database == QUEUE:
+            if self.moved:
+                self.moved.pop((sid, hash(ours[HEADER:])), None)
+            if self.may_be_held(sid, get_big(<const char*>key + 8), ours):
+                self.held.add(key)
+        return self.put_entry(database, sid, key, ours, None)
+
+    def lose(self, uint64_t sid, uint64_t sent_qseq):
+        """Another host delivers the queue, and did so before it knew that we did."""
+        self.lost[sid] = sent_qseq
+
+    cdef bint may_be_held(self, uint64_t sid, uint64_t qseq, bytes entry) except -1:
+        """Another host has ended the flow, or had the PUBREC, of what we may have sent meanwhile. The client has the message, but may have
+        had it from us, too: then it waits for our PUBREL."""
+        if entry[OPTIONS] & 3 != 2 or entry[FLAGS] & RECEIVED:
+            return False
+        return self.may_have_sent(sid, qseq) if self.delivers(sid) else qseq <= <uint64_t>self.lost.get(sid, 0)
+
+    cdef int hold(self, bytes key) except -1:
+        """What is left of the entry: its packet id. Whatever other hosts have done with that, we have seen."""
+        cdef uint64_t sid = get_big(<const char*>key)
+        cdef bytes ours = self.transaction.get(key, db=self.queue_db), entry = sealed(RECEIVED_ENTRY[HEADER:], self.dot)
+        if sid in self.queues and (ours is None or ours[FLAGS] & RECEIVED):
+            self.store(QUEUE, key, ours, entry)
+            if ours is None:
+                self.count_entry(self.queue_of(sid), entry)
         return 0
 
     cdef int number_behind(self, Queue queue, uint64_t qseq) except -1:
@@ -1164,18 +1328,33 @@ cdef class Writer:
                 self.reserve(queue)
         return 0
 
-    cdef int append_late(self, int database, uint64_t sid, bytes value) except -1:
-        """Another host put it before it knew that we deliver now."""
+    cdef int append_late(self, int database, uint64_t sid, bytes value, uint64_t qseq) except -1:
+        """Another host put it before it knew that we deliver now. If that has numbered it (`qseq`) it keeps its packet id: its client
+        may hold that, until PUBREL."""
+        cdef Queue queue = self.queue_of(sid)
+        cdef uint64_t ours
         if database == QUEUE or self.covering:
             self.mixed = True       # its body goes along: whoever put the entry may have deleted both by now
-        if not value[FLAGS] & RECEIVED and not self.has_moved(database, sid, value):
-            self.append(self.queue_of(sid), bytes(bytearray(value)))
-        return 0
+        if database != QUEUE:
+            return self.append(queue, bytes(bytearray(value)))
+        if self.has_moved(database, sid, value):
+            if value[OPTIONS] & 3 == 1:
+                return 0
+            value = RECEIVED_ENTRY
+        if not queue.next_qseq >> BRANCH_BITS:
+            queue.next_qseq = queue.fresh = self.first_of_branch(queue.next_qseq)
+        ours = queue.next_qseq
+        return self.append_as(queue, like(qseq, ours if like(qseq, ours) - ours < PART else ours + PACKET_ID_COUNT), bytes(bytearray(value)))
 
     cdef int replace_entry(self, int database, uint64_t sid, bytes key, bytes ours, bytes value, int verdict) except -1:
         """An entry in which a PUBREC came, at whichever host, stays so: its client does not know the message any more."""
         cdef bint received = value[FLAGS] & RECEIVED, was_received = ours[FLAGS] & RECEIVED
-        if received and not was_received or received == was_received and (verdict == TAKE or dot_of(value) > dot_of(ours)):
+        cdef bint is_theirs = received and not was_received
+        if received == was_received:
+            is_theirs = verdict == TAKE or dot_of(value) > dot_of(ours)
+        if verdict == BOTH:
+            self.beat(database, key, ours if is_theirs else value)
+        if is_theirs:
             self.put_entry(database, sid, key, ours, value)
         elif verdict == TAKE:   # who undid what we have: it is put anew, so that all hosts have it
             self.store(database, key, ours, sealed(ours[HEADER:], self.dot))
@@ -1217,10 +1396,11 @@ cdef class Writer:
         """What these keys hold now, as changes; of a `commit`: what is still as it left them. The rest comes with what changed it."""
         cdef bytearray found = bytearray()
         for database, key, erased in decode_keys(bytes(touched)):
+            value = transaction.get(key, db=self.handles[database % BEATEN])
             if database >= BEATEN:
-                add_erased(found, database, key, erased)
+                if database != BEATEN + QUEUE or value is None or dot_of(value) != erased:  # else it was put anew (`hold`)
+                    add_erased(found, database, key, erased)
                 continue
-            value = transaction.get(key, db=self.handles[database])
             if value is not None and commit and dot_of(value) != commit:
                 continue
             if value is not None:
@@ -1393,7 +1573,7 @@ cdef class Writer:
         self.applying = False
 
     cdef bint delivers(self, uint64_t sid) except -1:
-        return sid in self.queues and sid not in self.foreign and not self.is_settling
+        return sid in self.queues and sid not in self.foreign and sid not in self.over and not self.is_settling
 
     cdef int record_reset(self, int database, bytes key, bytes value) except -1:
         if value is not None:

@@ -5,8 +5,6 @@ It holds no state of its own: whatever it is killed in the middle of is asked ag
 
 from __future__ import annotations
 
-import argparse
-import os
 import signal
 import sys
 from typing import Any
@@ -18,12 +16,13 @@ monkey.patch_all()
 
 from gevent import pywsgi  # noqa: E402
 
-from node import counters, log, process  # noqa: E402
+from node import counters, log  # noqa: E402
 from node.admin.api import make_app, make_health_app  # noqa: E402
 from node.admin.host import Host  # noqa: E402
 from node.admin.token import make_token, token_path  # noqa: E402
 from node.auth.security import is_local  # noqa: E402
-from node.config import Listener, load  # noqa: E402
+from node.begin import begin  # noqa: E402
+from node.config import Listener  # noqa: E402
 from node.listeners.sockets import split_bind  # noqa: E402
 
 BEAT_S = 0.5
@@ -70,12 +69,7 @@ def _beat(host: Host) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    process.die_with_parent()
-    os.umask(0o077)
-    parser = argparse.ArgumentParser(prog="node.admin")
-    parser.add_argument("--config", required=True)
-    config = load(parser.parse_args(arguments).config)
-    log.setup(config.log, "admin")
+    config, _ = begin("admin", arguments)
     if not is_local(Listener(type="tcp", bind=config.admin.bind)):
         sys.exit(
             f"mqnode: admin.bind = {config.admin.bind}: the admin API speaks plain HTTP and listens on loopback only. "

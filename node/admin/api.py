@@ -27,18 +27,19 @@ LIMIT_MAX = 10_000
 OPEN_PATHS = ("/live", "/ready", "/insync", "/metrics")
 
 
-def make_app(host: Host, token: str) -> falcon.App:
+def make_app(host: Host, token: str) -> falcon.App[Any, Any]:
     """Everything, for those who know the token."""
     return _app(falcon.App(middleware=[_Token(token)]), host, tuple(ROUTES))
 
 
-def make_health_app(host: Host) -> falcon.App:
+def make_health_app(host: Host) -> falcon.App[Any, Any]:
     """What load balancers and Prometheus ask, for everybody."""
     return _app(falcon.App(), host, OPEN_PATHS)
 
 
-def _app(app: falcon.App, host: Host, paths: tuple[str, ...]) -> falcon.App:
-    app.add_error_handler((LinkError, StoreError), _unavailable)
+def _app(app: falcon.App[Any, Any], host: Host, paths: tuple[str, ...]) -> falcon.App[Any, Any]:
+    for error in (LinkError, StoreError):
+        app.add_error_handler(error, _unavailable)
     app.set_error_serializer(_serialize_error)
     resources = _Resources(host)
     for path in paths:
@@ -124,7 +125,7 @@ class _Resources:
         response.data = metrics.text(self.host)
 
     def on_get_openapi(self, request: falcon.Request, response: falcon.Response) -> None:
-        paths = {path: {} for path in ROUTES}
+        paths: dict[str, dict[str, Any]] = {path: {} for path in ROUTES}
         for path, suffix in ROUTES.items():
             for method in ("get", "post", "delete"):
                 if hasattr(self, f"on_{method}_{suffix}"):
@@ -148,7 +149,7 @@ class _Resources:
                 client["filters"] = [{"filter": name, "qos": options & 3} for name, options in client["filters"]]
                 _answer(response, client)
                 return
-        raise falcon.HTTPNotFound(description=f"no client {name!r} is connected")
+        raise falcon.HTTPNotFound(description=f"no client {name!r} is connected to this host")
 
     def on_delete_client(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         if not self.host.ask_keeper("kick", cid=name):
@@ -177,8 +178,8 @@ class _Resources:
         found = self.host.read(find)
         if found is None:
             raise falcon.HTTPNotFound(description=f"there is no durable session {name!r}")
-        *session, subscriptions = found
-        description = self._describe(*session, self._connected([name]), self.host.hosts())
+        record, messages, size_bytes, subscriptions = found
+        description = self._describe(record, messages, size_bytes, self._connected([name]), self.host.hosts())
         description["subscriptions"] = [
             {"filter": each.filter, "qos": each.options & 3, "identifier": each.identifier or None}
             for each in sorted(subscriptions, key=lambda each: each.filter)

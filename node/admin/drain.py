@@ -123,6 +123,7 @@ class Drain:
             gevent.sleep(STEP_S)
         if order.leave:
             self._host.draining = False  # no member, it serves nobody; if it joins again, it does
+        self._failure = ""  # what did not answer meanwhile did later
         self._say("left" if order.leave else "drained")
 
     def _step(self, grace_s: float) -> bool:
@@ -132,9 +133,9 @@ class Drain:
                 if time.monotonic() < grace_s and self._clients():
                     return True
                 self._say("moving")
+            if not self._host.has_left and self._move():  # while copying, too: who was about to be let in
+                return True
             if self._phase == "moving":
-                if self._move():
-                    return True
                 if not self._order.leave:
                     return False
                 self._say("copying")

@@ -6,18 +6,21 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from gevent.threadpool import ThreadPool
 
 from node import counters
 from node.admin.link import LinkError, ask
 from node.config import Config, run_dir, worker_count
+from node.config.keys import Operation
 from storage.reader import Reader
 
 Found = TypeVar("Found")
 VERSION = version("mqnode")  # that runs, whatever is installed meanwhile
 INTERCONNECT_S = 20.0  # it waits for other hosts
+NO_INTERCONNECT = "the interconnect is not ready"
+TROUBLE = "interconnect.trouble"  # in run_dir: what keeps the interconnect from running
 STALE_S = 2.0  # a heartbeat older than this is of a dead or hung process
 
 
@@ -46,37 +49,92 @@ class Host:
 
     def not_ready(self) -> list[str]:
         """Why the host should get no clients now; empty: it is ready."""
+        if self.has_left:  # whatever else: it serves nobody
+            return [
+                "it is no member of its cluster any more, and serves nobody. To be one again: mqnode join. "
+                "Otherwise it may be stopped for good"
+            ]
         reasons = []
         if self.draining:
-            reasons.append("its clients are moving to other hosts: mqnode leave --cancel would keep them")
-        if self.has_left:
-            reasons.append("it is no member of its cluster any more: mqnode join")
+            reasons.append("its clients move to other hosts, or have: mqnode cluster drain --cancel ends that")
         keeper = self.counters.read(counters.KEEPER)
         if not self.alive(counters.KEEPER) or not keeper["ready"]:
             reasons.append("the keeper is not ready")
         if keeper["disk_full"]:
-            reasons.append("the disk is full")
+            reasons.append("the disk is full: free space in the file system of node.data_dir")
+        if joining := self.joining():
+            reasons.append(joining)
+        elif keeper["settling"]:
+            reasons.append("it has started, and does not have yet what other hosts may have acknowledged meanwhile")
         for index in range(self.workers):
             worker = self.counters.read(counters.WORKER_0 + index)
             if not self.alive(counters.WORKER_0 + index) or not worker["ready"]:
                 reasons.append(f"worker-{index} is not ready")
             elif not worker["keeper_connected"]:
                 reasons.append(f"worker-{index} has no keeper")
+        if reasons and (trouble := self._trouble()):  # before it knows of the other hosts it serves nobody
+            reasons.insert(0, trouble)
         return reasons
+
+    def joining(self) -> str:
+        """Why a host that has joined lets nobody in, and how far it is; empty: it has a copy, or is alone."""
+        keeper = self.counters.read(counters.KEEPER)
+        if not keeper["joining"]:
+            return ""
+        why = "it has joined a cluster, and lets no new client in before it has a copy of what the other hosts have"
+        if keeper["joining"] == counters.ALONE:
+            return (
+                f"{why}. None of them answers: mqnode cluster nodes shows them; start one, or if they are gone for good: "
+                "mqnode cluster remove NAME"
+            )
+        messages = f"{keeper['queued_messages']} queued and {keeper['retained_messages']} retained messages"
+        return f"{why}. So far {keeper['sessions']} sessions, {messages} are here"
+
+    def _trouble(self) -> str:
+        """What keeps the interconnect from running, if it has said so."""
+        try:
+            return "" if self._connects() else f"{NO_INTERCONNECT}: {(self.run_dir / TROUBLE).read_text()}"
+        except FileNotFoundError:
+            return ""
 
     def not_in_sync(self) -> list[str]:
         """Which copies are missing of what this host acknowledges, or may be; empty: another host may be stopped now."""
         reasons = self.not_ready()
+        if self.has_left:
+            return reasons
         keeper = self.counters.read(counters.KEEPER)
         if self.config.interconnect.bind:
             interconnect = self.counters.read(counters.INTERCONNECT)
-            if not self.alive(counters.INTERCONNECT) or not interconnect["ready"]:
-                reasons.append("the interconnect is not ready")
+            if not self._connects():
+                reasons = list(dict.fromkeys([self._trouble() or NO_INTERCONNECT, *reasons]))
             elif keeper["peers_in_sync"] < interconnect["others"]:
                 reasons.append(f"{keeper['peers_in_sync']} of {interconnect['others']} other hosts are in sync")
-        if keeper["degraded"]:
-            reasons.append("messages are acknowledged with a copy less")
-        return reasons
+        return reasons + self._missing_copies(keeper)
+
+    def _connects(self) -> bool:
+        return self.alive(counters.INTERCONNECT) and bool(self.counters.read(counters.INTERCONNECT)["ready"])
+
+    def warnings(self) -> list[str]:
+        """What is not as it should be, though the host is ready."""
+        if self.has_left:
+            return []
+        keeper = self.counters.read(counters.KEEPER)
+        found = self._missing_copies(keeper)
+        if self.config.interconnect.bind and not self._connects() and self._trouble() not in self.not_ready():
+            found.append(f"nothing is replicated: {self._trouble() or NO_INTERCONNECT}")
+        refused = [each for each in get_args(Operation) if each not in self.config.cluster.allow_during_split]
+        if keeper["peers_evicted"] and refused:
+            found.append(
+                f"while a host of the cluster is away it refuses {', '.join(refused)} (cluster.allow_during_split)"
+            )
+        return found
+
+    def _missing_copies(self, keeper: dict[str, int]) -> list[str]:
+        if self.config.cluster.ack_policy == "strict" and not keeper["peers_in_sync"]:
+            return [
+                'publishers of QoS 1 and 2 and durable sessions wait: cluster.ack_policy is "strict", and no other host is in sync'
+            ]
+        return ["messages are acknowledged with a copy less"] if keeper["degraded"] else []
 
     @property
     def draining(self) -> bool:
@@ -112,6 +170,7 @@ class Host:
             "version": VERSION,
             "ready": not reasons,
             "reasons": reasons,
+            "warnings": self.warnings(),
             "processes": processes,
             "clients_connected": totals["clients_connected"],
             "sessions": totals["sessions"],
@@ -166,7 +225,8 @@ class Host:
 
     def read(self, work: Callable[[Reader], Found]) -> Found:
         """What `work` finds in the store, in a thread: a long list must not keep a load balancer's /ready waiting."""
-        return self._readers.apply(self._read, (work,))
+        found: Found = self._readers.apply(self._read, (work,))
+        return found
 
     def _read(self, work: Callable[[Reader], Found]) -> Found:
         if self._reader is None:

@@ -11,7 +11,7 @@ from node.admin.host import Host
 from node.admin.link import LinkError
 
 STATES = {"up": 2, "suspect": 1}  # all others: 0
-# series -> (help, field of node/reports.py LinkReport)
+# series -> (help, field of node/interconnect/reports.py LinkReport)
 GAUGES = {
     "mqnode_link_state": ("Link to another host, by peer: 2 up, 1 without an answer for a second, 0 down", "state"),
     "mqnode_outbox_bytes": ("Bytes that wait to be sent to another host, by peer", "queue_bytes"),

@@ -26,7 +26,11 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_messages_refused": ("Publishes that were not acknowledged, by reason", "reason", {
         "disk_full": "refused_disk_full", "quota": "refused_quota",
         "split": "refused_split"}),
-    "mqnode_packets": ("Packets of clients", "dir", {"in": "packets_received", "out": "packets_sent"}),
+    "mqnode_publish_bytes": ("Payloads of PUBLISH packets of clients", "dir", {
+        "in": "publish_bytes_received", "out": "publish_bytes_sent"}),
+    "mqnode_duplicates": (
+        "Repetitions: QoS 2 messages that had come before (in), PUBLISH packets sent with DUP (out)", "dir", {
+        "in": "duplicates_received", "out": "duplicates_sent"}),
     "mqnode_bytes": ("Bytes of clients and siblings", "dir", {"in": "bytes_received", "out": "bytes_sent"}),
     "mqnode_connect": ("CONNECTs by result", "result", {
         "accepted": "connects_accepted", "refused": "connects_refused"}),
@@ -72,6 +76,7 @@ GAUGES = {
         "store_readers",
     ),
     "mqnode_output_bytes": ("Bytes that wait to be sent to clients", "output_bytes"),
+    "mqnode_inflight": ("Messages sent with QoS 1 or 2 that their client has not acknowledged to the end", "inflight"),
     "mqnode_paused_publishers": ("Publishers that wait now", "paused_publishers"),
     "mqnode_disk_full": ("1 while new messages for queues are refused", "disk_full"),
     "mqnode_degraded": ("1 while another host lacks a copy of what is stored here", "degraded"),
@@ -86,7 +91,7 @@ GAUGES = {
     "mqnode_wills_pending": ("Wills of connected or delayed clients", "wills_pending"),
 }
 PER_WORKER = (
-    "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_paused_publishers",
+    "mqnode_clients_connected", "mqnode_output_bytes", "mqnode_inflight", "mqnode_paused_publishers",
     "mqnode_loop_lag_seconds",
 )  # fmt: skip
 
@@ -108,6 +113,7 @@ class _Collector:
     def collect(self) -> Iterator[Metric]:
         totals = self._host.totals()
         yield _messages(totals)
+        yield _packets(totals)
         for name, (help_text, label, parts) in COUNTERS.items():
             family = CounterMetricFamily(name, help_text, labels=[label] if label else [])
             for value, counter in parts.items():
@@ -202,17 +208,28 @@ def _messages(totals: dict[str, int]) -> Metric:
     return family
 
 
+def _packets(totals: dict[str, int]) -> Metric:
+    family = CounterMetricFamily("mqnode_packets", "Packets of clients, by type", labels=["type", "dir"])
+    for direction, names in (("in", counters.PACKETS_RECEIVED), ("out", counters.PACKETS_SENT)):
+        for kind, name in zip(counters.PACKET_TYPES, names, strict=True):
+            family.add_metric([kind, direction], totals[name])
+    return family
+
+
 def _histogram(totals: dict[str, int]) -> Metric:
     family = HistogramMetricFamily(
         "mqnode_ack_latency_seconds",
-        "From the receipt of a batch of publishes to PUBACK or PUBREC, where the store is waited for",
-    )
-    count = 0
-    buckets: list[tuple[str, float]] = []
-    for bound in counters.ACK_LATENCY_US:
-        count += totals[f"ack_latency_{bound}"]
-        buckets.append((str(bound / 1e6) if bound else "+Inf", count))
-    family.add_metric([], buckets=buckets, sum_value=totals["ack_latency_sum_us"] / 1e6)
+        "total: from the receipt of a batch of publishes to PUBACK or PUBREC, where the store is waited for; of all operations "
+        "of the store, fsync: their commit here, replica: from then on until other hosts have them",
+        labels=["stage"],
+    )  # fmt: skip
+    for stage, name in zip(("total", "fsync", "replica"), counters.LATENCIES, strict=True):
+        count = 0
+        buckets: list[tuple[str, float]] = []
+        for bound in counters.ACK_LATENCY_US:
+            count += totals[f"{name}_{bound}"]
+            buckets.append((str(bound / 1e6) if bound else "+Inf", count))
+        family.add_metric([stage], buckets=buckets, sum_value=totals[f"{name}_sum_us"] / 1e6)
     return family
 
 

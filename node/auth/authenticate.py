@@ -1,7 +1,8 @@
 """Who is it: the users in force, their reload, and the cache of credentials that were verified lately.
 
-Order: certificate, then user and password; a bad answer is final. Nobody gets in without a password where users are
-configured, known name or not. Passwords are kept nowhere; the cache holds keyed hashes of a key that dies with the process.
+Order: certificate, then token (node/mqtt/tokens.py), then user and password; a bad answer is final. Nobody gets in without
+a password where users are configured, known name or not. Passwords are kept nowhere; the cache holds keyed hashes of a key
+that dies with the process.
 `verify` may run in threads: all that it touches is replaced as a whole by a reload.
 """
 
@@ -64,12 +65,12 @@ class Authenticator:
         """Whether the client gets in, or None: ask `verify`, which takes tens of milliseconds."""
         if certificate_user is not None:
             return certificate_user != ""
-        if not self._auth.password_file:
+        if not self._auth.password_file and not self._auth.has_tokens:
             # Nobody can tell whether the name is right: harmless while nothing depends on it.
             return anonymous_allowed and (user is None or not self._auth.acl_file)
         if user is None:
             return anonymous_allowed and password is None
-        if not password:
+        if not password or not self._auth.password_file:
             return False
         until = self._users.verified.get(self._credential(user, password))
         return True if until is not None and self._clock() < until else None

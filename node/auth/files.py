@@ -1,4 +1,4 @@
-"""Files of users and rules: read whole or refused whole, written whole or not at all.
+"""Files of users, rules, keys and secrets: read whole or refused whole, written whole or not at all.
 
 Owns the one error of these files and the way they are replaced: temporary file, fsync, rename, under a lock, mode 0600.
 An error names file and line, never the text of the line: that might be somebody's password.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from pathlib import Path
 
 from node.config import ConfigError
 
+_BYTES_MAX = 1_048_576  # of keys and secrets
+
 
 class AuthFileError(ConfigError):
-    """A file of users or rules cannot be used; the text names file, line, effect and the way out."""
+    """A file of users, rules, keys or a secret cannot be used; the text names file, line, effect and the way out."""
 
     def __init__(self, path: str | Path, line: int | None, cause: str, remedy: str) -> None:
         place = f"{path}:{line}" if line else f"{path}"
@@ -35,6 +38,31 @@ def read_lines(path: str | Path, remedy: str) -> list[str]:
     if "\0" in text:
         raise AuthFileError(path, text[: text.index("\0")].count("\n") + 1, "it holds a NUL", remedy)
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def read_secret(path: str) -> bytes:
+    """A secret without the newline at its end. Raises AuthFileError, also if others than its owner can read it."""
+    content = read_bytes(path)
+    if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
+        text = "others than its owner can read it: they could pass for somebody else"
+        raise AuthFileError(path, None, text, f"Run: chmod 0600 {path}")
+    secret = content.removesuffix(b"\n").removesuffix(b"\r")
+    if not secret:
+        raise AuthFileError(path, None, "it is empty", "Put the secret into it.")
+    return secret
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a small file. Raises AuthFileError."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_BYTES_MAX + 1)
+    except OSError as error:
+        remedy = "The user of the service must be able to read it."
+        raise AuthFileError(path, None, f"it cannot be read ({error.strerror})", remedy) from error
+    if len(content) > _BYTES_MAX:
+        raise AuthFileError(path, None, f"it is larger than {_BYTES_MAX} bytes", "Name the right one.")
+    return content
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import os
 import stat
 
 from node.auth import acl, passwords
+from node.auth.endpoint import Endpoint
+from node.auth.files import read_secret
 from node.config import Auth, Config, ConfigError, Listener, is_loopback
 
 
@@ -18,7 +20,7 @@ def anonymous_allowed(auth: Auth, listener: Listener) -> bool:
         return listener.allow_anonymous
     if auth.allow_anonymous is not None:
         return auth.allow_anonymous
-    return is_local(listener) and not auth.password_file
+    return is_local(listener) and not auth.password_file and not auth.has_tokens
 
 
 def is_local(listener: Listener) -> bool:
@@ -35,6 +37,18 @@ def check_security(config: Config) -> list[str]:
         passwords.load(auth.password_file)
     if auth.acl_file:
         acl.load(auth.acl_file)
+    if auth.jwt.on:
+        try:
+            from node.auth.jwt_tokens import JwtTokens
+        except ImportError as error:
+            text = "needs PyJWT with cryptography: no token could be verified. Run"
+            raise ConfigError(f'auth.jwt {text}: pip install "mqnode[jwt]"') from error
+        JwtTokens(auth.jwt)
+        if auth.jwt.jwks_url:
+            Endpoint(auth.jwt.jwks_url, auth.jwt.ca_file, 0, 0)
+    if auth.introspection.on:
+        read_secret(auth.introspection.client_secret_file)
+        Endpoint(auth.introspection.url, auth.introspection.ca_file, 0, 0)
     warnings = []
     for listener in config.listeners:
         warnings += _check_listener(auth, listener)
@@ -56,13 +70,14 @@ def _check_listener(auth: Auth, listener: Listener) -> list[str]:
             f"{'what acl_file grants to anonymous clients' if auth.acl_file else 'everything'} there. "
             "If that is not meant, run: mqnode users add USER, and remove allow_anonymous."
         ]
-    if auth.password_file or _has_certificate_users(listener):
+    if auth.password_file or auth.has_tokens or _has_certificate_users(listener):
         return []
     if not is_local(listener):
         raise ConfigError(
             f"{name}: clients of other hosts reach it, but there are no users (auth.password_file), no users by "
-            "certificate (client_certificate and identity), and allow_anonymous is not true: nobody could log in, "
-            "so the broker does not start. Add a user: mqnode users add USER; or listen on 127.0.0.1; or, if really "
+            "certificate (client_certificate and identity) or token (auth.jwt, auth.introspection), and allow_anonymous "
+            "is not true: nobody could log in, so the broker does not start. Add a user: mqnode users add USER; or "
+            "listen on 127.0.0.1; or, if really "
             "everybody is welcome, write allow_anonymous = true in this listener."
         )
     return [f"{name}: allow_anonymous = false and there are no users: nobody can log in there. "

@@ -15,7 +15,7 @@ from node.cli.output import printable
 from node.config import split_bind
 
 TIMEOUT_S = 30.0
-_LISTS = ("clients", "sessions", "retained")
+_LISTS = {"clients": "All of this host", "sessions": "All that there are", "retained": "All that there are"}
 PAGE = 2500  # of a list; longer ones would hold up the workers that are asked for them
 
 
@@ -88,7 +88,7 @@ class Api:
             return answer
         text = printable(answer.get("error", answer) if isinstance(answer, dict) else answer)
         if status == 404:
-            raise NotFound(f"{text}. All that there are: mqnode {path[1]} list" if path[1] in _LISTS else text)
+            raise NotFound(f"{text}. {_LISTS[path[1]]}: mqnode {path[1]} list" if path[1] in _LISTS else text)
         if status == 401:
             raise click.ClickException(
                 f"The host at {self._config.admin.bind} does not take the token of {token_path(self._config)}: nothing "
@@ -101,8 +101,11 @@ class Api:
         try:
             return read_token(path)
         except OSError as error:
+            folder = (
+                "" if path.is_absolute() else " in the folder where it was started, as node.data_dir is relative, and"
+            )
             raise click.ClickException(
-                f"{path}: the token of the admin API cannot be read ({error.strerror}): nothing was asked or changed. "
-                "The host makes it at its first start, for its own user: run this as that user, "
+                f"{path.absolute()}: the token of the admin API cannot be read ({error.strerror}): nothing was asked or "
+                f"changed. The host makes it at its first start, for its own user: run this{folder} as that user, "
                 "for example `sudo -u mqnode mqnode …`."
             ) from error

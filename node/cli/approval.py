@@ -7,7 +7,7 @@ import re
 import click
 
 from node.cli.interconnect import ask
-from node.cli.options import Unusable, config_option, json_option
+from node.cli.options import Unusable, config_option, json_option, load_config
 
 _FINGERPRINT = re.compile(r"[A-Z2-7]{16}")
 
@@ -38,7 +38,9 @@ def pending(config_path: str, as_json: bool) -> None:
     if as_json:
         show_json(answer)
         return
-    click.echo(f"This host is {answer['fingerprint']}. For ten minutes others may ask to join: mqnode join --peer …")
+    interconnect = load_config(config_path).interconnect
+    click.echo(f"This host is {answer['fingerprint']}. For ten minutes others may ask to join:")
+    click.echo(f"  mqnode join --peer {interconnect.advertise or interconnect.bind}")
     rows = [(each["fingerprint"], each["name"], each["address"], each["from"]) for each in answer["pending"]]
     show_table(("FINGERPRINT", "HOST", "ADDRESS", "ASKED FROM"), rows, "nobody has asked yet")
     if answer["found"]:

@@ -68,8 +68,9 @@ def _check(config_path: str, as_json: bool, question: str) -> None:
     if as_json:
         show_json(answer)
     else:
+        look = "cluster status" if question == "insync" else "status"
         reasons = "; ".join(map(printable, answer.get("reasons", ())))
         click.echo(
-            f"{question}: yes" if status == 200 else f"{question}: no ({reasons}). Look at it with: mqnode status"
+            f"{question}: yes" if status == 200 else f"{question}: no ({reasons}). Look at it with: mqnode {look}"
         )
     sys.exit(0 if status == 200 else 1)

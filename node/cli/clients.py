@@ -49,7 +49,7 @@ def list_clients(match: str, limit: int | None, config_path: str, as_json: bool)
         for each in found
     ]  # fmt: skip
     headers = ("CLIENT ID", "USER", "ADDRESS", "MQTT", "SUBSCRIPTIONS", "INFLIGHT", "WAITING", "SINCE")
-    show_table(headers, rows, "No client is connected.")
+    show_table(headers, rows, "No client is connected to this host.")
 
 
 @command.command("show")

@@ -11,7 +11,7 @@ from node.cli.approval import approve, pending
 from node.cli.cluster_digest import digest
 from node.cli.cluster_state import links, status
 from node.cli.heal_report import heal_report
-from node.cli.interconnect import ask
+from node.cli.interconnect import NO_MEMBER, ask
 from node.cli.leave import drain, remove
 from node.cli.options import config_option, json_option
 
@@ -65,6 +65,8 @@ def show(answer: dict[str, Any], as_json: bool) -> None:
         for each in answer["nodes"]
     ]  # fmt: skip
     show_table(("HOST", "ADDRESS", "STATE", "ROUND TRIP", "RELEASE", "ID", "TROUBLE"), rows, "no hosts")
+    if not any(each["this_host"] for each in answer["nodes"]):
+        click.echo(NO_MEMBER)
 
 
 @command.group("token")

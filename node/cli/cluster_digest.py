@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from node.cli.interconnect import ask
+from node.cli.interconnect import NO_MEMBER, ask
 from node.cli.options import config_option, json_option
 
 RETRY_S, PATIENCE_S = 0.1, 10.0
@@ -57,7 +57,7 @@ def _show(answer: dict[str, Any]) -> None:
 
     hosts = answer["hosts"]
     if len(hosts) == 1:
-        click.echo("This host is alone: there is no other one to compare with.")
+        click.echo("This host is alone: there is no other one to compare with." if answer["equal"] else NO_MEMBER)
         return
     told = [each for each in hosts if each["databases"] is not None]
     names = list(told[0]["databases"]) if told else []

@@ -55,7 +55,7 @@ def _show_status(status: dict[str, Any]) -> None:
     state = coloured("in sync", fg="green") if status["in_sync"] else coloured("not in sync", fg="red")
     click.echo(f"Cluster {printable(status['cluster'])} as {printable(status['host'])} knows it: {state}")
     if status["degraded_since_ms"] is not None:
-        click.echo(f"  degraded for {_ago(status['degraded_since_ms'])}: what this host acknowledges has a copy less")
+        click.echo(f"  degraded for {_ago(status['degraded_since_ms'])}")
     for warning in status["warnings"]:
         click.echo(f"  {printable(warning)}")
     click.echo()
@@ -81,11 +81,15 @@ def _show_links(links: list[dict[str, Any]]) -> None:
             f"{each['from']} → {each['to']}", each["state"], _ago(each["since_ms"]),
             "" if each["rtt_ms"] is None else f"{each['rtt_ms']:.1f} ms",
             f"{each['frames_out']} / {size(each['bytes_out'])}", f"{each['frames_in']} / {size(each['bytes_in'])}",
-            "in sync" if each["in_sync"] else f"lacks {each['lag_commits']} commits", each["trouble"],
+            "in sync" if each["in_sync"] else _lacks(each["lag_commits"]), each["trouble"],
         )
         for each in links
     ]  # fmt: skip
     show_table(("LINK", "STATE", "FOR", "ROUND TRIP", "SENT", "RECEIVED", "COPIES", "TROUBLE"), rows, "no other host")
+
+
+def _lacks(commits: int) -> str:
+    return f"lacks {commits} commits" if commits else "not in sync"  # nothing was stored since it went
 
 
 def _ago(since_ms: int) -> str:

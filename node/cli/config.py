@@ -27,7 +27,7 @@ def check(config_path: str, as_json: bool) -> None:
     """Would the broker start with this configuration? All that is wrong, and what is risky.
 
     The very checks of `mqnode start`, environment variables included: keys, files, users, rules, certificates.
-    Run it as the user of the service, who must be able to read the files.
+    Run by root, it also warns of files that the user of the service, the owner of data_dir, cannot read.
 
     \b
     Example:
@@ -36,11 +36,13 @@ def check(config_path: str, as_json: bool) -> None:
     from node.cli.output import printable, show_json
     from node.config import ConfigError
     from node.preflight import preflight
+    from node.service_user import unreadable
 
     errors: list[str] = []
     warnings: list[str] = []
     try:
-        _, warnings = preflight(config_path)
+        loaded, warnings = preflight(config_path)
+        warnings += unreadable(config_path, loaded.config)
     except ConfigError as error:
         errors = str(error).splitlines()
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from node.cli.options import config_option, json_option, load_config
+from node.cli.options import Unusable, config_option, json_option, load_config
 
 if TYPE_CHECKING:
     from node.config import Config
@@ -60,7 +60,13 @@ def command(config_path: str, as_json: bool, name: str, data_dir: str, interconn
     from node.cli.output import show_json
 
     made = _write(Path(config_path), name, data_dir, interconnect)
-    answer = {"config": config_path, "config_made": made} | _describe(config_path, load_config(config_path))
+    try:
+        config = load_config(config_path)
+    except Unusable:
+        if made:  # the mistake is in an option: the corrected command must not find it again
+            Path(config_path).unlink()
+        raise
+    answer = {"config": config_path, "config_made": made} | _describe(config_path, config)
     if as_json:
         show_json(answer)
     else:

@@ -8,6 +8,8 @@ import click
 
 from node.cli.options import load_config
 
+NO_MEMBER = "This host is no member of its cluster any more, and serves nobody. To be one again: mqnode join"
+
 
 def ask(config_path: str, method: str, timeout_s: float = 20.0, **arguments: Any) -> Any:
     """The answer of this host's interconnect process."""
@@ -24,4 +26,10 @@ def ask(config_path: str, method: str, timeout_s: float = 20.0, **arguments: Any
     try:
         return ask_link(run_dir(config) / "interconnect.sock", method, arguments, timeout_s)
     except LinkError as error:
-        raise click.ClickException(str(error).removeprefix("interconnect: ")) from error
+        text = str(error)
+        if text.startswith("interconnect: "):  # it refused
+            raise click.ClickException(text.removeprefix("interconnect: ")) from error
+        raise click.ClickException(
+            f"The {text}. Is the host running, and is this the user of its service (sudo -u mqnode mqnode …)? Look with: "
+            "mqnode status"
+        ) from error

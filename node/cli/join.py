@@ -14,6 +14,7 @@ from node.cli.options import Unusable, config_option, json_option, load_config
 
 APPROVAL_S = 600
 POLL_S = 0.5
+_PORT = 7001  # of the interconnect, as `mqnode init` and the documents have it
 SAID_EVERY_S = 5.0  # where it is no terminal
 
 
@@ -66,12 +67,27 @@ def _by_token(config_path: str, text: str, peer: str | None) -> None:
     ask(config_path, "join", token=text)
 
 
-def _addresses(place: str) -> set[str]:
-    """Of the host in HOST, HOST:PORT or [HOST]:PORT."""
+def _host(place: str) -> str:
+    """Of HOST, HOST:PORT or [HOST]:PORT."""
+    return (place.rpartition(":")[0] if place.count(":") == 1 or "]:" in place else place).strip("[]")
+
+
+def _look_up(place: str) -> None:
     import socket
 
-    host = place.rpartition(":")[0] if place.count(":") == 1 or "]:" in place else place
-    host = host.strip("[]")
+    try:
+        socket.getaddrinfo(_host(place), None)
+    except OSError as error:
+        raise click.ClickException(
+            f"{_host(place)}: the name has no address ({error.strerror}): nothing was done. Take the member's address, as "
+            "`mqnode cluster nodes` shows it there"
+        ) from error
+
+
+def _addresses(place: str) -> set[str]:
+    import socket
+
+    host = _host(place)
     try:
         return {host} | {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
     except OSError:
@@ -84,6 +100,7 @@ def _addresses(place: str) -> set[str]:
 def _by_approval(config_path: str, peer: str, fingerprint: str | None, as_json: bool) -> None:
     wanted = parse_fingerprint(fingerprint) if fingerprint else None
     deadline = time.monotonic() + APPROVAL_S
+    _look_up(peer)
     found = _knock(config_path, _places(peer, load_config(config_path).interconnect.bind), deadline)
     place = found["member"]["address"]
     click.echo(f"This host  {found['fingerprint']}\nThe member {found['member_fingerprint']} at {place}", err=True)
@@ -101,14 +118,14 @@ def _by_approval(config_path: str, peer: str, fingerprint: str | None, as_json: 
 
 
 def _places(peer: str, bind: str) -> list[str]:
-    """Where the member may let hosts join: at the port above that of its interconnect, which by default is as ours. Who names a
-    port means the one or the other."""
+    """Where the member may let hosts join: at the port above that of its interconnect, which is as ours or as in all examples. Who
+    names a port means the one or the other."""
     host, colon, port = peer.rpartition(":")
     if colon and port.isdigit() and (not host.count(":") or host.startswith("[")):
         return [peer, f"{host}:{int(port) + 1}"]
-    return [
-        f"{f'[{peer}]' if ':' in peer and not peer.startswith('[') else peer}:{int(bind.rpartition(':')[2] or 7001) + 1}"
-    ]
+    host = f"[{peer}]" if ":" in peer and not peer.startswith("[") else peer
+    ports = {int(bind.rpartition(":")[2] or _PORT), _PORT}
+    return [f"{host}:{port + 1}" for port in sorted(ports)]
 
 
 def _knock(config_path: str, places: list[str], deadline: float) -> dict[str, Any]:
@@ -119,7 +136,7 @@ def _knock(config_path: str, places: list[str], deadline: float) -> dict[str, An
             if found is not None:
                 line.end()
                 return found
-            line.say(f"nobody at {place} lets hosts ask yet; on the member: mqnode cluster pending")
+        line.say(f"nobody at {' or '.join(places)} lets hosts ask yet; on the member: mqnode cluster pending")
     raise click.ClickException(
         f"no answer from {' or '.join(places)}: this host is no member. Does mqnode run there, and was `mqnode cluster pending` "
         "run? Otherwise a firewall may be between, for the port and the second one above it."
@@ -155,7 +172,7 @@ def _until_in_sync(config_path: str, timeout_s: int) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         status = ask(config_path, "status")
-        lacking = _lacking(status)
+        lacking = _lacking(status) or [status["joining"]] * bool(status["joining"])
         if not lacking:
             line.end()
             return
@@ -164,7 +181,7 @@ def _until_in_sync(config_path: str, timeout_s: int) -> None:
             line.end()
             raise click.ClickException(
                 f"this host is a member, but not in sync after {timeout_s} s ({'; '.join(lacking)}). It goes on by itself; look "
-                "with: mqnode cluster status"
+                "with: mqnode cluster status. Who is not reached does not run, or a firewall of the two keeps the port"
             )
         time.sleep(POLL_S)
 
@@ -175,7 +192,7 @@ def _lacking(status: dict[str, Any]) -> list[str]:
     others = [node for node in status["nodes"] if not node["this_host"]]
     up = [node["name"] for node in others if node["state"] == "up"]
     if not up:
-        return [f"{node['name']} is not reached" for node in others] or ["no other host"]
+        return [f"{node['name']} is not reached at {node['address']}" for node in others] or ["no other host"]
     found = []
     for name in up:
         there, here = links.get((name, own)), links[own, name]

@@ -7,7 +7,7 @@ import click
 from node.cli.interconnect import ask
 from node.cli.options import config_option, json_option
 
-TIMEOUT_S = 30.0  # more than node/key_rotation.py waits
+TIMEOUT_S = 30.0  # more than node/interconnect/key_rotation.py waits
 
 
 @click.group("keys")

@@ -130,9 +130,11 @@ def _drain(
 
 def _line(state: dict[str, Any]) -> str:
     """One line of progress."""
-    sessions = "" if state["sessions"] is None else f", {state['sessions']} sessions to hand over"
+    from node.cli.output import counted
+
+    sessions = "" if state["sessions"] is None else f", {counted(state['sessions'], 'session')} to hand over"
     behind = f", waiting for {', '.join(state['behind'])}" if state["behind"] else ""
-    return f"{state['phase']}: {state['clients']} clients{sessions}{behind}"
+    return f"{state['phase']}: {counted(state['clients'], 'client')}{sessions}{behind}"
 
 
 def _why(state: dict[str, Any], command: str) -> str:
@@ -174,13 +176,9 @@ def _remove(config_path: str, name: str, as_json: bool, yes: bool) -> None:
         click.echo(f"{name} is no member any more; {done['sessions']} sessions that it had go on at this host")
 
 
-def _messages(count: int) -> str:
-    return "1 message" if count == 1 else f"{count} messages"
-
-
 def _loss(found: dict[str, Any]) -> str:
     """What may be lost, as far as this host can know."""
-    from node.cli.output import printable
+    from node.cli.output import counted, printable
 
     name = printable(found["name"])
     lines = []
@@ -200,7 +198,10 @@ def _loss(found: dict[str, Any]) -> str:
         lines.append(
             f"Any of its {found['sessions']} sessions may lack messages ({found['queued_messages']} are here):"
         )
-    lines += [f"  {printable(each['client_id'])}: {_messages(each['queued_messages'])} here" for each in found["some"]]
+    lines += [
+        f"  {printable(each['client_id'])}: {counted(each['queued_messages'], 'message')} here"
+        for each in found["some"]
+    ]
     if found["sessions"] > len(found["some"]):
         lines.append(f"  … and {found['sessions'] - len(found['some'])} more: mqnode sessions list")
     lines.append(f"What only {name} has comes back if it joins again with its disk.")

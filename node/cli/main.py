@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import sys
 from importlib import import_module
 from io import TextIOWrapper
@@ -42,6 +44,24 @@ class _Lazy(click.Group):
         module, _, attribute = _COMMANDS[name].partition(":")
         command: click.Command = getattr(import_module(f"node.cli.{module}"), attribute or "command")
         return command
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except click.UsageError as error:
+            error.message += _meant(error)
+            raise
+
+
+def _meant(error: click.UsageError) -> str:
+    """Which command was, in the group that does not have it, or above."""
+    found = re.fullmatch("No such command '(.*)'.", error.message)
+    if found is None or error.ctx is None or not isinstance(error.ctx.command, click.Group):
+        return ""
+    close = difflib.get_close_matches(found[1], error.ctx.command.list_commands(error.ctx), 1, 0.6)
+    if close:
+        return f" Did you mean: {error.ctx.command_path} {close[0]}?"
+    return f" Did you mean: mqnode {found[1]}?" if found[1] in _COMMANDS else ""
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -67,8 +67,8 @@ def load_config(path: str) -> Config:
         return load(path)
     except ConfigError as error:
         raise Unusable(
-            f"{printable_lines(str(error))}\nWithout its configuration this host cannot be found; nothing was done. "
-            "Name the right file with --config FILE or in MQNODE_CONFIG, or look with: mqnode config check"
+            f"{printable_lines(str(error))}\nWithout a configuration that can be used this host cannot be found: nothing was done. "
+            "Correct it, or name another file with --config FILE or in MQNODE_CONFIG; then look with: mqnode config check"
         ) from error
 
 

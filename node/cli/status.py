@@ -36,7 +36,7 @@ def _show(status: dict[str, Any]) -> None:
 
     state = coloured("ready", fg="green") if status["ready"] else coloured("not ready", fg="red")
     click.echo(f"{printable(status['node'])} is {state}, mqnode {printable(status['version'])}")
-    for reason in status["reasons"]:
+    for reason in status["reasons"] + status["warnings"]:
         click.echo(f"  {printable(reason)}")
     click.echo()
     show_fields([

@@ -17,7 +17,9 @@ def command() -> None:
 @config_option
 @json_option
 def match(topic: str, config_path: str, as_json: bool) -> None:
-    """List the clients that a message of TOPIC would go to. Of a shared subscription all members are shown, one gets it.
+    """List the clients that a message of TOPIC would go to: all durable sessions, and who is connected to this host.
+
+    Of a shared subscription all members are shown, one gets it. Other hosts with subscribers: mqnode topics route.
 
     \b
     Example:

@@ -127,11 +127,12 @@ def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     try:
-        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        if sys.stdin.isatty():  # else it would be shown as it is typed
+            password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+            return password
     except click.Abort:
         click.echo(err=True)
-        raise Unusable("No password was given: nothing was changed. Programs give it with --password-stdin.") from None
-    return password
+    raise Unusable("No password was given: nothing was changed. Programs give it with --password-stdin.")
 
 
 def _give_to_host(path: Path, config: Config) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from node.config.binds import is_loopback, split_bind
 from node.config.errors import ConfigError
-from node.config.keys import Admin, Auth, Config, Limits, Listener, Log, Node, Shared, Store, Sys
+from node.config.keys import Admin, Auth, Config, Introspection, Jwt, Limits, Listener, Log, Node, Shared, Store, Sys
 from node.config.read import Loaded, load, read
 
 __all__ = [
-    "Admin", "Auth", "Config", "ConfigError", "Limits", "Listener", "Loaded", "Log", "Node", "Shared", "Store", "Sys",
-    "is_loopback", "load", "read", "run_dir", "split_bind", "worker_count",
+    "Admin", "Auth", "Config", "ConfigError", "Introspection", "Jwt", "Limits", "Listener", "Loaded", "Log", "Node", "Shared",
+    "Store", "Sys", "is_loopback", "load", "read", "run_dir", "split_bind", "worker_count",
 ]  # fmt: skip
 
 

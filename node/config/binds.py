@@ -6,7 +6,9 @@ import ipaddress
 import re
 from functools import lru_cache
 
-_EXAMPLES = 'Write for example "0.0.0.0:1883" or "[::]:1883"'
+
+def _examples(port: str = "1883") -> str:
+    return f'Write for example "0.0.0.0:{port}" or "[::]:{port}"'
 
 
 def split_bind(bind: str) -> tuple[str, int]:
@@ -14,7 +16,8 @@ def split_bind(bind: str) -> tuple[str, int]:
     host, colon, port = bind.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not port.isascii() or not port.isdigit() or (":" in host and not bracketed):
-        raise ValueError(f'"{bind}" is not ADDRESS:PORT or [IPV6]:PORT: the listener has no address. {_EXAMPLES}.')
+        alone = port if not host and port.isascii() and port.isdigit() else "1883"
+        raise ValueError(f'"{bind}" is not ADDRESS:PORT or [IPV6]:PORT. {_examples(alone)}.')
     if int(port) > 65535:
         raise ValueError(f'"{bind}": there is no port {int(port)}, the highest is 65535. Choose another one.')
     return (host[1:-1] if bracketed else host), int(port)
@@ -26,9 +29,9 @@ def check_host(host: str) -> None:
         try:
             ipaddress.ip_address(host)
         except ValueError:
-            raise ValueError(f'"{host}" is no IP address. {_EXAMPLES}.') from None
+            raise ValueError(f'"{host}" is no IP address. {_examples()}.') from None
     elif host and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", host):
-        raise ValueError(f'"{host}" is neither an IP address nor a host\'s name. {_EXAMPLES}.')
+        raise ValueError(f'"{host}" is neither an IP address nor a host\'s name. {_examples()}.')
 
 
 @lru_cache(maxsize=64)

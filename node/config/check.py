@@ -12,7 +12,9 @@ import socket
 from collections.abc import Iterator
 
 from node.config.binds import check_host, is_loopback, split_bind
+from node.config.check_cluster import check_cluster
 from node.config.check_discovery import check_discovery
+from node.config.check_tokens import check_tokens
 from node.config.keys import Config, Limits, Listener
 from node.config.places import Key, dotted
 
@@ -51,15 +53,9 @@ def check(config: Config) -> Iterator[Fault]:
                 "starts. Raise it or lower map_bytes."
             ),
         )
-    if config.cluster.ack_policy == "strict" and not config.interconnect.bind:
-        yield (
-            ("cluster", "ack_policy"),
-            (
-                '"strict" waits for a copy on another host, but this one is alone: nothing would be acknowledged. '
-                "Set interconnect.bind, or delete the key."
-            ),
-        )
+    yield from check_cluster(config)
     yield from check_discovery(config)
+    yield from check_tokens(config)
     yield from _admin(config)
     if config.admin.health_bind:
         yield from _health(config)

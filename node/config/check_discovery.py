@@ -33,6 +33,11 @@ def _faults(config: Config) -> Iterator[tuple[str, str]]:
         return
     if not config.interconnect.bind:
         yield "method", "this host has no interconnect, so it cannot be found nor join. Set interconnect.bind."
+    if discovery.method == "beacon" and config.interconnect.bind.startswith("["):
+        yield (
+            "method",
+            'beacons are IPv4, and interconnect.bind is not. Choose another one: "static" needs nothing of the network.',
+        )
     key, example = _NEEDS[discovery.method]
     if not getattr(discovery, key):
         yield key, f'method = "{discovery.method}" needs it. Write {example}.'

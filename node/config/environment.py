@@ -85,7 +85,9 @@ def _set(document: Any, key: Key, value: Any) -> None:
             listeners.append({})
         table = listeners[int(key[1])]
     else:
-        table = document.setdefault(key[0], {})
+        table = document
+        for part in key[:-1]:
+            table = table.setdefault(part, {}) if isinstance(table, dict) else None
     if isinstance(table, dict):
         table[key[-1]] = value
 

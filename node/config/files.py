@@ -18,7 +18,7 @@ _RIGHTS = "Correct the path; the user of the service must be able to read the fi
 def check_files(config: Config, places: Places) -> None:
     """Raises ConfigError: one line for each file that cannot be read."""
     faults = []
-    for key, path, remedy in _named(config):
+    for key, path, remedy in named_files(config):
         try:
             with open(path, "rb") as file:
                 file.read(1)
@@ -28,10 +28,18 @@ def check_files(config: Config, places: Places) -> None:
         raise ConfigError("\n".join(faults))
 
 
-def _named(config: Config) -> Iterator[tuple[Key, str, str]]:
+def named_files(config: Config) -> Iterator[tuple[Key, str, str]]:
+    """Key, path, and what to do if it cannot be read."""
     for name, remedy in (("password_file", _USERS), ("acl_file", _RIGHTS)):
         if path := getattr(config.auth, name):
             yield ("auth", name), path, remedy
+    for section, table, names in (
+        ("jwt", config.auth.jwt, ("keys_file", "secret_file", "ca_file")),
+        ("introspection", config.auth.introspection, ("client_secret_file", "ca_file")),
+    ):
+        for name in names:
+            if path := getattr(table, name):
+                yield ("auth", section, name), path, _RIGHTS
     if path := config.discovery.s3_credentials_file:
         yield ("discovery", "s3_credentials_file"), path, _RIGHTS
     for index, listener in enumerate(config.listeners):

@@ -58,6 +58,46 @@ class Listener(_Section, frozen=True):
     mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
 
 
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
+]  # fmt: skip
+
+
+class Jwt(_Section, frozen=True):
+    """[auth.jwt]: in force once any key of it is set."""
+
+    issuer: str = ""
+    audience: str = ""
+    algorithms: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
+    keys_file: str = ""  # public keys: PEM or JWKS
+    jwks_url: str = ""
+    secret_file: str = ""  # for HS*, mode 0600
+    user_claim: str = "sub"
+    refresh_s: Annotated[float, Meta(ge=1, le=86_400)] = 300  # of jwks_url
+    ca_file: str = ""  # of jwks_url; empty: the system's authorities
+
+    @property
+    def on(self) -> bool:
+        return self != Jwt()
+
+
+class Introspection(_Section, frozen=True):
+    """[auth.introspection], RFC 7662: in force once any key of it is set."""
+
+    url: str = ""
+    client_id: str = ""
+    client_secret_file: str = ""  # mode 0600
+    audience: str = ""
+    user_claim: str = "sub"
+    cache_s: Seconds = 60  # of "active"; never beyond the token's exp
+    timeout_s: Annotated[float, Meta(gt=0, le=30)] = 2
+    ca_file: str = ""  # empty: the system's authorities
+
+    @property
+    def on(self) -> bool:
+        return self != Introspection()
+
+
 class Auth(_Section, frozen=True):
     allow_anonymous: bool | None = None  # None: only on loopback listeners, and only while no users are configured
     password_file: str = ""
@@ -66,6 +106,12 @@ class Auth(_Section, frozen=True):
     check_retain_source: bool = True
     cache_ttl_s: Seconds = 300  # a verified password is not hashed again for so long; 0: always
     connect_rate_per_address: Count = 0  # failed CONNECTs a minute from one address before it is refused; 0: no limit
+    jwt: Jwt = field(default_factory=Jwt)
+    introspection: Introspection = field(default_factory=Introspection)
+
+    @property
+    def has_tokens(self) -> bool:
+        return self.jwt.on or self.introspection.on
 
 
 class Limits(_Section, frozen=True):

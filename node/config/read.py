@@ -73,7 +73,7 @@ def _text(path: str) -> str:
         cause = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(
             f"{path}: the configuration cannot be read: {cause}. Name another file with --config, "
-            "or write one: docs/configuration.md shows every key."
+            "or make one: mqnode init; docs/configuration.md shows every key."
         ) from None
 
 
@@ -147,14 +147,20 @@ def unknown(name: str, kind: type[Struct]) -> str:
     """What to do about a key that `kind` does not have. The value is not repeated: it might be a secret."""
     sections = {field.name: field.type for field in structs.fields(Config)}
     home = [section for section, each in sections.items() if name in _names(each) and each is not kind]
-    close = difflib.get_close_matches(name, kind.__struct_fields__, 1, 0.6)
+    names = kind.__struct_fields__
+    close = difflib.get_close_matches(name, names, 1, 0.6) or _longer_or_shorter(name, names)
     if close:
         hint = f"Did you mean {close[0]}?"
     elif home:
         hint = f"It belongs into {' or '.join(f'[[{each}]]' if each == 'listeners' else f'[{each}]' for each in home)}."
     else:
-        hint = f"Known are: {', '.join(kind.__struct_fields__)}."
+        hint = f"Known are: {', '.join(names)}."
     return f"unknown key; mqnode does not start with a key that it would ignore. {hint}"
+
+
+def _longer_or_shorter(name: str, names: tuple[str, ...]) -> list[str]:
+    """acl for acl_file, key_file for key."""
+    return [each for each in names if name.startswith(f"{each}_") or (len(name) > 2 and each.startswith(name))]
 
 
 def _names(section: Any) -> tuple[str, ...]:

@@ -24,7 +24,15 @@ def values(config: Config) -> dict[Key, Any]:
         value = getattr(config, section)
         tables = [((section,), value)] if isinstance(value, Struct) else _numbered(section, value)
         for key, table in tables:
-            found |= {(*key, name): getattr(table, name) for name in table.__struct_fields__}
+            found |= _table(key, table)
+    return found
+
+
+def _table(key: Key, table: Struct) -> dict[Key, Any]:
+    found: dict[Key, Any] = {}
+    for name in table.__struct_fields__:
+        value = getattr(table, name)
+        found |= _table((*key, name), value) if isinstance(value, Struct) else {(*key, name): value}
     return found
 
 
@@ -39,7 +47,7 @@ def to_toml(config: Config, origin: Origin | None = None) -> str:
     for key, value in values(config).items():
         if key[:-1] != table:
             table = key[:-1]
-            lines += ["", f"[[{table[0]}]]" if len(table) > 1 else f"[{table[0]}]"]
+            lines += ["", f"[[{table[0]}]]" if isinstance(table[-1], int) else f"[{dotted(table)}]"]
         line = f"# {key[-1]} is not set" if value is None else f"{key[-1]} = {_toml(value)}"
         lines.append(f"{line:<46} # {origin(key)}" if origin else line)
     return "\n".join(lines[1:]) + "\n"

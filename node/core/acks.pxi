@@ -267,7 +267,7 @@ cdef int write_ack(Connection connection, uint8_t kind, uint16_t packet_id, uint
     else:
         p[1] = 2
         wrote(connection, 4)
-    connection.loop.stats[S_PACKETS_SENT] += 1
+    connection.loop.stats[S_PACKETS_SENT + kind] += 1
     return touch(connection)
 
 

@@ -40,7 +40,7 @@ cdef class Connection(Stream):
         if self.state >= CLOSING or <size_t>len(packet) > self.max_packet_out:
             return False
         append(self, packet, len(packet))
-        self.loop.stats[S_PACKETS_SENT] += 1
+        self.loop.stats[S_PACKETS_SENT + (<uint8_t>packet[0] >> 4)] += 1
         return True
 
     def asked(self):
@@ -157,8 +157,8 @@ cdef Py_ssize_t read_packets(Connection connection, const char* p, size_t size) 
         elif size - used < total:
             break
         else:
-            loop.stats[S_PACKETS_RECEIVED] += 1
             header = <uint8_t>p[used]       # an abort frees the input, and with it `p`
+            loop.stats[S_PACKETS_RECEIVED + (header >> 4)] += 1
             read_packet(connection, header, p + used + 1 + digits, length)
             used += total
             if loop.blocked:
@@ -239,7 +239,7 @@ cdef int read_pingreq(Connection connection, uint8_t header, uint32_t length) ex
     if header != 0xC0 or length:
         return 0x81
     append(connection, b"\xd0\x00", 2)
-    connection.loop.stats[S_PACKETS_SENT] += 1
+    connection.loop.stats[S_PACKETS_SENT + 13] += 1
     return 0
 
 
@@ -301,6 +301,7 @@ cdef int read_publish(Connection connection, uint8_t header, const char* body, u
     if loop.message_expiry_ms and (pub.expires_ms == 0 or pub.expires_ms > pub.received_ms + loop.message_expiry_ms):
         pub.expires_ms = pub.received_ms + loop.message_expiry_ms
     loop.stats[S_PUBLISH_RECEIVED + pub.qos] += 1
+    loop.stats[S_PUBLISH_BYTES_RECEIVED] += pub.payload_length
     if pub.qos == 2 and not header & 8 and session.flows != NULL and session.flows.unsure_ids:
         end_old_flow(loop, session, packet_id)
     return accept_publish(connection, session, &pub, packet_id)
@@ -361,6 +362,7 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
         if problem:
             return problem
     if pub.qos == 2 and ids != NULL and ids_has(ids, packet_id):            # [MQTT-4.3.3-10]
+        loop.stats[S_DUPLICATES_RECEIVED] += 1
         acknowledge(connection, 5, packet_id, 0, False)
         return 0
     if loop.refuses_publish:
@@ -456,6 +458,7 @@ cdef int finish_flight(Session session, Flight* flight, uint64_t qseq) except -1
         flight.message = NULL
         release_group(<Group*>flight.group)
     window_close(window_of(session.flows, qseq), qseq)
+    session.loop.stats[S_INFLIGHT] -= 1
     if session.sid:
         op_flight(session.loop, OP_DONE, session.sid, qseq)
     return refill(session)

@@ -73,8 +73,10 @@ def count(const uint8_t[::1] messages) -> int:
     return found
 
 
-def split(const uint8_t[::1] messages, by_topic, by_group, int64_t later_ms=0) -> dict:
-    """What each place gets, in order; `by_topic` and `by_group` tell the places. Messages that expire do so `later_ms` later."""
+def split(whole, by_topic, by_group, int64_t later_ms=0) -> dict:
+    """What each place gets of a whole frame, in order; `by_topic` and `by_group` tell the places. Messages that expire do so
+    `later_ms` later. If all places get the same, it is not copied."""
+    cdef const uint8_t[::1] messages = whole
     cdef Record record
     cdef const uint8_t* last_topic = NULL
     cdef uint16_t last_length = 0
@@ -108,6 +110,8 @@ def split(const uint8_t[::1] messages, by_topic, by_group, int64_t later_ms=0) -
             add(parts, places, base + start, at - start)
             places, start = found, at
         at += record.size
+    if start == 0:
+        return dict.fromkeys(places, whole if moved is None else moved)
     add(parts, places, base + start, size - start)
     return parts
 

@@ -6,7 +6,7 @@
 # topic of the record before, which is not shared, without properties and expiry: `<BI` flags (bit 4), length; payload.
 # ROUTES frame: records `<BHHH` kind (0 gone, 1 there, 2 members of a shared group), length of the filter, and for
 # kind 2 how many members any message reaches there, and how many only QoS 0; then the filter (kind 2: SHARE/FILTER).
-# SLOT frame: a PUBLISH frame lies in shared memory, see slots.pxi.
+# SLOT frame: a PUBLISH frame lies in shared memory, see slots.pyx.
 # HOLD frame: the topic whose publishers have to wait; empty: nobody has to any more.
 
 cdef enum:
@@ -25,6 +25,7 @@ cdef enum:
 
     LINK_HIGH_WATER = 16777216
     FRAME_ENOUGH = 32768    # bytes of messages in a frame: the sibling handles it when it is whole
+    CROSSING = 63           # the interconnect among the siblings (node/peers.py): its frames end when a slot is full
     FRAME_MAX = 1073741824
 
 
@@ -41,7 +42,7 @@ cdef int forward(Link link, Publication* pub, uint64_t topic, Group* group) exce
     cdef char* p
     if group != NULL:
         size += 2 + group.name_length + 1 + filter_length(group.node)
-    if link.publishes > FRAME_ENOUGH or (link.open_slot >= 0 and link.publishes + size > SLOT_BYTES):
+    if (link.publishes > FRAME_ENOUGH and link.index != CROSSING) or link.publishes + size > SLOT_BYTES:
         close_publishes(link)
     if link.publishes == 0:
         open_publishes(link, size)
@@ -62,7 +63,7 @@ cdef int open_publishes(Link link, uint64_t size) except -1:
     if link.output == NULL:
         link.output = with_room(NULL, 5 + size, 2 * FRAME_ENOUGH)
     touch(link)
-    link.open_slot = take_slot(link) if size <= SLOT_BYTES else -1
+    link.open_slot = link.slots.take() if link.slots is not None and size <= SLOT_BYTES else -1
     if link.open_slot >= 0:
         reserve(link, 13)
         wrote(link, 13)
@@ -74,7 +75,7 @@ cdef int open_publishes(Link link, uint64_t size) except -1:
 
 cdef inline char* frame_room(Link link, uint64_t size) except NULL:
     if link.open_slot >= 0:
-        return link.slots_out + SLOTS_AT + link.open_slot * SLOT_BYTES + link.publishes
+        return link.slots.place(link.open_slot) + link.publishes
     return reserve(link, size)
 
 
@@ -255,6 +256,18 @@ cdef int read_publishes(Link link, const char* p, uint32_t length) except -1:
     return 0
 
 
+cdef int read_slot(Link link, const char* p, uint32_t length) except -1:
+    """A SLOT frame: handle the PUBLISH frame that it tells the place of."""
+    cdef uint32_t slot = 0, size = 0
+    if length != 8 or link.slots is None:
+        raise ValueError(f"a SLOT frame of {length} bytes on the {link.role} link")
+    memcpy(&slot, p, 4)
+    memcpy(&size, p + 4, 4)
+    read_publishes(link, link.slots.arrived(slot, size), size)
+    link.slots.free(slot)
+    return 0
+
+
 cdef inline bint is_one_plain(Match* match) noexcept:
     """Does a QoS 0 message of this topic go to one subscriber here, whose packet holds nothing but topic and payload?"""
     cdef Connection connection
@@ -272,7 +285,7 @@ cdef const char* deliver_run(Link link, Publication* pub, Match* match, const ch
     cdef Loop loop = link.loop
     cdef Connection connection = (<Session>match.targets[0].session).connection
     cdef uint32_t body, size
-    cdef uint64_t count = 0
+    cdef uint64_t count = 0, payloads = 0
     pub.properties_length = 0
     pub.expires_ms = 0
     while p < end and <uint8_t>p[0] == REPEATED and not connection.congested and loop.output_bytes <= loop.worker_output_max:
@@ -285,14 +298,16 @@ cdef const char* deliver_run(Link link, Publication* pub, Match* match, const ch
         write_frame(reserve(connection, size), loop, pub, connection.version, body, 0, 0, NULL, 0, 0, pub.topic_length)
         wrote(connection, size)
         p = pub.payload + pub.payload_length
+        payloads += pub.payload_length
         count += 1
         if output_size(connection) > loop.output_max:
             congest(connection)
     if count:
         touch(connection)
         loop.stats[S_SIBLING_RECEIVED] += count
-        loop.stats[S_PACKETS_SENT] += count
+        loop.stats[S_PACKETS_SENT + 3] += count
         loop.stats[S_PUBLISH_SENT] += count
+        loop.stats[S_PUBLISH_BYTES_SENT] += payloads
     return p
 
 

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from node.core.slots cimport Slots
 from node.core.topics cimport Group, Match, Node, Target, TopicTree
 from node.core.window cimport Message, PacketIds, Window
 
@@ -169,9 +170,7 @@ cdef class Link(Stream):
     cdef public object context
     cdef uint32_t publishes         # bytes of the open PUBLISH frame, 0: none is open
     cdef int open_slot              # in which it is; -1: at the end of the output
-    cdef char* shared               # memory with a sibling (slots.pxi), NULL: none
-    cdef char* slots_out
-    cdef char* slots_in
+    cdef Slots slots                # memory with a sibling; None: none
     cdef int passed                 # descriptor that came over the socket; -1: none
     cdef uint64_t topic             # of the last message in it (Match.number); 0: it cannot be repeated
     cdef set held                   # topics whose publishers the sibling wants to wait

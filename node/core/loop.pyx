@@ -3,7 +3,7 @@
 gevent's hub watches the epoll descriptor; `wake` drains it, and waits for more while messages come: receive into one shared
 buffer, parse in place, match, append to the subscribers' output, and at the end flush every touched stream once. No greenlet,
 Python call or Python object per message.
-What happens once per connection or subscription goes to `handler` (node/worker.py):
+What happens once per connection or subscription goes to `handler` (node/worker/worker.py):
 packet(connection, kind, body), failed(connection, reason, text), broken(connection), timed_out(connection),
 closed(connection), frame(link, kind, body), link_closed(link). Handlers run inside the wake-up and must not switch greenlets.
 """
@@ -14,6 +14,7 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 from libc.time cimport time as epoch_s
+from node.core.slots cimport SLOT_BYTES, Slots
 from node.core.topics cimport (
     Group, Match, Node, NodeList, Subscription, Target, TopicTree, drop_subscription, filter_of, push_node, put_subscription,
     release_group, topic_hash,
@@ -51,6 +52,17 @@ cdef extern from *:
     #include <stdio.h>
     #include <string.h>
 
+    /* recv, and the descriptor that came along; -1: none. */
+    static ssize_t mq_receive(int fd, void *data, size_t size, int *passed) {
+        union { struct cmsghdr header; char room[CMSG_SPACE(sizeof(int))]; } control;
+        struct iovec part = {data, size};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+        ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+        struct cmsghdr *came = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+        *passed = -1;
+        if (came && came->cmsg_level == SOL_SOCKET && came->cmsg_type == SCM_RIGHTS) memcpy(passed, CMSG_DATA(came), sizeof(int));
+        return got;
+    }
     static inline uint64_t mq_monotonic_us(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
@@ -104,6 +116,7 @@ cdef extern from *:
     }
     """
     uint64_t monotonic_us "mq_monotonic_us"() noexcept nogil
+    ssize_t receive_with_descriptor "mq_receive"(int fd, void* data, size_t size, int* passed) noexcept nogil
     int timer_set "mq_timer_set"(int timer, int ms) noexcept nogil
     int timerfd_create(int clock, int flags) noexcept nogil
     enum: CLOCK_MONOTONIC, TFD_CLOEXEC
@@ -153,10 +166,14 @@ PACKET_NAMES = ("packet type 0", "CONNECT", "CONNACK", "PUBLISH", "PUBACK", "PUB
 
 cdef int S_BYTES_RECEIVED = INDEX["bytes_received"]
 cdef int S_BYTES_SENT = INDEX["bytes_sent"]
-cdef int S_PACKETS_RECEIVED = INDEX["packets_received"]
-cdef int S_PACKETS_SENT = INDEX["packets_sent"]
+cdef int S_PACKETS_RECEIVED = INDEX["packets_received_reserved"]    # and on, by packet type
+cdef int S_PACKETS_SENT = INDEX["packets_sent_reserved"]
 cdef int S_PUBLISH_RECEIVED = INDEX["publish_received_qos0"]
 cdef int S_PUBLISH_SENT = INDEX["publish_sent_qos0"]
+cdef int S_PUBLISH_BYTES_RECEIVED = INDEX["publish_bytes_received"]
+cdef int S_PUBLISH_BYTES_SENT = INDEX["publish_bytes_sent"]
+cdef int S_DUPLICATES_RECEIVED = INDEX["duplicates_received"]
+cdef int S_DUPLICATES_SENT = INDEX["duplicates_sent"]
 cdef int S_SOCKETS_OPENED = INDEX["sockets_opened"]
 cdef int S_AUTHZ_DENIED = INDEX["authz_denied"]
 cdef int S_REFUSED_SPLIT = INDEX["refused_split"]
@@ -177,6 +194,7 @@ cdef int S_ACK_LATENCY = INDEX[f"ack_latency_{ACK_LATENCY_US[0]}"]
 cdef int S_ACK_LATENCY_SUM = INDEX["ack_latency_sum_us"]
 cdef int S_CONNECTIONS = INDEX["connections"]
 cdef int S_OUTPUT_BYTES = INDEX["output_bytes"]
+cdef int S_INFLIGHT = INDEX["inflight"]
 cdef int S_PAUSED = INDEX["paused_publishers"]
 cdef int S_MATCHES = INDEX["match_cache_entries"]
 cdef int S_NODES = INDEX["topic_nodes"]
@@ -196,7 +214,6 @@ include "streams.pxi"
 include "acks.pxi"
 include "publish.pxi"
 include "shared.pxi"
-include "slots.pxi"
 include "links.pxi"
 include "sessions.pxi"
 
@@ -210,8 +227,6 @@ cdef class Link(Stream):
         self.open_slot = self.passed = -1
 
     def __dealloc__(self):
-        if self.shared != NULL:
-            munmap(self.shared, 2 * DIRECTION_BYTES)
         if self.passed >= 0:
             c_close(self.passed)
 
@@ -229,13 +244,13 @@ cdef class Link(Stream):
         self.index = index
 
     def share_memory(self, int fd):
-        """For PUBLISH frames to and from the sibling that we dialled, who is sent this memory file of SHARED_BYTES."""
-        share_memory(self, fd, True)
+        """For PUBLISH frames to and from the sibling that we dialled, who is sent this memory file."""
+        self.slots = Slots(fd, True)
 
     def use_passed_memory(self):
         """The same for who was dialled, if a memory file came over the socket."""
         if self.passed >= 0:
-            share_memory(self, self.passed, False)
+            self.slots = Slots(self.passed, False)
             c_close(self.passed)
             self.passed = -1
 

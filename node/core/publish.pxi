@@ -150,8 +150,11 @@ cdef bint write_publish(Connection connection, Publication* pub, uint8_t qos, ui
     p[0] = <char>(0x30 | qos << 1 | flags)
     wrote(connection, size)
     touch(connection)
-    loop.stats[S_PACKETS_SENT] += 1
+    loop.stats[S_PACKETS_SENT + 3] += 1
     loop.stats[S_PUBLISH_SENT + qos] += 1
+    loop.stats[S_PUBLISH_BYTES_SENT] += pub.payload_length
+    if flags & 8:
+        loop.stats[S_DUPLICATES_SENT] += 1
     if output_size(connection) > loop.output_max:
         congest(connection)
     return True
@@ -198,7 +201,7 @@ cdef int deliver(Loop loop, Session session, Publication* pub, uint8_t options, 
             pend(session, pub, options, identifiers, count, group)
         elif write_publish(connection, pub, qos, (options >> 2) & 1, packet_id_of(flows.next_qseq), identifiers, count,
                            shared):
-            open_live(flows, pub, qos, group)
+            open_live(session, pub, qos, group)
         else:
             loop.stats[S_DROPPED_TOO_LARGE] += 1
             return 0
@@ -207,9 +210,9 @@ cdef int deliver(Loop loop, Session session, Publication* pub, uint8_t options, 
     return 1
 
 
-cdef int open_live(Flows* flows, Publication* pub, uint8_t qos, Group* group) except -1:
-    cdef Flight* flight = window_open(&flows.window, flows.next_qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
-    flows.next_qseq += 1
+cdef int open_live(Session session, Publication* pub, uint8_t qos, Group* group) except -1:
+    cdef Flight* flight = open_flight(session, session.flows.next_qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
+    session.flows.next_qseq += 1
     if group != NULL:       # only these are ever sent again, to another member
         flight.message = message_of(pub)
         flight.group = group

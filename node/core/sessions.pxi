@@ -195,6 +195,8 @@ cdef class Session:
             self.connection = None
             for share, filter in self.shares or ():
                 announce_group(self.loop, share, filter)
+        if self.flows != NULL:
+            self.loop.stats[S_INFLIGHT] -= in_flight(self.flows)
         free_flows(self)
 
     def wake(self, uint64_t last_qseq):
@@ -396,7 +398,7 @@ cdef int send_pending(Session session) except -1:
             loop.stats[S_DROPPED_DENIED] += 1
         elif write_publish(connection, &pub, qos, (pending.options >> 2) & 1, packet_id_of(flows.next_qseq),
                            pending.identifiers, pending.identifier_count, False):
-            open_live(flows, &pub, qos, pending.group)
+            open_live(session, &pub, qos, pending.group)
         else:
             loop.stats[S_DROPPED_TOO_LARGE] += 1
         release_pending(pending)
@@ -442,6 +444,11 @@ cdef inline uint32_t in_flight(Flows* flows) noexcept nogil:
     return flows.window.open + flows.earlier.open
 
 
+cdef inline Flight* open_flight(Session session, uint64_t qseq, uint8_t state) except NULL:
+    session.loop.stats[S_INFLIGHT] += 1
+    return window_open(&session.flows.window, qseq, state)
+
+
 cdef bint make_fit(Flows* flows, uint64_t qseq) noexcept:
     """Can `qseq` be sent, or is its packet id in use? Who took the session over numbers far above what is open still."""
     cdef uint64_t other
@@ -470,7 +477,7 @@ cdef bint send_stored(Session session, Connection connection, entry) except -1:
         return False
     flows.read_after = qseq
     if received:                                    # never PUBLISH again after PUBREC
-        window_open(&flows.window, qseq, AWAIT_PUBCOMP)
+        open_flight(session, qseq, AWAIT_PUBCOMP)
         write_ack(connection, 6, packet_id_of(qseq), 0)
         return True
     if not read_record(<const char*>record, len(record), &pub):
@@ -488,7 +495,7 @@ cdef bint send_stored(Session session, Connection connection, entry) except -1:
             count += 1
     flags = (options >> 2 & 1) | (8 if qseq <= flows.resent_until else 0)
     if write_publish(connection, &pub, qos, flags, packet_id_of(qseq), identifiers, count, False):
-        window_open(&flows.window, qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
+        open_flight(session, qseq, AWAIT_PUBACK if qos == 1 else AWAIT_PUBREC)
     else:
         op_dropped(loop, session.sid, qseq, DROP_TOO_LARGE)
     return True

@@ -49,6 +49,17 @@ cdef bint may_take(Loop loop, Group* group, Subscription* member, Publication* p
     return loop.tree.receive_permitted(session, pub.topic[:pub.topic_length])
 
 
+cdef bint has_room(Subscription* member) noexcept:
+    """Would it be sent the message at once, as far as this worker knows?"""
+    cdef Session session = <Session>member.session
+    return (session.connection is None or session.flows == NULL
+            or (session.flows.pending_count == 0 and session.flows.window.open < session.receive_max))
+
+
+cdef bint is_candidate(Loop loop, Group* group, Subscription* member, Publication* pub, int who, bint with_room) except -1:
+    return (not with_room or has_room(member)) and may_take(loop, group, member, pub, who)
+
+
 cdef int to_member(Loop loop, Group* group, Subscription* member, Publication* pub, Connection publisher) except -1:
     cdef Session session = <Session>member.session
     cdef uint8_t options = delivered_options(pub, member.options)
@@ -67,13 +78,19 @@ cdef uint32_t sibling_members(Loop loop, Group* group, Publication* pub, int ind
 
 cdef int route_group(Loop loop, Group* group, Publication* pub, Connection publisher, Session author,
                      int first) except -1:
-    """Give the message to one member, of the `first` preference if there is any."""
+    """Give the message to one member, of the `first` preference if there is any; of these to one that does not leave others
+    unacknowledged while somebody else does not, unless publisher or topic tell the member."""
     cdef uint32_t i, candidates = 0, chosen
-    cdef int index, who
-    for who in range(first, AWAY + 1):
+    cdef int index, who, turn
+    cdef bint with_room = False
+    for turn in range(2 * first, 2 * AWAY + 2):
+        who = turn // 2
+        with_room = turn % 2 == 0
+        if with_room and loop.share_strategy not in (ROUND_ROBIN, RANDOM):
+            continue
         candidates = 0
         for i in range(group.count):
-            candidates += may_take(loop, group, group.members + i, pub, who)
+            candidates += is_candidate(loop, group, group.members + i, pub, who, with_room)
         if who != REACHED_HERE:
             for index in range(len(loop.siblings)):
                 candidates += sibling_members(loop, group, pub, index)
@@ -84,7 +101,7 @@ cdef int route_group(Loop loop, Group* group, Publication* pub, Connection publi
         return NOTHING
     chosen = choose(loop, group, pub, author, candidates)
     for i in range(group.count):
-        if may_take(loop, group, group.members + i, pub, who):
+        if is_candidate(loop, group, group.members + i, pub, who, with_room):
             if chosen == 0:
                 return to_member(loop, group, group.members + i, pub, publisher)
             chosen -= 1

@@ -444,6 +444,8 @@ def parse_subscribe(bytes body, int version, unsigned int user_properties_max):
         options = reader.byte()
         if options & 3 == 3 or options & (0xC0 if version == 5 else 0xFC) or (options >> 4 & 3) == 3:
             raise ProtocolError(0x81 if version == 5 and options & 0xC0 else 0x82, "the subscription options are wrong")
+        if options & 4 and filter.startswith(b"$share/"):                   # [MQTT-3.8.3-4]
+            raise ProtocolError(0x82, "no local on a shared subscription")
         subscriptions.append((filter, options))
     if not subscriptions:
         raise ProtocolError(0x82, "a SUBSCRIBE without a filter")           # [MQTT-3.8.3-2]

@@ -28,6 +28,8 @@ class Beacon:
         self._interface = split_bind(config.interconnect.bind)[0] or "0.0.0.0"
         self._ttl_s = ttl_s(config)
         self._heard: dict[Found, float] = {}  # when, of the monotonic clock
+        self._own: Found | None = None
+        self._other_secret: tuple[str, float] | None = None  # who announces itself with one, and when
         self._socket: socket.socket | None = None
 
     def _open(self) -> socket.socket:
@@ -50,7 +52,7 @@ class Beacon:
         return self._socket
 
     def announce(self, own: Found) -> None:
-        said = own.to_json()
+        self._own, said = own, own.to_json()
         try:
             self._open().sendto(MAGIC + hmac.digest(self._key, said, "sha256") + said, self._group)
         except OSError as error:
@@ -64,21 +66,33 @@ class Beacon:
         opened = self._open()
         for _ in range(FOUND_MAX):
             try:
-                datagram = opened.recv(ENTRY_BYTES_MAX + 1)
+                datagram, (address, _) = opened.recvfrom(ENTRY_BYTES_MAX + 1)
             except BlockingIOError:
                 break
-            if (found := self._read(datagram)) is not None:
+            if not datagram.startswith(MAGIC) or len(datagram) > ENTRY_BYTES_MAX:
+                continue
+            if not self._is_signed(datagram):
+                self._other_secret = address, now_s
+            elif (found := Found.from_json(datagram[len(MAGIC) + SUM_BYTES :])) is not None:
                 self._heard[found] = now_s
         self._heard = {found: at_s for found, at_s in self._heard.items() if now_s - at_s <= self._ttl_s}
+        self._say_other_secret(now_s)
         return list(self._heard)
 
-    def _read(self, datagram: bytes) -> Found | None:
+    def _is_signed(self, datagram: bytes) -> bool:
         signed, said = datagram[len(MAGIC) : len(MAGIC) + SUM_BYTES], datagram[len(MAGIC) + SUM_BYTES :]
-        if not datagram.startswith(MAGIC) or len(datagram) > ENTRY_BYTES_MAX:
-            return None
-        if not hmac.compare_digest(signed, hmac.digest(self._key, said, "sha256")):
-            return None  # of a cluster with another secret
-        return Found.from_json(said)
+        return hmac.compare_digest(signed, hmac.digest(self._key, said, "sha256"))
+
+    def _say_other_secret(self, now_s: float) -> None:
+        """Where nobody else is heard it is worth a word; beside a cluster of ours it is that of other people."""
+        if self._other_secret is None or self._heard.keys() - {self._own}:
+            return
+        address, at_s = self._other_secret
+        if now_s - at_s <= self._ttl_s:
+            raise BoardError(
+                f"multicast {self._group[0]}: only hosts with another cluster secret are heard, the last from {address}. If it "
+                "is to be of this cluster, copy the file of discovery.secret_file from one to the other and restart mqnode there"
+            )
 
     def withdraw(self, own: Found) -> None:
         if self._socket is not None:

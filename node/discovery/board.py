@@ -13,6 +13,7 @@ from mesh.secret import ClusterSecret
 from node.config import Config
 
 ANSWER_S = 3.0  # for whatever a board asks
+LOOK_S = 20.0  # for all of it together
 ENTRY_BYTES_MAX = 1024
 TTLS = 3  # an entry counts for so many intervals after it was last written
 

@@ -61,7 +61,7 @@ class Etcd:
             try:
                 with self._opener.open(request, timeout=ANSWER_S) as response:
                     answer = json.loads(response.read(ANSWER_BYTES_MAX))
-                if isinstance(answer, dict):
+                if isinstance(answer, dict) and answer.keys() & {"header", "result"}:
                     self._endpoints.remove(endpoint)
                     self._endpoints.insert(0, endpoint)
                     return answer

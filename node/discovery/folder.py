@@ -35,7 +35,8 @@ class Folder:
             for entry in entries:
                 if entry.name.endswith(".json") and len(written_s) < FOUND_MAX:
                     with suppress(FileNotFoundError):
-                        written_s[entry.name] = entry.stat().st_mtime
+                        if entry.is_file(follow_symlinks=False):  # a FIFO would never be read to its end
+                            written_s[entry.name] = entry.stat().st_mtime
         current = fresh(written_s, self._own, self._ttl_s)
         for name in written_s.keys() - current:
             with suppress(OSError):

@@ -7,9 +7,11 @@ are shown as candidates.
 
 from __future__ import annotations
 
+import itertools
 import random
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,10 +29,10 @@ from mesh.membership import Membership, MembershipError, is_address
 from mesh.secret import load as load_secret
 from mesh.token import SECRET_BYTES, Token, TokenError
 from node import counters, log
-from node.cluster import Cluster
 from node.config import Config, run_dir
-from node.discovery.board import Board, BoardError, make, ttl_s
-from node.door import JOIN_PORT, Door, now_ms, port_above
+from node.discovery.board import LOOK_S, Board, BoardError, make, ttl_s
+from node.interconnect.cluster import Cluster
+from node.interconnect.door import JOIN_PORT, Door, now_ms, port_above
 
 EAGER_S, EAGER_FOR_S = 1.0, 10.0  # while this host is alone and has just started, it looks more often
 JITTER = 0.2
@@ -73,11 +75,12 @@ class Discovery:
         self._given: dict[bytes, bytes] = {}  # host -> number of the token that it was given
         self._told: dict[str, str] = {}  # what was logged last about whom
         self._candidates: dict[str, dict[str, Any]] = {}
+        self._turns = itertools.count()
         self._before: frozenset[bytes] = frozenset()
         self._soon = False
 
     def start(self) -> None:
-        if self._config.discovery.method == "none":
+        if self._config.discovery.method == "none" or self._greenlet is not None:
             return
         self._open_place()
         self._greenlet = greenlets.spawn(self._run)
@@ -86,6 +89,7 @@ class Discovery:
         if self._greenlet is None:
             return
         self._greenlet.kill()
+        self._greenlet = None
         self._close_place()
         with gevent.Timeout(WITHDRAW_S, False):
             self._threads.apply(self._withdraw)
@@ -117,7 +121,7 @@ class Discovery:
                 self._round()
             age_s = time.monotonic() - began_s
             alone = len(self._cluster.table.active()) == 1
-            if alone and age_s > EAGER_FOR_S and not self._candidates:
+            if alone and age_s > EAGER_FOR_S and not self._candidates and "board" not in self._told:
                 self._tell(
                     "silent", "nobody was found", effect="this host is a cluster of its own until it finds another one"
                 )
@@ -132,7 +136,7 @@ class Discovery:
         self._visitors = {guest: each for guest, each in self._visitors.items() if now_s - each[1] < self._visit_s}
         found += [each for each, _ in self._visitors.values()]
         table = self._cluster.table
-        self._place.try_addresses(moved(table, found, self._cluster.identity.node_id))
+        self._place.try_addresses(moved(table, found, self._cluster.identity.node_id, next(self._turns)))
         addresses = strangers(self._cluster.address, table, found)
         written = {each.address: each for each in found}
         self._candidates = {
@@ -154,17 +158,23 @@ class Discovery:
         decision = decide(self.sight(), seen, self._before)
         self._before, self._soon = decision.hosts, decision.soon
         for each in decision.apart:
+            which = "another" if each.cluster == table.name else "the"  # they began apart
             self._candidate(
-                each.address, f"it is in the cluster {each.cluster} ({len(each.members)} hosts), this host in {table.name}",
-                "on the hosts that should change: mqnode leave",
-            )  # fmt: skip
+                each.address,
+                f"it is in {which} cluster {each.cluster}, with {len(each.members)} hosts, and this one in {table.name} "
+                f"with {len(table.active())}",
+                "on the hosts that should change: mqnode leave, and mqnode join",
+                self._log.warning,
+            )
         if decision.join is not None:
             self._join(decision.join)
 
     def _look(self) -> list[Found]:
         cluster = self._cluster
         own = Found(cluster.address, cluster.name, cluster.identity.node_id.hex())
-        found: list[Found] | Exception = self._threads.apply(self._use_board, (own,))
+        found: list[Found] | Exception = BoardError(f"it has not answered for {LOOK_S:.0f} s")
+        with gevent.Timeout(LOOK_S, False):  # a folder of a dead NFS server holds its thread for ever
+            found = self._threads.apply(self._use_board, (own,))
         if isinstance(found, Exception):  # whatever a board answers: the hosts of the cluster do not depend on it
             self._tell(
                 "board",
@@ -216,27 +226,32 @@ class Discovery:
                 cluster = self._cluster
                 joiner = Joiner(cluster.identity, cluster.name, cluster.address, cluster.wanted_name, now_ms())
                 self._place.joined(join(joiner, token))
-        except (MeetingError, TokenError, JoinError, MembershipError) as error:
+        except (MeetingError, TokenError) as error:
             self._candidate(host.address, str(error), "nothing: it is tried again")
+            return
+        except (JoinError, MembershipError) as error:
+            self._candidate(host.address, str(error), "what the cause says: it is tried again", self._log.warning)
             return
         self._candidates.clear()
         self._log.info("joined", cluster=host.cluster, by=host.name, address=host.address)
 
     # -- what is said of it -------------------------------------------------------------------------------------------------
 
-    def _candidate(self, address: str, cause: str, what_next: str) -> None:
+    def _candidate(self, address: str, cause: str, what_next: str, tell: Callable[..., None] | None = None) -> None:
         if address in self._candidates:
             self._candidates[address]["cause"] = cause
         if self._told.get(address) != cause:
             self._told[address] = cause
-            self._log.info("host_found", address=address, cause=cause, effect="it is no member", next=what_next)
+            (tell or self._log.info)(
+                "host_found", address=address, cause=cause, effect="it is no member", next=what_next
+            )
 
     def _tell(self, about: str, cause: str, effect: str) -> None:
         if self._told.get(about) != cause:
             self._told[about] = cause
             self._log.warning(
                 f"discovery_{about}", method=self._config.discovery.method, cause=cause, effect=effect,
-                next='another discovery.method ("static" needs nothing of the network), or mqnode join',
+                next='the same [discovery] on all hosts, or another method ("static" needs nothing of the network), or mqnode join',
             )  # fmt: skip
 
     # -- the host's side of meetings ----------------------------------------------------------------------------------------
@@ -274,6 +289,4 @@ class Discovery:
         return token.text()
 
     def refused(self, address: str, why: str) -> None:
-        if self._told.get(address) != why:
-            self._told[address] = why
-            self._place.door.refused(address, why)
+        self._place.door.refused(address, why)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import configparser
 import io
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -20,7 +21,16 @@ try:
 except ImportError as error:
     raise BoardError('discovery.method = "s3" needs minio: pip install "mqnode[s3]"') from error
 
-_Errors = (minio.error.MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)
+_Errors = (minio.error.MinioException, urllib3.exceptions.HTTPError, OSError, ValueError, configparser.Error)
+
+
+def _cause(error: Exception) -> str:
+    match error:
+        case minio.error.S3Error():
+            return f"{error.code}: {error.message}"  # not the number of the request: what is told anew is logged anew
+        case configparser.Error():  # whose text quotes lines, the secret perhaps
+            return "discovery.s3_credentials_file is not as the AWS tools have it: [default], and a line for each key"
+    return str(error)
 
 
 class S3:
@@ -47,7 +57,7 @@ class S3:
                 self._bucket, self._own, io.BytesIO(content), len(content), content_type="application/json"
             )
         except _Errors as error:
-            raise BoardError(f"bucket {self._bucket}: cannot be written: {error}") from error
+            raise BoardError(f"bucket {self._bucket}: cannot be written: {_cause(error)}") from error
 
     def look(self) -> list[Found]:
         try:
@@ -63,7 +73,7 @@ class S3:
                 self._client.remove_object(self._bucket, name)
             return [found for name in sorted(current) if (found := self._read(name)) is not None]
         except _Errors as error:
-            raise BoardError(f"bucket {self._bucket}: cannot be read: {error}") from error
+            raise BoardError(f"bucket {self._bucket}: cannot be read: {_cause(error)}") from error
 
     def _read(self, name: str) -> Found | None:
         answer = self._client.get_object(self._bucket, name)

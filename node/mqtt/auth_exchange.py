@@ -14,7 +14,7 @@ from node.mqtt import client as codes
 from node.mqtt.client import Exchange, exchange_of
 
 if TYPE_CHECKING:
-    from node.worker import Worker
+    from node.worker.worker import Worker
 
 METHOD, DATA = 0x15, 0x16
 

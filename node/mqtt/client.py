@@ -39,6 +39,7 @@ SERVER_MOVED = 0x9D
 
 NEVER = 0xFFFFFFFF  # session expiry
 SPLIT = "not while a host of the cluster is away"
+JOINING = "this host joins a cluster, and has no copy of its sessions yet"
 
 
 class Handshake:

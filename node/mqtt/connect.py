@@ -1,6 +1,6 @@
 """CONNECT to CONNACK: what the packet may ask for, who the client is, and the claim of its session at the keeper.
 
-Steps, each of which may refuse: the packet's own rules, authentication (at once, in a thread, or by AUTH exchange),
+Steps, each of which may refuse: the packet's own rules, authentication (at once, in a thread, by AUTH exchange or token),
 the will's authorization, the claim. CONNACK leaves when the claim is durable (guarantees.md, ack table).
 """
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from node.core.loop import Connection, Session
 from node.core.wire import Connect, connect_version, encode_connack, parse_connect
 from node.mqtt import client as codes
-from node.mqtt.client import NEVER, SPLIT, Handshake
+from node.mqtt.client import JOINING, NEVER, SPLIT, Handshake
 
 if TYPE_CHECKING:
-    from node.worker import Worker
+    from node.worker.worker import Worker
 
 # MQTT 3.1.1 table 3.1: the return code for each of our reasons
 _RETURN_CODES = {
@@ -65,6 +65,8 @@ class Connects:
             return codes.SERVER_SHUTTING_DOWN, "the server is shutting down"
         if self.worker.moves.closed:
             return codes.USE_ANOTHER_SERVER, "this host is about to go"
+        if self.worker.is_joining:
+            return codes.SERVER_UNAVAILABLE, JOINING
         if self.worker.refuses("connect"):
             return codes.SERVER_UNAVAILABLE, SPLIT
         if self.worker.throttled(connection.address):
@@ -105,6 +107,10 @@ class Connects:
         certificate_user = facts.get("user") or connection.handshake.certificate_user
         connection.certified = certificate_user is not None
         anonymous = worker.anonymous_allowed(connection.listener)
+        method = worker.tokens.method(packet) if certificate_user is None else None
+        if method is not None:
+            worker.tokens.judge(connection, packet, method)
+            return
         decision = authenticator.check(packet.user, packet.password, certificate_user, anonymous)
         if decision is None:
             worker.in_thread(
@@ -118,14 +124,19 @@ class Connects:
     def _authenticated(self, connection: Connection, packet: Connect, verified: bool, user: str | None) -> None:
         if connection.is_closing:
             return
-        if not verified:
-            method = "anonymous" if packet.user is None and packet.password is None else "password"
-            self.worker.count(f"auth_failures_{method}")
-            self.worker.failed_attempt(connection.address)
+        if verified:
+            self.admit(connection, user)
+        else:
             reason = codes.BAD_USER_OR_PASSWORD if packet.user is not None else codes.NOT_AUTHORIZED
-            self.refuse(connection, reason, "not authenticated")
-            return
-        self.admit(connection, user)
+            self.deny(
+                connection, reason, "anonymous" if packet.user is None and packet.password is None else "password"
+            )
+
+    def deny(self, connection: Connection, reason: int, method: str, cause: str = "") -> None:
+        """What it showed is not good enough. Only the operator is told the cause."""
+        self.worker.count(f"auth_failures_{method}")
+        self.worker.failed_attempt(connection.address)
+        self.refuse(connection, reason, "not authenticated", cause)
 
     def admit(self, connection: Connection, user: str | None, properties: dict[int, Any] | None = None) -> None:
         """The client is `user`: authorize its will and claim its session. `properties` go into CONNACK."""
@@ -218,7 +229,7 @@ class Connects:
         handshake: Handshake = connection.handshake
         packet = handshake.packet
         if packet.version != 5:
-            return encode_connack(present and packet.version != 3, 0)
+            return bytes(encode_connack(present and packet.version != 3, 0))
         limits = self.worker.config.limits
         answer: dict[int, Any] = dict(properties)
         if connection.expiry_s != packet.properties.get(0x11, 0):
@@ -230,14 +241,14 @@ class Connects:
         answer[0x21] = limits.receive_maximum
         answer[0x22] = limits.topic_alias_maximum
         answer[0x27] = limits.max_packet_bytes
-        return encode_connack(present, 0, answer)
+        return bytes(encode_connack(present, 0, answer))
 
-    def refuse(self, connection: Connection, reason: int, text: str) -> None:
-        """CONNACK with a reason, and the end."""
+    def refuse(self, connection: Connection, reason: int, text: str, cause: str = "") -> None:
+        """CONNACK with a reason, and the end. `cause`, if the operator is told another one than the client."""
         if connection.is_closing:
             return
         self.worker.count("connects_refused")
-        self.worker.access("connect_refused", connection, reason=f"0x{reason:02x}", cause=text)
+        self.worker.access("connect_refused", connection, reason=f"0x{reason:02x}", cause=cause or text)
         if connection.version == 5:  # the reason string only if it fits [MQTT-3.2.2-19]
             if not (connection.problem_information and connection.send(encode_connack(False, reason, {0x1F: text}))):
                 connection.send(encode_connack(False, reason, {}))

@@ -14,7 +14,7 @@ from node.mqtt import client as codes
 from node.mqtt.client import exchange_of
 
 if TYPE_CHECKING:
-    from node.worker import Worker
+    from node.worker.worker import Worker
 
 
 class Ends:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from node import counters
 
 if TYPE_CHECKING:
-    from node.worker import Worker
+    from node.worker.worker import Worker
 
 
 class Moves:

@@ -21,7 +21,7 @@ from node.core.wire import record_names
 from node.mqtt import client as codes
 
 if TYPE_CHECKING:
-    from node.worker import Worker
+    from node.worker.worker import Worker
 
 _SLICE_S = 0.005
 _REST_S = 0.001  # behind a slice; not 0, with which gevent would do fifty of them before it looks at a socket
@@ -52,13 +52,12 @@ class Replay:
         self._options = 0
 
     def _search(self) -> Iterator[tuple[list[bytes], int]]:
-        """What each filter finds, with its options, in the small lists in which the store is read."""
+        """What the filters find, with their options, in the small lists in which the store is read."""
         worker = self._worker
-        for filter, options in self.filters:
-            for records in worker.reader.retained_chunks(filter.decode(), worker.now_ms()):
-                if not worker.authorizer.allows_all:
-                    records = [record for record in records if worker.may_receive_retained(self._session, record)]
-                yield records, options
+        for records, options in worker.reader.retained_of(self.filters, worker.now_ms):
+            if not worker.authorizer.allows_all:
+                records = [record for record in records if worker.may_receive_retained(self._session, record)]
+            yield records, options
 
     @property
     def is_blocked(self) -> bool:

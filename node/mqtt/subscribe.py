@@ -25,7 +25,7 @@ from node.mqtt.replay import Replay, Replays
 from node.peers import Countdown
 
 if TYPE_CHECKING:
-    from node.worker import Worker
+    from node.worker.worker import Worker
 
 _FILTERS_MAX = 10_000  # of one packet: they are handled in one go, while all other clients of the worker wait
 
@@ -42,15 +42,14 @@ class Subscriptions:
         session = connection.session
         packet_id, asked, identifier = parse_subscribe(body, version, self.worker.config.limits.max_user_properties)
         _check_count(asked)
-        if any(options & 4 and filter.startswith(b"$share/") for filter, options in asked):  # [MQTT-3.8.3-4]
-            raise ProtocolError(codes.PROTOCOL_ERROR, "no local on a shared subscription")
         reasons = bytearray()
         granted: list[tuple[str, int, int]] = []
         replay: list[tuple[bytes, int]] = []
         announced = False
         before = how_many(session)
+        subscribe = self._refuse if self.worker.refuses("subscribe") else self._subscribe
         for filter, options in asked:
-            reason, new, told = self._subscribe(connection, session, filter, options, identifier)
+            reason, new, told = subscribe(connection, session, filter, options, identifier)
             reasons.append(reason if reason < 0x80 or version == 5 else 0x80)
             announced |= told
             if reason >= 0x80:
@@ -72,13 +71,14 @@ class Subscriptions:
             lambda: self._subscribed(connection, suback, acknowledged),
         )  # fmt: skip
 
+    def _refuse(self, *_: object) -> tuple[int, bool, bool]:
+        return codes.IMPLEMENTATION_ERROR, False, False
+
     def _subscribe(
         self, connection: Connection, session: Session, filter: bytes, options: int, identifier: int
     ) -> tuple[int, bool, bool]:
         """(reason code, is new, siblings were told)"""
         worker = self.worker
-        if worker.refuses("subscribe"):
-            return codes.IMPLEMENTATION_ERROR, False, False
         try:
             share = split_share(filter)
         except ProtocolError:

@@ -3,7 +3,6 @@
 One turn: requests and link changes go in by `request`, `outbox.answered`, `worker_came`, `worker_left` and `tick`; what has to be
 sent is in `outbox` afterwards and may leave only when the turn is committed. Writes go to the Writer whose transaction is
 open. Time is an argument (store clock, ms); no socket, no random, no LMDB of its own.
-
 A client id is owned by at most one connection (`owners`). A claim of an owned id waits until the owner's worker has ended it.
 """
 
@@ -16,11 +15,12 @@ from typing import Any
 
 import msgspec
 
-from node.heals import Heals
+from node.keeper.heals import Heals
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.expiry import Expiry, is_expired
 from node.sessions.outbox import Answer, Link, Outbox
 from node.sessions.owners import Owner, Owners
+from node.sessions.presence import Presence
 from node.sessions.purges import Purges
 from node.sessions.subscriptions import Subscriptions
 from node.sessions.timers import Timers
@@ -50,8 +50,9 @@ class Directory:
         self.by_sid: dict[int, SessionRecord] = {}
         self.attached: set[int] = set()  # sids of those with a client, at whichever host
         self.subscriptions = Subscriptions(writer, self.outbox)
-        self.purges = Purges(writer, self.timers, self.outbox, self.by_sid)
+        self.purges = Purges(writer, self.timers, self.outbox, self.by_sid, lambda: self.elsewhere.is_first())
         self.expiry = Expiry(self)
+        self.presence = Presence(self)
         self.tally: dict[str, int] = {}
         self._claims: dict[str, deque[tuple[Link, dict[str, Any], Answer]]] = {}
         self._left: dict[int, int] = {}  # sid -> last qseq at our start, until a worker has said who has the session
@@ -114,19 +115,16 @@ class Directory:
                 continue
             self._left.pop(sid, None)
             self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), 0)
+            self.presence.tell(record)
             if record is not None:
                 self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
-        for sid in self.subscriptions.shared:
-            record = self.by_sid.get(sid)
-            if record is not None and record.client_id in self.owners:
-                self.outbox.event(link, "presence", {"sid": sid, "online": True})
+        self.presence.tell_all(link)
 
     def worker_left(self, link: Link, now_ms: int) -> None:
         """Its link is lost: its clients are gone, unless they come back soon."""
         self.outbox.left(link)
-        for claims in self._claims.values():
-            for waiting in [each for each in claims if each[0] is link]:
-                claims.remove(waiting)
+        for cid in self._claims:
+            self.refuse(cid, "its worker is gone", lambda each: each[0] is link)
         for cid in self.owners.at(link):
             self._gone(cid, self.owners[cid], "keep", None, None, now_ms, WORKER_GRACE_MS)
         self.owners.left(link)
@@ -177,11 +175,14 @@ class Directory:
 
     def _on_unclaim(self, link: Link, answer: Answer, now_ms: int, cid: str, conn: int) -> None:
         """Its client is gone before it was granted."""
-        waiting = self._claims.get(cid, deque())
-        for each in [each for each in waiting if each[0] is link and each[1]["conn"] == conn]:
-            waiting.remove(each)
-            each[2](False, "the client is gone")
+        self.refuse(cid, "the client is gone", lambda each: each[0] is link and each[1]["conn"] == conn)
         answer(True, True)
+
+    def refuse(self, cid: str, why: str, which: Callable[[Any], bool] = lambda each: True) -> None:
+        waiting = self._claims.get(cid, deque())
+        for each in [each for each in waiting if which(each)]:
+            waiting.remove(each)
+            each[2](False, why)
 
     def is_claimed(self, cid: str) -> bool:
         return cid in self._claims
@@ -226,7 +227,7 @@ class Directory:
             self.end_session(record, now_ms)
             record = None
         else:
-            self.wills.returned(cid, now_ms)
+            self.wills.returned(cid, now_ms, here=True)
         present = record is not None
         if record is None and claim["durable"]:
             record = SessionRecord(
@@ -234,7 +235,7 @@ class Directory:
                 self.elsewhere.number, 0, claim["clean"] or present_before,
             )  # fmt: skip
             self.keep(record)
-            self.writer.queue_of(record.sid)
+            record.sent_qseq = self.writer.begin_queue(record.sid, bool(self.elsewhere.evicted))
         if record is not None:
             record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
             record.attached, record.worker = True, link.index
@@ -246,7 +247,7 @@ class Directory:
         if claim["will"] is not None:
             will_id = self.wills.new(cid, claim["will"]["delay_s"], claim["will"]["record"])
         owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, now_ms if self.elsewhere.peers else 0)
-        self._presence(record, True)
+        self.presence.tell(record)
         self.elsewhere.announce(cid, now_ms)
         answer(True, self._granted(owner, present))
         if plain:
@@ -260,10 +261,6 @@ class Directory:
             "sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq,
             "last_qseq": self._last_qseq(record), "taken": self.elsewhere.is_unsure(record.sid),
         }  # fmt: skip
-
-    def _presence(self, record: SessionRecord | None, online: bool) -> None:
-        if record is not None and record.sid in self.subscriptions.shared:
-            self.outbox.broadcast("presence", {"sid": record.sid, "online": online})
 
     # -- the end of a connection ------------------------------------------------------------------------------------------
 
@@ -295,7 +292,7 @@ class Directory:
             left = self._left.pop(record.sid, None)
             sent = self._last_qseq(record) if left is None else left
         record.sent_qseq = max(record.sent_qseq, sent)
-        self._presence(record, False)
+        self.presence.tell(record)
         if expiry_s == 0:
             self.end_session(record, now_ms)
             return
@@ -303,14 +300,14 @@ class Directory:
         self.expiry.later(record)
 
     def _last_qseq(self, record: SessionRecord) -> int:
-        last: int = self.writer.queue_of(record.sid).next_qseq - 1
-        return last
+        return int(self.writer.queue_of(record.sid).next_qseq) - 1
 
     # -- sessions -----------------------------------------------------------------------------------------------------------
 
     def keep(self, record: SessionRecord) -> None:
         self.sessions[record.client_id] = record
         self.by_sid[record.sid] = record
+        self.writer.over.discard(record.sid)
         (self.attached.add if record.attached else self.attached.discard)(record.sid)
 
     def write(self, record: SessionRecord) -> None:
@@ -319,19 +316,20 @@ class Directory:
 
     def end_session(self, record: SessionRecord, now_ms: int) -> None:
         """The session is over: its will is due, nothing matches it any more, its queue goes bit by bit."""
+        record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
         if self.sessions.get(record.client_id) is record:
             self.writer.delete("sessions", client_key(record.client_id))
         self.wills.session_ended(record.client_id, now_ms)
         self.subscriptions.drop(record.sid)
         self.forget(record, True)
 
-    def forget(self, record: SessionRecord, pass_on: bool) -> None:
+    def forget(self, record: SessionRecord, ended_here: bool) -> None:
         if self.sessions.get(record.client_id) is record:
             del self.sessions[record.client_id]
         self.by_sid.pop(record.sid, None)
         self.attached.discard(record.sid)
         self.outbox.broadcast("session_ended", {"sid": record.sid}, urgent=True)  # before what it has if it goes on
-        self.purges.add(record, pass_on)
+        self.purges.add(record, ended_here)
 
     def _on_session_delete(self, link: Link, answer: Answer, now_ms: int, cid: str) -> None:
         owner, known = self.owners.get(cid), self.sessions.get(cid)
@@ -372,7 +370,7 @@ class Directory:
             answer(False, "the session is over")
             return
         self.subscriptions.subscribe(record, subs, answer)
-        self._presence(record, record.client_id in self.owners)
+        self.presence.tell(record)
 
     def _on_unsubscribe(self, link: Link, answer: Answer, now_ms: int, sid: int, filters: list[str]) -> None:
         record = self.by_sid.get(sid)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from node.heals import Heals
-from node.sessions.estate import Estate, is_heir
+from node.keeper.heals import Heals
+from node.sessions.estate import Estate, unite
 from node.sessions.fetch import RETRY_MS, Fetch
 from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
@@ -47,12 +47,18 @@ class Elsewhere:
         self.evicted: set[int] = set()
         self.members: set[int] = set()  # numbers of the cluster's hosts
         self.are_all_known = True  # the numbers of all of them
+        self.removed: set[int] = set()  # of hosts that are members no more
         self.retired: set[int] = set()  # numbers that a host had before its store was another one
         self.has_all: Callable[[], bool] = lambda: True  # is here what every other host has?
+        # Of which hosts that are gone another one has more: up to that commit
+        self.lacking: Callable[[], dict[int, int]] = dict
+        self.is_in_sync: Callable[[Link], bool] = lambda peer: False
+        self.tell_context: Callable[[Link], None] = lambda peer: None
         self.taking: set[str] = set()  # client ids whose sessions we are about to take from hosts that cannot be asked
         self._strays_due = False
-        self._back: list[SessionRecord] = []  # had ended here, and go on elsewhere
+        self._anew: list[SessionRecord] = []  # are put anew: their hosts learn what we know of them
         self.handover = Handover(directory)
+        directory.writer.may_have_sent = lambda sid, qseq: qseq <= self._last_sent(directory.by_sid.get(sid))
 
     def owns(self, record: SessionRecord) -> bool:
         """Ours, and its queue has been taken over."""
@@ -63,6 +69,13 @@ class Elsewhere:
     def fetch(self, cid: str, now_ms: int, fetched: Callable[[], None], is_wanted: Callable[[], bool]) -> None:
         """Make the client id's session ours, if there is one, then call `fetched()`; also when it `is_wanted()` no more."""
         Fetch(self._directory, cid, now_ms, fetched, is_wanted)
+
+    def _last_sent(self, record: SessionRecord | None) -> int:
+        """The last number that the client may have had from here."""
+        if record is None:
+            return 0
+        last: int = self._directory.writer.queue_of(record.sid).next_qseq - 1
+        return last if record.attached else record.sent_qseq
 
     def is_gone(self, number: int) -> bool:
         """Is this host none that will come back soon?"""
@@ -77,7 +90,6 @@ class Elsewhere:
         """From now on it is ours. `asked`: the host that had it knows, and its queue is here."""
         directory = self._directory
         if not asked:
-            record.sent_qseq = max(record.sent_qseq, directory.writer.queue_of(record.sid).next_qseq - 1)
             directory.wills.lost(record.client_id, directory.now_ms)
             directory.count("takeovers_unclean")
             self.heals.taken_over(record.owner)
@@ -86,8 +98,11 @@ class Elsewhere:
             record.attached = False
         record.owner = self.number
         record.epoch += 1
-        directory.writer.own(record.sid, asked, record.sent_qseq)
+        last = directory.writer.own(record.sid, asked, record.sent_qseq)
+        if not asked:
+            record.sent_qseq = last  # so that who gets it from us goes on behind that, though there may be no entry
         directory.write(record)
+        directory.presence.tell(record)
         directory.expiry.later(record)
 
     def announce(self, cid: str, at_ms: int) -> None:
@@ -132,6 +147,7 @@ class Elsewhere:
         if peer.number < self.number:
             self.taking.discard(cid)  # it takes the session, and we ask it
         if record is None or not (self.owns(record) or cid in self.taking):
+            self.tell_context(peer)  # it may take the session from a host that is gone, which has told us more
             answer(True, False)
         elif not self._may_end(cid, sid):
             directory.timers.at(now_ms + RETRY_MS, lambda later_ms: self.release(peer, answer, later_ms, cid, sid))
@@ -160,6 +176,9 @@ class Elsewhere:
 
     def give(self, record: SessionRecord, number: int) -> None:
         """From now on it is that host's, which takes it when it is told that it has this commit."""
+        if self.evicted:  # one of them may have ended what we have sent again
+            self._directory.writer.lose(record.sid, self._last_sent(record))
+        record.sent_qseq = self._last_sent(record)
         record.owner = number
         record.epoch += 1
         self._directory.writer.foreign.add(record.sid)
@@ -178,16 +197,22 @@ class Elsewhere:
         """Records of sessions, subscriptions and wills; the changes of subscriptions that workers have to be told."""
         told: list[list[Any]] = []
         for database, key, value, both in changes:
-            if database == "sessions":
+            if database == "over":
+                self._went_on(int.from_bytes(key, "big"))
+            elif database == "sessions":
                 told += self._apply_session(key, value, both)
             elif database == "subs":
-                record = self._directory.by_sid.get(int.from_bytes(key[:8], "big"))
+                sid = int.from_bytes(key[:8], "big")
+                record = self._directory.by_sid.get(sid)
+                self._directory.presence.changes(sid)
                 told += self._directory.subscriptions.apply(record, key, value)
             else:
                 self._apply_will(key, value)
-        for record in self._back:
-            self._directory.write(record)  # so that its host learns of the end, whose consequences it may hear from us
-        self._back.clear()
+        for record in self._anew:
+            if record.sid in self._directory.by_sid:
+                self._directory.write(self._directory.by_sid[record.sid])
+        self._anew.clear()
+        self._directory.presence.tell_changed()
         return told
 
     def look_at_strays(self, now_ms: int) -> None:
@@ -219,18 +244,14 @@ class Elsewhere:
             dots = directory.writer.dot_in(value), directory.writer.dot_at("sessions", key)
             is_ours = _rank(theirs, dots[0]) < _rank(ours, dots[1])
             self._merged(ours.client_id, is_ours)
+            heir, other = (ours, theirs) if is_ours else (theirs, ours)
+            if unite(heir, other):
+                self._anew.append(heir)
             if is_ours:
-                if is_other and self.owns(ours) and is_heir(ours, theirs):
-                    ours.inherits.append(theirs.sid)
-                    directory.write(ours)
                 return []
         estate = None
         if ours is not None and (theirs is None or is_other):
-            if (
-                theirs is not None
-                and self.owns(ours)
-                and (ours.sid in theirs.inherits or (both and is_heir(theirs, ours)))
-            ):
+            if theirs is not None and self.owns(ours) and ours.sid in theirs.inherits:
                 estate = Estate(directory, ours)
             self.end_here(ours, theirs is None)
             ours = None
@@ -239,6 +260,12 @@ class Elsewhere:
         if theirs is None or ours is not None:
             return []
         return directory.subscriptions.adopt(theirs) + (estate.leave(theirs) if estate is not None else [])
+
+    def _went_on(self, sid: int) -> None:
+        """Another host has ended the session, and says so before what went with it; if it goes on here all of that does."""
+        record = self._directory.by_sid.get(sid)
+        if record is not None and self.owns(record):
+            self._directory.writer.renew(sid)
 
     def _is_back_there(self, ours: SessionRecord, theirs: SessionRecord, value: bytes | None) -> bool:
         """Has another host ended our session, and heard since that it goes on? Then it puts our record anew."""
@@ -264,14 +291,17 @@ class Elsewhere:
         """Their record counts; who is connected here by ours loses the session."""
         directory = self._directory
         directory.writer.keep_here("sessions", key, value)
+        directory.presence.changes(theirs.sid)
         if ours is None:
             ours = theirs
             directory.writer.queue_of(ours.sid)
-            if (
-                ours.sid in directory.purges.over and not directory.writer.covering
-            ):  # of a part of a snapshot it may be ahead
-                self._back.append(ours)
+            if ours.sid in directory.purges.over:
+                directory.writer.say_over(ours.sid)
+                if not directory.writer.covering:  # of a part of a snapshot it may be ahead
+                    self._anew.append(ours)  # its host learns of the end, whose consequences it may hear from us
         else:
+            if self.owns(ours) and theirs.owner != self.number:
+                directory.writer.lose(ours.sid, self._last_sent(ours))
             for name in SessionRecord.__struct_fields__:
                 setattr(ours, name, getattr(theirs, name))
         directory.keep(ours)
@@ -281,6 +311,8 @@ class Elsewhere:
         owner = directory.owners.get(ours.client_id)
         if owner is not None and owner.session is ours:
             directory.end(ours.client_id, owner, TAKEN_OVER)
+        if ours.owner in self.removed:
+            self.handover.take_later(ours.owner)
 
     def _apply_will(self, key: bytes, value: bytes | None) -> None:
         directory, will_id = self._directory, int.from_bytes(key, "big")
@@ -316,6 +348,7 @@ class Elsewhere:
         self.evicted.discard(peer.number)
         self._directory.wills.host_back(peer.number)
         self._look_for_orphans()
+        self._directory.presence.host_changed(peer.number)
 
     def down(self, peer: Link, now_ms: int) -> None:
         """It cannot be asked any more; gone for good, as far as we know."""
@@ -327,6 +360,7 @@ class Elsewhere:
         self.evicted.add(number)
         self._look_for_orphans()
         self._directory.wills.host_gone(number, now_ms, WILL_GRACE_MS)
+        self._directory.presence.host_changed(number)
 
     def renumbered(self, peer: Link) -> None:
         """Its store is another one; with the number that it has until now it is gone."""

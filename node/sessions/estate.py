@@ -2,8 +2,8 @@
 what the other one has: its subscriptions, its messages, the packet ids of QoS 2 messages that the client has not released.
 
 Only the host that delivers the session which ends does this, in the commit in which it learns of the other one: when other hosts
-hear that its queue is gone, they have what became of it. It sees by itself that neither knew of the other, or else the host of the
-heir has, and says so in its record (`inherits`). A session that its client asked to be new inherits nothing older.
+hear that its queue is gone, they have what became of it. Whoever sees first that neither knew of the other, a third host perhaps,
+says so in the heir's record (`inherits`). A session that its client asked to be new inherits nothing older.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 def is_heir(heir: SessionRecord, former: SessionRecord) -> bool:
     return heir.user == former.user and not (heir.is_new and heir.created_ms >= former.created_ms)
+
+
+def unite(heir: SessionRecord, other: SessionRecord) -> bool:
+    """`heir` counts, of two records whose hosts did not know of each other's. Does it say more now?"""
+    sids = [*other.inherits, other.sid] if other.sid == heir.sid or is_heir(heir, other) else []
+    more = [sid for sid in sids if sid != heir.sid and sid not in heir.inherits]
+    heir.inherits = heir.inherits + more
+    return bool(more)
 
 
 class Estate:

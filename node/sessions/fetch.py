@@ -2,6 +2,9 @@
 
 That host is asked (`release`) and hands it over. Only from one that cannot be asked is it taken, and then all others are asked
 before: one may have taken it already. Of two that are about to take the same session the host with the lower number does.
+A host that dies may have told another one more than us: who is asked says what it has, and that is waited for, however slowly it
+comes: else what the dead host had moved into the queue would be moved again. A client that waits too long is refused: it may
+come to the host that has it.
 
 Where the client is connected its session is not released at once: it may have gone there from here, before we knew. Who hears that
 and has a client that waits still asks to `end` that connection.
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 RELEASE_MS = 4000  # more than an eviction takes
 RETRY_MS = 50
 SEEN_MS = 5
+PATIENCE_MS = 10_000
 
 
 class Fetch:
@@ -30,10 +34,12 @@ class Fetch:
     ) -> None:
         self._directory, self._elsewhere, self._cid = directory, directory.elsewhere, cid
         self._fetched, self._is_wanted = fetched, is_wanted
-        self._until_ms = now_ms + RELEASE_MS
+        self._began_ms, self._until_ms = now_ms, now_ms + RELEASE_MS
         self._is_denied = False
         self._others: list[Link] = []  # who are to be asked before it is taken
+        self._asked: Link | None = None  # the last one of them that was
         self._is_agreed = False  # none of them has it
+        self._lacked: dict[int, int] = {}  # then: commits of hosts that are gone, which another one has
         self._ends = False  # the client's connection elsewhere, too
         self._is_over = False
         self._go_on(now_ms)
@@ -83,14 +89,38 @@ class Fetch:
 
     def _take(self, now_ms: int) -> None:
         if self._is_agreed and self._cid in self._elsewhere.taking:
-            self._own(False)
+            if self._is_more_to_come():
+                self._wait(now_ms, self._go_on)
+            else:
+                self._own(False)
             return
         self._elsewhere.taking.add(self._cid)
         self._is_agreed = False
         self._others = list(self._elsewhere.peers.values())
         if self._others:
-            self._directory.timers.at(now_ms + RELEASE_MS, self._agreed)  # who does not answer is not waited for
+            self._directory.timers.at(now_ms + RELEASE_MS, self._unanswered)
         self._ask_next(True, False)
+
+    def _is_more_to_come(self) -> bool:
+        """Not what those have heard since who see a host that we do not: that may never end."""
+        lacking = self._elsewhere.lacking()
+        return not self._directory.writer.has_seen({each: seq for each, seq in self._lacked.items() if each in lacking})
+
+    def _wait(self, now_ms: int, then: Callable[[int], None]) -> None:
+        """The longer it takes, the longer until the next look: all clients of a dead host may wait here."""
+        waited_ms = now_ms - self._began_ms
+        if waited_ms > PATIENCE_MS:
+            self._directory.refuse(self._cid, "another host has more of this session, and has not sent it yet")
+        self._directory.timers.at(now_ms + SEEN_MS + waited_ms // 8, then)
+
+    def _unanswered(self, now_ms: int) -> None:
+        """Who is in sync will answer, or is evicted: all that is acknowledged here waits for it, too."""
+        if self._is_agreed or self._is_over:
+            return
+        if self._is_wanted() and self._elsewhere.is_in_sync(self._asked):
+            self._wait(now_ms, self._unanswered)
+        else:
+            self._agreed(now_ms)
 
     def _ask_next(self, ok: bool, result: Any) -> None:
         if ok and result:
@@ -98,17 +128,22 @@ class Fetch:
         elif not ok:
             self._is_connected_there()
         elif self._others and self._cid in self._directory.sessions:
-            self._ask(self._others.pop(), self._ask_next)
+            self._asked = self._others.pop()
+            self._ask(self._asked, self._ask_next)
         else:
             self._agreed(self._directory.now_ms)
 
     def _agreed(self, now_ms: int) -> None:
-        self._is_agreed = True
+        if not self._is_agreed:
+            self._is_agreed = True
+            self._lacked = self._elsewhere.lacking()
         self._go_on(now_ms)
 
     def _own(self, asked: bool) -> None:
         record = self._directory.sessions.get(self._cid)
         if record is not None and not self._elsewhere.owns(record) and not self._is_over:
+            if asked:
+                record.detached_ms = self._directory.now_ms  # by its last owner's clock it had not expired
             self._elsewhere.own(record, asked)
         self._end()
 

@@ -6,6 +6,7 @@ answer the caller has waited for, the owner is told that it may go on. It has wh
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,27 +17,33 @@ if TYPE_CHECKING:
 
 
 RESUME_MS, RESUME_MOST = 500, 1000
+PROGRESS_MS = 2000  # within which who removes a host takes some of its sessions
 
 
 class Handover:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._given: list[tuple[SessionRecord, int]] = []  # with its epoch then; not yet taken
+        self._to_take: set[int] = set()  # numbers of removed hosts
 
     def give(self, numbers: list[int], most: int) -> int:
-        """Give sessions whose clients are not here to these hosts, evenly; how many they have not taken yet. To be called until 0,
-        each time when the answer to the last call is there."""
+        """Give sessions whose clients are not here to these hosts, evenly; how many they have not taken yet, or clients are about
+        to take. To be called until 0, each time when the answer to the last call is there."""
         directory, elsewhere = self._directory, self._directory.elsewhere
         self._given = [each for each in self._given if each[0].epoch == each[1] and self._is_known(each[0])]
         for number, peer in elsewhere.peers.items():
             told = [(record.sid, epoch) for record, epoch in self._given if record.owner == number]
             if told:
                 directory.outbox.event(peer, "given", {"sessions": told})
-        own = [record for record in directory.sessions.values() if elsewhere.owns(record)]
+        own = [record for record in directory.sessions.values() if record.owner == elsewhere.number]
+        for record in own:  # what was handed over to us for a client that has gone is taken now
+            if not elsewhere.owns(record) and not directory.is_claimed(record.client_id):
+                elsewhere.own(record, True)
         for record in islice((each for each in own if not self._is_in_use(each)), max(0, most - len(self._given))):
             elsewhere.give(record, numbers[record.sid % len(numbers)])
             self._given.append((record, record.epoch))
-        return sum(elsewhere.owns(record) for record in own) + len(self._given)
+        claimed = sum(map(directory.is_claimed, directory.sessions))
+        return sum(elsewhere.owns(record) for record in own) + len(self._given) + claimed
 
     def take(self, number: int, most: int) -> int:
         """Take sessions of a host that is no member any more; how many it still has."""
@@ -46,6 +53,31 @@ class Handover:
         for record in taken:
             directory.elsewhere.own(record, asked=False)
         return len(theirs) - len(taken)
+
+    def removed(self, number: int) -> None:
+        """A host was removed. Who did that takes its sessions; if it does not go on with that one of us does."""
+        self._look_after(number, 0, self._directory.now_ms)
+
+    def _look_after(self, number: int, before: int, now_ms: int) -> None:
+        directory = self._directory
+        left = sum(record.owner == number for record in directory.sessions.values())
+        if not left or number not in directory.elsewhere.removed:
+            return
+        if left == before and not directory.writer.is_settling:
+            self.take_later(number)
+        else:
+            directory.timers.at(now_ms + PROGRESS_MS, partial(self._look_after, number, left))
+
+    def take_later(self, number: int) -> None:
+        """A host was removed, and a third one brings what it did last: one of us takes that, too."""
+        if number not in self._to_take:
+            self._to_take.add(number)
+            self._directory.timers.at(self._directory.now_ms + RESUME_MS, partial(self._take_late, number))
+
+    def _take_late(self, number: int, now_ms: int) -> None:
+        self._to_take.discard(number)
+        if self._directory.elsewhere.is_first() and self.take(number, RESUME_MOST):
+            self.take_later(number)
 
     def resume(self, now_ms: int) -> None:
         """Take what was ours under numbers that this store had before it was found to be an old copy, once what the other hosts

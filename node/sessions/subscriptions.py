@@ -76,6 +76,7 @@ class Subscriptions:
         """The session is over. `there`: another host has ended it, and deletes what it knows of: should the session go on at a
         third one, that one learns of the end, too, and not of a deletion only."""
         self.shared_count -= self.shared.pop(sid, 0)
+        self._writer.say_over(sid)  # before what goes with it, so that a host where it goes on keeps that
         for key in self._writer.keys("subs", u64(sid)):
             if there and self._writer.is_known_there("subs", key):
                 self._writer.keep_here("subs", key, None)

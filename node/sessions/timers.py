@@ -17,8 +17,12 @@ class Timers:
         heapq.heappush(self._planned, (due_ms, self._number, action))
 
     def run(self, now_ms: int) -> None:
+        """What these actions plan for the same time waits for the next call."""
+        due = []
         while self._planned and self._planned[0][0] <= now_ms:
-            heapq.heappop(self._planned)[2](now_ms)
+            due.append(heapq.heappop(self._planned)[2])
+        for action in due:
+            action(now_ms)
 
     @property
     def next_ms(self) -> int | None:

@@ -62,10 +62,13 @@ class Wills:
         self._due_ms.pop(will_id, None)
         return will_id
 
-    def returned(self, client_id: str, now_ms: int) -> None:
-        """The client is back before its will's delay was over."""
+    def returned(self, client_id: str, now_ms: int, here: bool = False) -> None:
+        """The client is back before its will's delay was over. `here`: so its last connection is, too, wherever that was; its host
+        may have died, and could not say so."""
         for will_id in list(self._of.get(client_id, ())):
-            if will_id not in self._firing and self._due_ms.get(will_id, 0) > now_ms:
+            due_ms = self._due_ms.get(will_id)
+            is_early = due_ms > now_ms if due_ms is not None else here and self._wills[will_id].delay_s > 0
+            if will_id not in self._firing and is_early:
                 self.drop(will_id)  # [MQTT-3.1.3-9]
 
     def drop(self, will_id: int) -> None:

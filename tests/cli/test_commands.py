@@ -139,6 +139,9 @@ def test_answer_that_is_not_ours(tmp_path: Path) -> None:
 
 def test_usage(mqnode: Command, tmp_path: Path) -> None:
     assert "No such command" in mqnode.fails("nonsense", code=2)
+    assert "Did you mean: mqnode status?" in mqnode.fails("statsu", code=2)
+    assert "Did you mean: mqnode sessions list?" in mqnode.fails("sessions", "lst", code=2)
+    assert "Did you mean: mqnode leave?" in mqnode.fails("cluster", "leave", code=2)
     assert "No such option" in mqnode.fails("status", "--nonsense", code=2)
     assert "Missing argument" in mqnode.fails("sessions", "show", code=2)
     assert "holds no wildcards" in mqnode.fails("topics", "match", "a/#", code=2)
@@ -163,6 +166,10 @@ def test_token_that_is_not_there(broker: Broker, tmp_path: Path) -> None:
     assert "sudo -u mqnode" in text
     (tmp_path / "admin.token").write_text("wrong")
     assert "does not take the token" in mqnode.fails("status", code=1)
+    mqnode.config.write_text(mqnode.config.read_text().replace(str(tmp_path), "elsewhere"))
+    text = mqnode.fails("status", code=1)
+    assert str(Path("elsewhere/admin.token").absolute()) in text
+    assert "in the folder where it was started" in text
     assert mqnode("check", "ready").returncode == 0, "that needs no token"
 
 

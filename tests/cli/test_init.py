@@ -79,3 +79,22 @@ def test_where_nothing_may_be_written(folder: Path) -> None:
     said = Command(folder / "file" / "mqnode.toml").fails("init", code=1)
     assert "cannot be written" in said
     assert "--config" in said
+
+
+def test_a_mistake_in_an_option_leaves_nothing_behind(folder: Path) -> None:
+    """So the corrected command makes the configuration."""
+    mqnode = Command(folder / "mqnode.toml")
+    assert "mqnode init" in mqnode.fails("status", code=2)  # without a configuration the way to one is told
+    said = mqnode.fails("init", "--interconnect", "10.9.0.1", "--data-dir", str(folder / "data"), code=2)
+    assert '"10.9.0.1" is not ADDRESS:PORT' in said
+    assert list(folder.iterdir()) == []
+    assert mqnode.json("init", "--interconnect", "10.9.0.1:7001", "--data-dir", str(folder / "data"))["config_made"]
+
+
+def test_a_host_that_does_not_run_is_said_to(folder: Path) -> None:
+    mqnode = Command(folder / "mqnode.toml")
+    mqnode.json("init", "--interconnect", "10.9.0.1:7001", "--data-dir", str(folder / "data"))
+    said = mqnode.fails("cluster", "status", code=1)
+    assert said.startswith("Error: The interconnect does not answer")
+    assert "Is the host running" in said
+    assert "mqnode status" in said

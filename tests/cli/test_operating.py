@@ -1,4 +1,7 @@
-"""docs/operating.md is true: its commands run as they stand there, every command is in it, and so is every metric."""
+"""docs/operating.md is true: what it says of one host (`sh`) runs as it stands there, and every command and metric is in it.
+
+What takes systemd or several hosts: test_operating_hosts.py.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,7 @@ from tests.mqtt import Client
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(
-    r"^```(\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL
-)  # sh: run here; console: by the reader
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")

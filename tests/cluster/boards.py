@@ -186,6 +186,7 @@ class Zone:
 
     def __init__(self, address: str, records: dict[tuple[str, str], list[str]], port: int = 0) -> None:
         self.records = records
+        self.broken: set[tuple[str, str]] = set()  # SERVFAIL
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((address, port))
         self._socket.settimeout(0.1)
@@ -213,7 +214,9 @@ class Zone:
         name, kind = asked.name.to_text().rstrip("."), dns.rdatatype.to_text(asked.rdtype)
         answer = dns.message.make_response(question)
         answer.flags |= dns.flags.AA
-        if found := self.records.get((name, kind)):
+        if (name, kind) in self.broken:
+            answer.set_rcode(dns.rcode.SERVFAIL)
+        elif found := self.records.get((name, kind)):
             found.append(found.pop(0))
             answer.answer.append(dns.rrset.from_text(asked.name, 5, "IN", kind, *found))
         elif not any(name == each for each, _ in self.records):

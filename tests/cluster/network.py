@@ -159,6 +159,10 @@ class Network:
         """The host from all clients and the balancer: half-open connections, for nobody is told."""
         self._drop(f"iifname {name}-{CLIENTS}", f"oifname {name}-{CLIENTS}")
 
+    def cut_port(self, port: int) -> None:
+        """Nobody reaches that port over the interconnect; all others are open."""
+        self._drop(f"tcp dport {port}")
+
     def no_multicast(self) -> None:
         """Between all hosts, as in many clouds."""
         self._drop("ip daddr 224.0.0.0/4")

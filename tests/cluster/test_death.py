@@ -125,11 +125,12 @@ def test_what_a_client_has_not_acknowledged_at_a_dead_host_does_not_hold_up_what
 
 def test_a_host_that_stops_says_so(pair: Pair) -> None:
     first, second = pair
-    with said_by(first) as said:
+    with said_by(first) as said, said_by(second) as said_there:
         assert second.stop() == 0
         assert channel.STOPPED in said()  # before its end: nobody waits for it
-        assert channel.DEAD not in said()
+        assert "peer_up" not in said()
         wait_for(lambda: _evicted(first), 1, "its keeper does not know")
+        assert "peer_" not in said_there()  # its peers are well
     _back(pair, second)
 
 

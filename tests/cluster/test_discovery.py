@@ -77,13 +77,15 @@ def test_three_that_start_at_once_become_one_cluster(start: Start) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("method", ["beacon", "folder"])
-def test_three_become_one_twenty_times(start: Start, method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["static", "beacon", "folder"])
+def test_three_become_one_twenty_times(network: Network, start: Start, method: str, tmp_path: Path) -> None:
+    addresses = ", ".join(f'"{network.address(name, "x0")}:7001"' for name in network.hosts)
     for number in range(20):
         folder = tmp_path / f"{number}"
         folder.mkdir()
         hosts = start(
-            f'method = "{method}"\nfolder = "{folder}"\nmulticast = "239.192.77.81:{7000 + number}"', "h1", "h2", "h3"
+            f'method = "{method}"\nfolder = "{folder}"\nmulticast = "239.192.77.81:{7000 + number}"\nhosts = [{addresses}]',
+            *network.hosts,
         )
         formed(*hosts)
         for host in hosts:
@@ -128,10 +130,17 @@ def test_a_list_of_addresses_needs_no_multicast(network: Network, start: Start) 
 
 
 def test_a_place_that_cannot_be_written_is_said(start: Start, tmp_path: Path) -> None:
+    """And a secret that is not there: the host serves alone after a while, and shows that its copies are missing."""
     (tmp_path / "hosts").touch()  # no folder
-    [host] = start(f'method = "folder"\nfolder = "{tmp_path}/hosts"', "h1")
+    [host] = start(f'method = "folder"\nfolder = "{tmp_path}/hosts"', "h1", secret_file=tmp_path / "later")
+    assert host.metric("mqnode_degraded") == 1
+    assert "the interconnect is not ready" in host.mqnode("status").stdout
+    assert "later: the cluster secret cannot be read" in host.log()
+    secret.create(tmp_path / "later")
     wait_for(lambda: "discovery_board" in host.log(), FORMED_S, host.log)
-    assert not host.errors()  # no traceback beside it
+    wait_for(lambda: host.metric("mqnode_degraded") == 0)
+    assert host.get("/v1/status")[1]["warnings"] == []
+    assert {json.loads(line)["event"] for line in host.errors()} == {"interconnect_stopped"}  # no traceback beside it
 
 
 def test_a_folder_without_the_secret_finds_members_again(start: Start, tmp_path: Path) -> None:

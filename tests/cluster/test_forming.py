@@ -206,8 +206,11 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
     said = refusal(alone, "join", "--token", line)
     assert 'named "h2" is a member already' in said
     assert "Choose another node.name" in said
-    reconfigure(alone, ('name = "h2"', 'name = "h4"'))
+    at = f"{address(alone)}:7001"  # its port is not that of the others: theirs is found without being named
+    reconfigure(alone, ('name = "h2"', 'name = "h4"'), (at, at.replace("7001", "7101")))
+    assert "nowhere.invalid: the name has no address" in refusal(alone, "join", "--peer", "nowhere.invalid")
     pending = asked(third, "cluster", "pending")
+    assert f"mqnode join --peer {address(third)}:7001\n" in third.mqnode("cluster", "pending").stdout
     said = refusal(alone, "join", "--peer", f"{address(third)}:7001")
     assert pending["fingerprint"] in said, "nobody was asked whether it is the right one"
     assert "--fingerprint" in said
@@ -228,7 +231,7 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
     joining = start(alone, "join", "--peer", address(third), "--fingerprint", pending["fingerprint"], "--json")
     try:
         [asking] = wait_for(lambda: asked(third, "cluster", "pending")["pending"], SEEN_S)
-        assert (asking["name"], asking["address"]) == ("h4", f"{address(alone)}:7001")
+        assert (asking["name"], asking["address"]) == ("h4", f"{address(alone)}:7101")
         assert joining.poll() is None
         approved = third.mqnode("cluster", "approve", asking["fingerprint"].lower())
         assert "h4" in approved.stdout, approved.stderr
@@ -270,3 +273,15 @@ def test_a_host_keeps_its_place_under_another_name_and_address(network: Network,
     nodes = asked(hosts[0], "cluster", "show")["nodes"]
     assert {node["node_id"] for node in nodes} == set(before.values())
     in_sync(*hosts)
+
+
+def test_the_name_of_another_host_is_not_taken(hosts: list[Host]) -> None:
+    """The host goes on under the name that it has, and says so."""
+    renamed = hosts[1]
+    reconfigure(renamed, ('name = "renamed"', f'name = "{hosts[0].name}"'))
+    in_sync(*hosts)
+    assert names(hosts[0]) == {"h1", "renamed", "h3", "h4"}
+    shown = hosts[0].mqnode("cluster", "status").stdout
+    assert 'renamed: another host has its node.name "h1": choose another one and restart this host' in shown
+    [error] = map(json.loads, renamed.errors())
+    assert (error["event"], error["cause"]) == ("name_taken", 'another host of the cluster is named "h1"')

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from node.config.keys import Limits
 from tests.broker import busy, wait_for
 from tests.cluster.balancer import Balancer
 from tests.cluster.hosts import Host, running_hosts
 from tests.cluster.network import CLI, CLIENTS, INTERCONNECT, Network
 from tests.faults.ledger import Ledger
-from tests.mqtt import Client, Closed
+from tests.mqtt import CONNACK, PINGREQ, PINGRESP, Client, Closed, connect_packet, packet
 
 OUT_S = 3.0
 
@@ -60,6 +61,19 @@ def test_a_client_id_has_its_host(by_client_id: Balancer) -> None:
     first = homes(by_client_id, names)
     assert set(first) == {"h1", "h2"}
     assert homes(by_client_id, names) == first
+
+
+@pytest.mark.parametrize("version", [3, 4, 5])
+def test_the_largest_connect_that_a_host_takes_passes_the_balancer_that_reads_it(
+    by_client_id: Balancer, version: int
+) -> None:
+    """With what follows it, for clients need not wait for CONNACK."""
+    will = ("gone", bytes(Limits().max_connect_bytes - 100), 0, False)
+    with by_client_id.client(version) as client:
+        client.send(connect_packet("large", version=version, will=will) + packet(PINGREQ << 4))
+        assert client.expect(CONNACK).reason == 0
+        client.expect(PINGRESP)
+        client.disconnect()
 
 
 def test_hosts_take_turns(in_turn: Balancer) -> None:

@@ -87,6 +87,9 @@ def test_its_source_dies_and_the_next_one_goes_on(hosts: list[Host]) -> None:
         source = addresses[most[0][0]]
         source.kill_all()
         assert (retained(joining) or 0) < MESSAGES, "it was too late"
+        status, answer = joining.get("/ready")
+        assert status == 503, "it has a part only"
+        assert "retained messages are here" in answer["reasons"][0]
         left = [host for host in hosts if host is not source]
         wait_for(lambda: all(host.metric("mqnode_peers_in_sync") == 3 for host in left), TURN_S, joining.log)
         assert came(capture, joining).total() < 2.5 * STORED

@@ -17,6 +17,8 @@ from tests.faults.ledger import Ledger
 from tests.faults.test_kill import SEED
 from tests.mqtt import Client
 
+JOIN_PORT = 7002
+
 
 @pytest.fixture(scope="module")
 def pair(network: Network) -> Iterator[list[Host]]:
@@ -29,12 +31,12 @@ def identity(host: Host) -> Identity:
     return load_or_create(host.data_dir / "identity.json")
 
 
-def lets_in(host: Host, client: Identity, server: Identity) -> bool:
+def lets_in(host: Host, client: Identity, server: Identity, port: int = 7001) -> bool:
     """Does the host's interconnect take a connection with these keys?"""
-    return host.network.inside(host.name, lambda: _lets_in(host, client, server))
+    return host.network.inside(host.name, lambda: _lets_in(host, client, server, port))
 
 
-def _lets_in(host: Host, client: Identity, server: Identity) -> bool:
+def _lets_in(host: Host, client: Identity, server: Identity, port: int) -> bool:
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         for option, value in (
@@ -44,7 +46,7 @@ def _lets_in(host: Host, client: Identity, server: Identity) -> bool:
             (zmq.CURVE_SECRETKEY, client.secret_key.encode()),
         ):
             dealer.setsockopt(option, value)
-        dealer.connect(f"tcp://{host.network.address(host.name, INTERCONNECT)}:7001")
+        dealer.connect(f"tcp://{host.network.address(host.name, INTERCONNECT)}:{port}")
         found = bool(monitor.poll(2000))
         dealer.disable_monitor()
         monitor.close()
@@ -73,6 +75,8 @@ def test_new_keys_under_load_and_no_link_is_given_up(pair: list[Host]) -> None:
     before = [identity(host) for host in pair]
     assert lets_in(second, before[0], before[1]), "the test can tell"
     in_sync(*pair)
+    made = second.mqnode("cluster", "token", "create")
+    assert made.returncode == 0, made.stderr
     turn = iter(range(10**9))
 
     def client(version: int) -> Client:
@@ -98,6 +102,8 @@ def test_new_keys_under_load_and_no_link_is_given_up(pair: list[Host]) -> None:
     assert lets_in(second, after[0], after[1])
     assert not lets_in(second, before[0], after[1]), "its old key is worth nothing any more"
     assert not lets_in(second, after[0], before[1])
+    assert lets_in(second, before[0], after[1], JOIN_PORT), "who joins is answered with the new key, too"
+    assert not lets_in(second, before[0], before[1], JOIN_PORT)
 
 
 def test_the_new_keys_outlive_a_restart_and_a_host_that_is_away_forbids_others(pair: list[Host]) -> None:

@@ -128,16 +128,22 @@ def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
     for number, client in enumerate(clients):
         client.connect(f"here{number}", **DURABLE)
         client.subscribe((f"here{number}", 1))
-    done = host.mqnode("leave", "--grace", "0", "--rate", "100", "-i", "0.1")
+    done = host.mqnode("leave", "--grace", "0", "--rate", "20", "-i", "0.1")
     assert done.returncode == 0, done.stderr + host.log()
     assert "moving: " in done.stdout
+    assert host.get("/v1/drain")[1]["failure"] == ""
     for client in clients:
         packet = client.receive()
         assert (packet.kind, packet.reason) == (DISCONNECT, SERVER_MOVED)
         client.close()
     assert nodes(hosts[0]) == nodes(hosts[1]) == {"h1", "h2"}
+    assert "This host is no member of its cluster any more" in host.mqnode("cluster", "show").stdout
     wait_for(lambda: '"event":"host_left"' in host.log(), 10, host.log)
     assert host.get("/ready")[0] == 503
+    shown = host.mqnode("status", "--json").stdout
+    assert ["no member" in each for each in json.loads(shown)["reasons"] + json.loads(shown)["warnings"]] == [True], (
+        shown
+    )
     assert hosts[0].metric("mqnode_degraded") == 0
     for number in range(20):
         with hosts[number % 2].client() as client:
@@ -205,9 +211,11 @@ def test_a_dead_host_is_removed_and_its_sessions_go_on(hosts: list[Host]) -> Non
     assert asked.returncode == 1
     assert "removed by another one" in asked.stderr
     assert "no member" in host.mqnode("cluster", "token", "create").stderr
+    joined = host.log().count('"event":"copy_complete"')
     admit(other, host)
     in_sync(*hosts)
     host.wait_ready()
+    assert host.log().count('"event":"copy_complete"') == joined + 1, "before that nobody was let in"
     with other.client() as publisher, host.client() as client:
         assert client.connect("dead0", **DURABLE).session_present
         publisher.connect()

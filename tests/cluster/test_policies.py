@@ -5,6 +5,7 @@ One pair of hosts; the first is started anew with other keys in [cluster] for ea
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.mqtt import CONNACK, PUBACK, PUBREC, Closed, connect_packet
 
 ALONE_S = 20.0  # for an eviction, on a busy machine
 DROPPED, QUEUED = 'mqnode_messages_dropped_total{reason="owner_down"}', "mqnode_owner_down_queued_total"
+STALLED = 'publishers of QoS 1 and 2 and durable sessions wait: cluster.ack_policy is "strict"'
 Pair = tuple[Host, Host]
 
 
@@ -88,6 +90,7 @@ def test_alone_it_acknowledges_and_queues_and_is_degraded(pair: Pair) -> None:
     subscribed(second, "queued", "q/#")
     queued, dropped = first.metric(QUEUED), first.metric(DROPPED)
     solo = first.metric("mqnode_solo_acks_total")
+    waited = 'mqnode_ack_latency_seconds_sum{stage="replica"}'
 
     def publish(count: int) -> None:
         for _ in range(count):
@@ -97,6 +100,7 @@ def test_alone_it_acknowledges_and_queues_and_is_degraded(pair: Pair) -> None:
         publisher.connect("publisher")
         publish(20)
         assert (first.metric("mqnode_solo_acks_total"), first.metric("mqnode_degraded")) == (solo, 0)
+        waited_s = first.metric(waited)
         second.kill_all()
         publisher.publish("c/1", b"x", 1)
         with pytest.raises(TimeoutError):  # neither solo nor degraded until it is evicted
@@ -104,6 +108,7 @@ def test_alone_it_acknowledges_and_queues_and_is_degraded(pair: Pair) -> None:
         assert (first.metric("mqnode_solo_acks_total"), first.metric("mqnode_degraded")) == (solo, 0)
         publisher.expect(PUBACK, ALONE_S)
         assert first.metric("mqnode_degraded") == 1
+        assert first.metric(waited) > waited_s + 0.3
         wait_for(lambda: first.metric('mqnode_link_state{peer="h2"}') == 0)
         wait_for(lambda: first.metric('mqnode_evictions_total{peer="h2"}') == 1)
         publish(20)
@@ -112,6 +117,7 @@ def test_alone_it_acknowledges_and_queues_and_is_degraded(pair: Pair) -> None:
         wait_for(lambda: first.metric("mqnode_solo_acks_total") >= solo + 21)
         assert publisher.publish_all("q/1", b"kept", 1).reason == 0
         wait_for(lambda: first.metric(QUEUED) == queued + 1)
+        told_to_an_operator(first)
         second.start()
         in_sync(first, second)
         wait_for(lambda: first.metric('mqnode_replication_lag_ops{peer="h2"}') == 0)
@@ -123,6 +129,16 @@ def test_alone_it_acknowledges_and_queues_and_is_degraded(pair: Pair) -> None:
     with second.client() as client:
         client.connect("queued", clean=False, session_expiry=600)
         assert client.take().payload == b"kept"
+
+
+def told_to_an_operator(first: Host) -> None:
+    """Nothing that the dead host told of itself, and where to look next."""
+    status = json.loads(first.mqnode("cluster", "status", "--json").stdout)
+    assert [(each["from"], each["to"], each["state"]) for each in status["links"]] == [("h1", "h2", "evicted")]
+    assert [each["in_sync_with"] for each in status["nodes"]] == [[], []]
+    assert "Look at it with: mqnode cluster status" in first.mqnode("check", "insync").stdout
+    unknown = first.mqnode("clients", "show", "elsewhere").stderr
+    assert "no client 'elsewhere' is connected to this host. All of this host: mqnode clients list" in unknown
 
 
 def test_messages_for_its_sessions_are_dropped_and_other_operations_refused(pair: Pair) -> None:
@@ -177,6 +193,9 @@ def test_publishing_refused(pair: Pair) -> None:
                 old.receive()
             wait_for(lambda: first.metric(refused) == before + 4)
             five.nothing(0)
+            shown = first.get("/v1/status")[1]["warnings"]
+            assert "while a host of the cluster is away it refuses publish (cluster.allow_during_split)" in shown
+        assert first.get("/v1/status")[1]["warnings"] == []
         wait_for(lambda: five.publish_all("other", b"yes", 1).reason < 0x80)  # and workers look again
         for qos, answer in ((1, PUBACK), (2, PUBREC)):
             assert five.publish("p", b"yes", qos)
@@ -194,7 +213,14 @@ def test_strict_acknowledges_nothing_alone_and_all_when_the_peer_is_back(pair: P
         live.subscribe(("live", 0))
         assert publisher.publish_all("t/0", b"0", 1).reason == 0
         with alone(first, second):
-            assert "acknowledgements_wait" in first.log()
+            assert first.log().count("acknowledgements_wait") == 1
+            for command in (
+                ["status"],
+                ["cluster", "status"],
+                ["check", "insync"],
+            ):  # an operator who wonders is told why
+                wait_for(lambda command=command: STALLED in first.mqnode(*command).stdout, what=first.log)
+            assert first.get("/ready")[0] == 200
             for number in range(1, 4):
                 publisher.publish("t/0", str(number).encode(), 1)
             publisher.publish("live", b"goes on")  # QoS 0 waits for nobody

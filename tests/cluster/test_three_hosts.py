@@ -14,7 +14,7 @@ from tests.cluster.network import INTERCONNECT, Network
 from tests.cluster.test_digest import digest
 from tests.mqtt import Client
 
-REST_S = 0.25  # node/peer_commits.py ASK_MS
+REST_S = 0.25  # node/keeper/peer_commits.py ASK_MS
 GRACE_S = 30  # node/sessions/elsewhere.py WILL_GRACE_MS
 
 

@@ -32,7 +32,7 @@ versions.LOWEST, versions.HIGHEST, versions.LEVEL = {}
 NEXT = RELEASE.format("versions.HIGHEST, versions.HIGHEST + 1, versions.LEVEL + 1")
 FAR = RELEASE.format("versions.HIGHEST + 1, versions.HIGHEST + 2, versions.LEVEL + 2")
 SAYS_MORE = """
-from node.replicas import Replicas
+from node.keeper.replicas import Replicas
 said = Replicas._say
 def say(self, peer, kind, message):
     if "from-the-future" in repr(message):

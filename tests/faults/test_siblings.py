@@ -23,7 +23,7 @@ COUNT = 100
 
 
 def shares_memory(broker: Broker, worker: int) -> bool:
-    return "mqnode-siblings" in Path(f"/proc/{broker.pid(f'worker-{worker}')}/maps").read_text()
+    return "mqnode-slots" in Path(f"/proc/{broker.pid(f'worker-{worker}')}/maps").read_text()
 
 
 def reached(broker: Broker, worker: int) -> Client | None:

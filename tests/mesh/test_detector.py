@@ -137,6 +137,21 @@ def test_a_link_that_becomes_slow_stays_up_while_its_echoes_advance() -> None:
     assert [what for _, _, what in wire.log] == [Effect.TRUST, Effect.TRUST]
 
 
+def test_after_a_pause_of_the_process_beats_come_at_their_pace() -> None:
+    detector = Detector(0)
+    detector.step(0, Tick())
+    beats = [now for now in range(10_000, 11_001, STEP_MS) if Effect.BEAT in detector.step(now, Tick())]
+    assert len(beats) <= 6, "not the forty that were missed"
+
+
+def test_what_repeats_a_beat_is_not_heard_anew() -> None:
+    """All messages between two beats carry the same counter; the round trip is measured from the first."""
+    detector = Detector(0)
+    for now in (0, 100):
+        detector.step(now, Heard(1, 0, 0))
+    assert detector.beat(150) == (0, 1, 150_000)
+
+
 def test_an_echo_of_what_was_never_sent_is_no_echo() -> None:
     detector = Detector(0)
     assert detector.step(0, Opened()) == [Effect.TRUST]

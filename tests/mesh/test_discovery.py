@@ -63,6 +63,7 @@ def test_two_that_are_alone_look_twice() -> None:
     assert (decision.join, decision.soon) == (None, True)
     assert decide(own, [first], decision.hosts).join == first
     assert decide(own, [first, host(3)], decision.hosts).join is None
+    assert decide(own, [first], decision.hosts | {host(3).node_id}).join == first, "one that is gone keeps nobody"
     assert decide(own, [host(3, members=2)], frozenset()).join, "a cluster is there already"
 
 
@@ -138,7 +139,9 @@ def test_members_are_no_strangers_and_may_have_moved() -> None:
     elsewhere = Found("10.0.9.2:7001", "h2", (b"\2" * 16).hex())
     found = [Found("10.0.0.1:7001"), elsewhere, Found("10.0.0.3:7001"), Found("10.0.0.3:7001", "h3", "33" * 16)]
     assert strangers("10.0.0.1:7001", members, found) == ["10.0.0.3:7001"]
-    assert moved(members, found, b"\1" * 16) == {b"\2" * 16: "10.0.9.2:7001"}
+    for turn, address in enumerate(("10.0.9.2:7001", "10.0.0.2:7001", "10.0.9.2:7001")):
+        assert moved(members, found, b"\1" * 16, turn) == {b"\2" * 16: address}, "what was found may be false"
+    assert moved(members, found, b"\2" * 16, 0) == {}
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,12 @@ def test_shown_names_are_distinct(made: Membership) -> None:
     assert all(made.find(name).node_id == node_id for node_id, name in shown.items())
 
 
+def test_the_host_that_had_a_name_first_shows_it() -> None:
+    for first, second in ((0, 1), (1, 0)):
+        both = table(member(first, "n1", 1)).merge(table(member(second, "n1", 2)))
+        assert both.find("n1").node_id == IDS[first]
+
+
 def test_a_later_stamp_wins_whichever_table_is_merged_into_which() -> None:
     old = table(member(0, "n1"), member(1, "n2"))
     renamed = old.renamed(IDS[1], Stamp(2, IDS[1]), name="edge")
@@ -84,6 +90,15 @@ def test_a_name_belongs_to_one_host() -> None:
         table(member(0, "n1"), member(1, "n2")).renamed(IDS[1], Stamp(2, IDS[1]), name="n1")
     gone = table(member(0, "n1"), member(1, "n2")).without(IDS[0], Stamp(2, IDS[1]))
     assert gone.renamed(IDS[1], Stamp(3, IDS[1]), name="n1").find("n1").node_id == IDS[1]
+
+
+def test_two_hosts_that_got_one_name_on_both_sides_of_a_cut_may_go_on_with_it() -> None:
+    both = table(member(0, "n1")).merge(Membership(CLUSTER, "home").with_member(member(1, "n1")))
+    moved = both.renamed(IDS[1], Stamp(2, IDS[1]), address="10.0.0.9:7001")
+    assert [each.address for each in moved.active()] == ["10.0.0.1:7001", "10.0.0.9:7001"]
+    left = both.without(IDS[1], Stamp(2, IDS[1]))
+    with pytest.raises(MembershipError, match="Choose another"):
+        left.with_member(member(1, "n1", 3))
 
 
 def test_a_copied_data_directory_is_refused() -> None:
@@ -125,6 +140,8 @@ def test_active_members_are_bounded_those_that_left_are_not(monkeypatch: pytest.
 def test_an_old_change_is_refused() -> None:
     with pytest.raises(MembershipError, match="older"):
         table(member(0, "n1", 5)).renamed(IDS[0], Stamp(4, IDS[3]), name="late")
+    with pytest.raises(MembershipError, match="older"):
+        table(member(0, "n1", 5)).renamed(IDS[0], Stamp(5, IDS[0]), name="same")
 
 
 def test_clusters_do_not_merge() -> None:
@@ -136,6 +153,13 @@ def test_clusters_do_not_merge() -> None:
 def test_a_broken_table_is_refused(content: bytes) -> None:
     with pytest.raises(MembershipError, match="cannot be read"):
         Membership.from_json(content)
+
+
+def test_a_host_that_is_listed_twice_is_refused() -> None:
+    file = msgspec.json.decode(table(member(0, "n1")).to_json())
+    file["members"] *= 2
+    with pytest.raises(MembershipError, match="listed twice"):
+        Membership.from_json(msgspec.json.encode(file))
 
 
 # -- the clock -------------------------------------------------------------------------------------------------------------

@@ -10,11 +10,32 @@ import pytest
 
 from storage.layout import open_environment
 from tests.broker import Broker, free_port, running, wait_for
-from tests.mqtt import Client
+from tests.mqtt import PINGREQ, PINGRESP, PUBCOMP, PUBLISH, PUBREC, PUBREL, Client, packet
 from tests.unit.certificates import DAY, NOW, Authority
 
 DURABLE = {"clean": False, "session_expiry": 100}
 Host = tuple[Broker, Authority]
+IN = {"connect": 3, "subscribe": 1, "publish": 2, "pubrec": 1, "pubrel": 1, "pubcomp": 1, "pingreq": 1}
+OUT = {"connack": 3, "suback": 1, "publish": 2, "pubrec": 2, "pubrel": 1, "pubcomp": 1, "pingresp": 1}
+COUNTED = {  # of what the clients below do
+    **{f'mqnode_packets_total{{dir="in",type="{kind}"}}': count for kind, count in IN.items()},
+    **{f'mqnode_packets_total{{dir="out",type="{kind}"}}': count for kind, count in OUT.items()},
+    'mqnode_publish_bytes_total{dir="in"}': 10, 'mqnode_publish_bytes_total{dir="out"}': 10,
+    'mqnode_duplicates_total{dir="in"}': 1, 'mqnode_duplicates_total{dir="out"}': 1,
+}  # fmt: skip
+
+LOADS = (
+    "bytes/received", "bytes/sent", "connections", "messages/received", "messages/sent", "publish/dropped", "publish/received",
+    "publish/sent", "sockets",
+)  # fmt: skip
+MOSQUITTO = {  # the topics of mosquitto 2.0.11
+    "bytes/received", "bytes/sent", "clients/active", "clients/connected", "clients/disconnected", "clients/expired",
+    "clients/inactive", "clients/maximum", "clients/total", "heap/current", "heap/maximum", "messages/received",
+    "messages/sent", "messages/stored", "publish/bytes/received", "publish/bytes/sent", "publish/messages/dropped",
+    "publish/messages/received", "publish/messages/sent", "retained messages/count", "shared_subscriptions/count",
+    "store/messages/bytes", "store/messages/count", "subscriptions/count", "uptime", "version",
+    *(f"load/{load}/{minutes}min" for load in LOADS for minutes in (1, 5, 15)),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +81,69 @@ def test_memory_is_told_under_sys(host: Host) -> None:
     names = ("keeper", "admin", "worker-0", "worker-1")
     resident = sum(broker.metric(f'mqnode_process_resident_bytes{{process="{name}"}}') for name in names)
     assert resident / 4 < told["$SYS/broker/heap/current"] <= told["$SYS/broker/heap/maximum"] < resident
+
+
+def test_all_that_mosquitto_tells_under_sys_is_told(host: Host) -> None:
+    missing = set(MOSQUITTO)
+    with Client(host[0].port) as client:
+        client.connect("watcher")
+        client.subscribe("$SYS/broker/#")
+        wait_for(
+            lambda: missing.discard(client.take().topic.removeprefix("$SYS/broker/")) or not missing,
+            what=lambda: str(missing),
+        )
+
+
+def test_packets_payloads_repetitions_and_what_is_in_flight_are_counted(host: Host) -> None:
+    broker = host[0]
+    before = samples(broker)
+    with Client(broker.port) as publisher, Client(broker.port) as subscriber, Client(broker.port) as again:
+        publisher.connect("publisher")
+        subscriber.connect("subscriber", **DURABLE)
+        subscriber.subscribe(("counted", 2))
+        id = publisher.publish("counted", b"12345", 2)
+        publisher.expect(PUBREC)
+        publisher.publish("counted", b"12345", 2, dup=True, id=id)
+        publisher.expect(PUBREC)
+        publisher.ack(PUBREL, id)
+        publisher.expect(PUBCOMP)
+        subscriber.expect(PUBLISH)
+        wait_for(lambda: in_flight(broker) == 1)
+        subscriber.close()
+        wait_for(lambda: in_flight(broker) == 0)
+        again.connect("subscriber", **DURABLE)
+        again.take()
+        again.send(packet(PINGREQ << 4))
+        again.expect(PINGRESP)
+        after = samples(broker)
+        assert {name: count - before[name] for name, count in after.items() if count != before[name]} == COUNTED
+        again.subscribe("$SYS/broker/publish/bytes/received")
+        wait_for(lambda: int(again.take().payload) == after['mqnode_publish_bytes_total{dir="in"}'])
+        again.disconnect(session_expiry=0)
+
+
+def test_the_stages_of_an_acknowledgement_are_timed(host: Host) -> None:
+    """Those that there are: nobody else has a copy here."""
+    broker = host[0]
+    count = 'mqnode_ack_latency_seconds_count{{stage="{}"}}'.format
+    before = {stage: broker.metric(count(stage)) for stage in ("total", "fsync", "replica")}
+    with Client(broker.port) as publisher:
+        publisher.connect("publisher")
+        publisher.publish_all("kept", b"x", 1, retain=True)
+    wait_for(lambda: broker.metric(count("total")) == before["total"] + 1)
+    assert broker.metric(count("fsync")) > before["fsync"]
+    assert broker.metric(count("replica")) == before["replica"] == 0
+
+
+def samples(broker: Broker) -> dict[str, float]:
+    """By series."""
+    lines = (line.rpartition(" ") for line in str(broker.get("/metrics")[1]).splitlines())
+    names = ("mqnode_packets_total", "mqnode_publish_bytes_total", "mqnode_duplicates_total")
+    return {series: float(value) for series, _, value in lines if series.startswith(names)}
+
+
+def in_flight(broker: Broker) -> float:
+    return sum(broker.metric(f'mqnode_inflight{{worker="{index}"}}') for index in range(2))
 
 
 def test_subscriptions_and_sessions_are_counted(host: Host) -> None:

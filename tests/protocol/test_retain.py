@@ -103,6 +103,22 @@ def test_each_filter_of_a_subscribe_brings_its_own(clients: Clients, topic: str,
     client.expect_nothing()
 
 
+def test_a_subscribe_of_many_filters_brings_all_in_their_order_each_with_its_own_qos(
+    clients: Clients, topic: str
+) -> None:
+    """Topics are looked up some hundred at a time, as far as they ask for the same; filters with wildcards lie between."""
+    publisher = clients.connect()
+    for name in ("0", "299", "one/300", "301", "302", "600"):
+        publisher.publish_all(f"{topic}/{name}", name[-3:].encode(), 1, retain=True)
+    asked = [(f"{topic}/{n}", 0 if n == 301 else 1) for n in range(601)]
+    asked[300] = (f"{topic}/one/+", 1)
+    client = clients.connect()
+    client.subscribe(*asked)
+    found = [(each.payload, each.qos) for each in client.take_all(6)]
+    assert found == [(b"0", 1), (b"299", 1), (b"300", 1), (b"301", 0), (b"302", 1), (b"600", 1)]
+    client.expect_nothing()
+
+
 def test_suback_comes_first(clients: Clients, topic: str, version: int, there: int) -> None:
     """Clients that set up their handlers at SUBACK miss nothing."""
     publisher = clients.connect(version=version)

@@ -144,6 +144,26 @@ def test_a_member_that_leaves_gets_nothing_more(clients: Clients, topic: str, ve
     assert sorted(stays.payloads(20)) == sorted(numbers(20))  # what `ends` was given as it went comes a little later
 
 
+@pytest.mark.parametrize("durable", [False, True], ids=["live", "durable"])
+def test_a_member_that_acknowledges_nothing_is_passed_over(clients: Clients, topic: str, durable: bool) -> None:
+    """It gets its receive maximum, as long as another one takes the rest; alone it is due all."""
+    stuck = clients.connect(durable=durable, receive_maximum=1)
+    other = clients.connect(durable=durable)
+    for client in (stuck, other):
+        client.subscribe((f"$share/g/{topic}", 1))
+    publisher = clients.connect()
+    found: list[bytes] = []
+    for payload in numbers(20):
+        publisher.publish_all(topic, payload, 1)
+        found += drain(other)
+    held = stuck.expect(PUBLISH)
+    assert sorted([held.payload, *found]) == sorted(numbers(20))
+    other.unsubscribe(f"$share/g/{topic}")
+    publisher.publish_all(topic, b"x", 1)
+    stuck.ack(PUBACK, held.id)
+    assert stuck.take().payload == b"x"
+
+
 # -- redispatch --------------------------------------------------------------------------------------------------------
 
 

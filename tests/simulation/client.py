@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.world import World
@@ -29,6 +29,7 @@ class Message:
     deletes: bool  # what is retained
     acked_ms: float = float("inf")
     released: bool = False  # PUBREC is here
+    places: set[str] = field(default_factory=set)  # hosts that it was sent to
 
 
 class Ledger:
@@ -81,16 +82,19 @@ class Ledger:
             if self.messages[id].qos == 2 and ids.count(id) > 1
         ]
 
-    def disordered(self) -> list[str]:
-        """First deliveries, for each publisher, topic, QoS and subscriber."""
+    def disordered(self, sent_by: str = "") -> list[str]:
+        """First deliveries, for each publisher, topic, QoS and subscriber. `sent_by`: of those that this publisher, which went to
+        several sides of a cut, has sent to the same host, and to no other."""
         found = []
         for cid, ids in self.delivered.items():
-            last: dict[tuple[str, str, int], int] = {}
+            last: dict[tuple[str, str, int, str], int] = {}
             for id in dict.fromkeys(ids):
                 message = self.messages[id]
                 if cid not in message.due:
                     continue  # subscribed meanwhile: a copy sent again may come
-                key = message.publisher, message.topic, message.qos
+                if sent_by and (message.publisher != sent_by or len(message.places) > 1):
+                    continue
+                key = message.publisher, message.topic, message.qos, min(message.places) if sent_by else ""
                 if message.number < last.get(key, 0):
                     found.append(f"{id} reached {cid} behind a later one")
                 last[key] = max(message.number, last.get(key, 0))
@@ -101,6 +105,8 @@ class Client:
     def __init__(self, world: World, hosts: list[Host], ledger: Ledger, cid: str) -> None:
         self.cid = cid
         self.expiry_s = NEVER
+        self.will: dict[str, Any] | None = None  # of its next connection
+        self.early_ms = 0  # its session may expire so much before its time
         self.is_strict = True  # no fault may change its session
         self.subscriptions: dict[str, int] = {}  # topic -> the session for which that was acknowledged
         self.over: set[int] = set()  # sessions before its last one
@@ -174,6 +180,7 @@ class Client:
             self.connection.back.send(("pubrel", packet_id))
             return
         self._world.say(f"{self.cid} sends {message.id} QoS {message.qos} to {message.topic}, packet id {packet_id}")
+        message.places.add(str(self.connection.worker.host))
         payload = "" if message.deletes else message.id
         packet = ("publish", packet_id, message.qos, message.topic, payload, message.retain)
         self.connection.back.send(packet)
@@ -181,6 +188,11 @@ class Client:
     @property
     def is_done(self) -> bool:
         return self.is_connected and not self._open
+
+    @property
+    def held(self) -> set[int]:
+        """Packet ids of QoS 2 messages that it has, until PUBREL: another message under one of them would be lost."""
+        return self._received
 
     # -- what comes ---------------------------------------------------------------------------------------------------------
 
@@ -228,7 +240,7 @@ class Client:
         """May the server say so?"""
         had, connection = self._had_session, self.connection
         assert connection is not None
-        may_be_over = self._world.now - self.left_ms >= self.expiry_s * 1000
+        may_be_over = self._world.now - self.left_ms >= self.expiry_s * 1000 - self.early_ms
         if connection.clean:
             is_right = not present
         elif not present:
@@ -286,5 +298,6 @@ class Client:
         self._answer("pubrec", packet_id)
 
     def _on_pubrel(self, packet_id: int) -> None:
+        self._world.say(f"{self.cid} releases packet id {packet_id}")
         self._received.discard(packet_id)
         self._answer("pubcomp", packet_id)

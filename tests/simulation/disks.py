@@ -37,6 +37,7 @@ class Disks(Scenario):
     def _live_alone(self, host: Host) -> None:
         world, (subscriber, publisher) = self.world, self._its
         host.crashed = lambda point: self._crashed(host, point)
+        host.interconnect.cluster = host.node_id
         host.start()
         host.interconnect.tell("members", members=[])
         world.run(7000)  # nobody else is there

@@ -16,9 +16,10 @@ import msgspec
 from node.config import Config
 from node.config.keys import Cluster, Node
 from node.config.keys import Interconnect as InterconnectKeys
-from node.keeper import HELLO, Keeper
-from node.keeper_link import LOST, Link
-from node.replicas import PEER
+from node.keeper.end import begins_anew
+from node.keeper.keeper import HELLO, Keeper
+from node.keeper.link import LOST, Link
+from node.keeper.replicas import PEER
 from node.sessions.outbox import EVENT
 from storage.layout import store_path
 from storage.store import Store, open_store
@@ -87,19 +88,24 @@ class SimKeeper(Keeper):
 
     def _open_store(self) -> Store:
         with mock.patch("storage.store.new_number", self.host.new_number):
-            return open_store(store_path(self.config.node.data_dir), 1 << 26, 1 << 30)
+            store = open_store(store_path(self.config.node.data_dir), 1 << 26, 1 << 30)
+        start = store.start_clock
+        store.start_clock = lambda *_: start(*self.host.times())  # type: ignore[method-assign]
+        return store
 
-    def end_old_copy(self) -> None:
-        """node/keeper_end.py"""
-        with mock.patch("storage.store.new_number", self.host.new_number):
-            self.store.remember(self.writer.seq)
-            self.store.renumber(self.replicas.old_copy.last)
+    def end_anew(self) -> None:
+        """node/keeper/end.py"""
+        if self.replicas.old_copy.is_found:
+            with mock.patch("storage.store.new_number", self.host.new_number):
+                self.store.remember(self.writer.seq)
+                self.store.renumber(self.replicas.old_copy.last)
+        self.store.shift_clock(self.replicas.clock.wrong_by_ms)
 
     def _listen(self, path: Path) -> Any:
         return _Socket()
 
     def now_ms(self) -> int:
-        return int(self.host.world.now) + 1_000_000
+        return self.host.times()[1] + self.clock_offset_ms
 
     def _receive(self) -> list[tuple[Link, int, bytes]]:
         came, self.came = self.came, []
@@ -121,7 +127,7 @@ class SimKeeper(Keeper):
     def _reach_peers(self) -> None:
         held = list(self.held)
         super()._reach_peers()
-        said = [number for number, _, frames in held[: len(held) - len(self.held)] if frames]
+        said = [number for number, *_, frames in held[: len(held) - len(self.held)] if frames]
         if said and not self.host.world.loses_disks:
             self._look_at_copies(said[-1])
 
@@ -152,11 +158,12 @@ class SimKeeper(Keeper):
 
 
 class Interconnect:
-    """What node/interconnect.py does between transport and keeper."""
+    """What node/interconnect/interconnect.py does between transport and keeper."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self.runs = False
+        self.cluster = bytes(16)  # to which it belongs
         self._pipe: Pipe | None = None
         self._to_keeper: Wire | None = None
 
@@ -165,13 +172,16 @@ class Interconnect:
         self._pipe = pipe = Pipe(host.world, self._from_keeper)
         keeper.attach(pipe)
         self._to_keeper = Wire(host.world, lambda frame: host.take(pipe, *frame), 0.5)
-        self._to_keeper.send((HELLO, encode({"role": "interconnect", "members": list(host.pairs), "left": []})))
+        self._to_keeper.send((HELLO, encode({"role": "interconnect"} | self.members())))
         for node_id, pair in host.pairs.items():
             side = pair.sides[host.index]
             if side.is_up:
                 self.tell("peer_up", node_id=node_id)
             elif side.evicted:
                 self.tell("peer_down", node_id=node_id, evicted=True)
+
+    def members(self) -> dict[str, Any]:
+        return {"members": list(self._host.pairs), "left": [], "cluster": self.cluster}
 
     def keeper_left(self) -> None:
         for wire in (self._to_keeper, self._pipe and self._pipe.wire):
@@ -222,6 +232,11 @@ class Host:
     def __str__(self) -> str:
         return "ABCDE"[self.index]
 
+    def times(self) -> tuple[int, int, bytes]:
+        """Wall clock and monotonic clock, ms; the kernel's boot id."""
+        now_ms = int(self.world.now)
+        return now_ms + 1_000_000, now_ms, bytes(16)
+
     @property
     def others(self) -> list[Host]:
         return [pair.sides[self.index].other for pair in self.pairs.values()]
@@ -262,6 +277,9 @@ class Host:
         if self.keeper is None and self.worker is not None:
             self.start_keeper()
 
+    def ended(self, is_over: bool) -> None:
+        """The keeper, to begin anew; `is_over`: with an empty store (leaving.py)."""
+
     def stop_keeper(self) -> None:
         if self.keeper is not None:
             keeper, self.keeper = self.keeper, None
@@ -298,9 +316,10 @@ class Host:
         except Crashed:
             self.crashed(keeper.crash_at or "")
             return
-        if keeper.replicas.old_copy.is_found:
-            keeper.end_old_copy()
+        if begins_anew(keeper):
+            keeper.end_anew()
             self.stop_keeper()
+            self.ended(keeper.is_over)
             self.world.at(50, self.start_keeper_again)
             return
         if keeper.more_to_send:

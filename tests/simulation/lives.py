@@ -117,7 +117,7 @@ class Lives(Scenario):
         client, found = self.clients[2], self.world.wrong
         sid = self._session(client)
         client.leave(False)
-        self.world.run(EXPIRY_S * 1000 + HOUSEKEEPING_MS)
+        self.world.run(client.expiry_s * 1000 + HOUSEKEEPING_MS)
         for host in self.hosts:
             if host.keeper is not None and client.cid in host.keeper.directory.sessions:
                 found.append(f"{host} has {client.cid}'s session still")

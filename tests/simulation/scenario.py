@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from node import replicas, sources
+from node.keeper import replicas, sources
 from storage.layout import HEADER_BYTES, REPLICATED
 from storage.writer import Writer
 from tests.simulation.client import Client, Ledger
@@ -29,22 +29,29 @@ HEAL_MS = 40_000
 
 
 class Scenario:
+    host_kind, pair_kind = Host, Pair
+
     def __init__(self, seed: int, folder: Path) -> None:
         self.world = world = World(seed)
         self.wild = seed % 2 == 1
         strict = FURTHER <= seed < JOINING and seed // 4 % 2 == 0
-        count = 5 if FURTHER <= seed < JOINING and not strict else 2 + seed // 2 % 2
+        count = self.count_of(seed)
         self.joining: list[Host] = []
         self.part_bytes = replicas.PART_BYTES
         if JOINING <= seed < LIVES:
-            strict, count, self.part_bytes = False, 2 + seed // 2 % 2, 100
-            self.joining = [Host(world, count + number, folder) for number in range(1 + seed // 4 % 2)]
-        self.hosts = [Host(world, index, folder, strict) for index in range(count)]
-        self.pairs = [Pair(world, a, b) for a, b in itertools.combinations(self.hosts, 2)]
+            self.part_bytes = 100
+            self.joining = [self.host_kind(world, count + number, folder) for number in range(1 + seed // 4 % 2)]
+        self.hosts = [self.host_kind(world, index, folder, strict) for index in range(count)]
+        self.pairs = [self.pair_kind(world, a, b) for a, b in itertools.combinations(self.hosts, 2)]
         self.ledger = Ledger()
         self.clients = [Client(world, self.hosts, self.ledger, f"c{number}") for number in range(3)]
         self._kills: dict[int, str] = {}  # index of a host -> what dies
         self.kept_commits = world.random.choice([sources.KEPT_COMMITS, sources.KEPT_COMMITS, 10])
+
+    @staticmethod
+    def count_of(seed: int) -> int:
+        """How many hosts."""
+        return 5 if FURTHER <= seed < JOINING and seed // 4 % 2 else 2 + seed // 2 % 2
 
     def run(self) -> list[str]:
         """What went wrong."""
@@ -76,6 +83,7 @@ class Scenario:
         host.crashed = lambda point: self._crashed(host, point)
         self.pairs += [Pair(world, other, host) for other in others]
         self.hosts.append(host)
+        host.interconnect.cluster = others[0].interconnect.cluster
         for other in others:
             other.interconnect.tell("members", members=list(other.pairs))
         if host.interconnect.runs:
@@ -89,6 +97,7 @@ class Scenario:
     def _meet(self, host: Host) -> None:
         """It has been there, alone."""
         host.interconnect.tell("members", members=list(host.pairs))
+        host.interconnect.tell("belongs_to", cluster=host.interconnect.cluster, is_alone=False)
         for pair in host.pairs.values():
             pair.open_soon()
 
@@ -197,7 +206,7 @@ class Scenario:
         until = world.now + HEAL_MS
         while world.now < until and not self._is_quiet():
             for client in self.clients:
-                if client.connection is None:
+                if client.connection is None and self.places:
                     client.connect(world.random.choice(self.places))
             world.run(500)
 
@@ -221,6 +230,7 @@ class Scenario:
             found.append("the hosts are not in sync after the faults")
             return
         found += [f"{client.cid} still waits" for client in self.clients if not client.is_done]
+        found += [f"{client.cid} holds packet ids for ever: {client.held}" for client in self.clients if client.held]
         found += self.ledger.lost()
         if not self.wild:
             found += self.ledger.twice() + self.ledger.disordered()

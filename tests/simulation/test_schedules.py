@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from storage.writer import parse_entry
 from tests.simulation.client import Client, Ledger
 from tests.simulation.host import Host
 from tests.simulation.worker import PUBLISH, message, operation
@@ -145,9 +146,13 @@ class Three:
         )
 
     def queued(self) -> list[int]:
-        """Messages that wait in queues, at each host."""
-        keepers = [host.keeper for host in self.hosts if host.keeper is not None]
-        return [sum(queue.count for queue in keeper.writer.queues.values()) for keeper in keepers]
+        """Messages that wait in queues, at each host; not what is left of those that a client may have."""
+        counts = []
+        for store in [host.keeper.store for host in self.hosts if host.keeper is not None]:
+            with store.environment.begin() as transaction:
+                entries = map(parse_entry, transaction.cursor(db=store.databases["queue"]).iternext(keys=False))
+                counts.append(sum(entry is not None and not entry[0] for entry in entries))
+        return counts
 
     def kill(self, host: Host) -> None:
         """All others notice at the same moment."""
@@ -280,3 +285,29 @@ def test_a_session_goes_on_whole_though_a_third_host_has_heard_of_its_end_first(
     three.pairs["bc"].heal()
     three.world.run(5000)
     assert [host.worker.subscriptions for host in (b, c) if host.worker is not None] == [{(sids[0], "a")}] * 2
+
+
+def test_what_a_host_has_acknowledged_alone_is_not_undone_though_it_had_evicted_nobody(three: Three) -> None:
+    """It was removed, as its next keeper was told, which so waited for nobody; then it died, and joined again."""
+    a = three.hosts[0]
+    three.mortal(a, "it", 0)
+    three.world.run(200)
+    for names in ("ab", "ac"):
+        three.pairs[names].cut()
+    a.stop_keeper()
+    members, a.interconnect.members = a.interconnect.members, lambda: {"members": [], "left": [], "cluster": bytes(16)}  # type: ignore[method-assign]
+    a.start_keeper()
+    three.world.run(300)
+    three.publish(a, "it")
+    three.world.run(300)
+    assert three.queued() == [1, 0, 0]
+    assert a.keeper is not None
+    assert not a.keeper.held  # its publisher knows
+    a.stop("alone")
+    three.world.run(4000)
+    a.interconnect.members = members  # type: ignore[method-assign]
+    a.start()
+    for names in ("ab", "ac"):
+        three.pairs[names].heal()
+    three.world.run(6000)
+    assert three.queued() == [1, 1, 1]

@@ -17,23 +17,37 @@ from pathlib import Path
 
 import pytest
 
-from node import replicas, sources
+from node.keeper import replicas, sources
 from tests.simulation.births import BIRTHS, Births
+from tests.simulation.clocks import CLOCKS, Clocks
 from tests.simulation.disks import Disks
+from tests.simulation.groups import GROUPS, Groups
 from tests.simulation.kept import KEPT
+from tests.simulation.leaving import LEAVING, Leaving
 from tests.simulation.lives import Lives
 from tests.simulation.scenario import DISKS, FURTHER, JOINING, LIVES, Scenario
+from tests.simulation.sides import SIDES, Sides
+from tests.simulation.survivors import SURVIVORS, Survivors
+from tests.simulation.wills import WILLS, Wills
 
 SHM = Path("/dev/shm")
 SEEDS = range(2000)  # of four: 0 two hosts, a fault at a time; 1 two, any faults; 2 and 3 three hosts likewise
 FURTHER_SEEDS = range(FURTHER, FURTHER + 80)
 JOINING_SEEDS = range(JOINING, JOINING + 80)
 LIVES_SEEDS = range(LIVES, LIVES + 80)
-BIRTHS_SEEDS = range(BIRTHS + 1, BIRTHS + 161, 4)  # of two hosts
+BIRTHS_SEEDS = range(BIRTHS, BIRTHS + 40)
+LEAVING_SEEDS = range(LEAVING + 14, LEAVING + 44)
+WILLS_SEEDS = range(WILLS + 30, WILLS + 50)
+SURVIVORS_SEEDS = range(SURVIVORS, SURVIVORS + 20)
+CLOCKS_SEEDS = range(CLOCKS, CLOCKS + 30)
 DISKS_SEEDS = range(DISKS, DISKS + 40)
+SIDES_SEEDS = range(SIDES, SIDES + 20)
+GROUPS_SEEDS = range(GROUPS, GROUPS + 30)
 SOAK_SEEDS = (
     range(2000, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080), range(LIVES + 80, LIVES + 8080),
-    range(DISKS + 40, DISKS + 4040), range(BIRTHS + 161, BIRTHS + 16_161, 4),
+    range(DISKS + 40, DISKS + 4040), range(BIRTHS + 40, BIRTHS + 4040),
+    range(CLOCKS + 30, CLOCKS + 4030), range(SIDES + 20, SIDES + 4020), range(GROUPS + 30, GROUPS + 4030),
+    range(LEAVING + 44, LEAVING + 4044), range(WILLS, WILLS + 30), range(WILLS + 50, WILLS + 4050),
 )  # fmt: skip
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
@@ -42,7 +56,11 @@ FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
 def simulate(seed: int) -> tuple[list[str], list[str]]:
     """(what went wrong, what happened)"""
     folder = Path(tempfile.mkdtemp(prefix="mqnode-sim-", dir=SHM if SHM.is_dir() else None))
-    kinds = ((BIRTHS, Births), (DISKS, Disks), (LIVES, Lives), (0, Scenario))
+    kinds = (
+        (GROUPS, Groups),
+        (SIDES, Sides), (SURVIVORS, Survivors), (WILLS, Wills), (LEAVING, Leaving), (CLOCKS, Clocks), (BIRTHS, Births),
+        (DISKS, Disks), (LIVES, Lives), (0, Scenario),
+    )  # fmt: skip
     kind = next(kind for first, kind in kinds if seed >= first)
     scenario = kind(seed, folder)
     kept, sources.KEPT_COMMITS = sources.KEPT_COMMITS, scenario.kept_commits
@@ -118,6 +136,42 @@ def test_sessions_of_one_client_begin_on_both_sides() -> None:
 @pytest.mark.timeout(600)  # four seconds on two free cores
 def test_disks_are_lost_and_brought_back() -> None:
     assert dict(failing(DISKS_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # two seconds on two free cores
+def test_clocks_differ() -> None:
+    assert dict(failing(CLOCKS_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # four seconds on two free cores
+def test_hosts_leave_and_come_back() -> None:
+    assert dict(failing(LEAVING_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # four seconds on two free cores
+def test_wills_come_when_they_are_due() -> None:
+    assert dict(failing(WILLS_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # a second on two free cores
+def test_a_session_that_has_expired_on_one_side_goes_on_whole() -> None:
+    assert dict(failing(SURVIVORS_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # five seconds on two free cores
+def test_clients_move_between_many_sides() -> None:
+    assert dict(failing(SIDES_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # five seconds on two free cores
+def test_members_of_shared_groups_come_and_go() -> None:
+    assert dict(failing(GROUPS_SEEDS)) == {}
 
 
 @pytest.mark.soak

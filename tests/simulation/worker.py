@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from node.keeper import COMMITTED, HELLO, OPS, WAKE
+from node.keeper.keeper import COMMITTED, HELLO, OPS, WAKE
 from node.sessions.outbox import EVENT, REPLY, REQUEST
 from storage.layout import Subscription, u64
 from storage.writer import parse_entry
@@ -47,6 +47,7 @@ class Connection:
         self.worker, self.client, self.number, self.clean = worker, client, number, clean
         self.sid = self.position = self.sent_before = self.until = 0
         self.present = self.closed = self.claimed = False
+        self.will = "keep" if client.will else "drop"  # at its end
         self.inflight: dict[int, int] = {}  # packet id -> qseq
         self.out = Wire(world, lambda packet: client.packet(self, *packet), 3)
         self.back = Wire(world, self._packet, 3)
@@ -70,15 +71,14 @@ class Connection:
 
     def _on_publish(self, packet_id: int, qos: int, topic: str, payload: str, retain: bool) -> None:
         worker = self.worker
-        targets = sorted({sid for sid, filter in worker.subscriptions if filter == topic})
+        targets = worker.targets(topic, qos)
         answer = "puback" if qos == 1 else "pubrec"
         if qos == 1 and not targets and not retain:
             self.send(answer, packet_id)
             return
         head = struct.pack("<QHQQQH", self.sid, packet_id if qos == 2 else 0, 0, 0, 0, len(targets))
-        body = b"".join(struct.pack("<QBB", sid, qos, 0) for sid in targets)
-        record = message(topic, payload, qos, retain, int(worker.host.world.now))
-        worker.operate(operation(PUBLISH, head + body + record), lambda: self.send(answer, packet_id))
+        record = message(topic, payload, qos, retain, worker.now_ms())
+        worker.operate(operation(PUBLISH, head + b"".join(targets) + record), lambda: self.send(answer, packet_id))
 
     def _on_pubrel(self, packet_id: int) -> None:
         body = struct.pack("<QH", self.sid, packet_id)
@@ -147,6 +147,10 @@ class Connection:
         body = struct.pack("<QQ", self.sid, qseq)
         self.worker.operate(operation(RECEIVED, body), lambda: self.send("pubrel", packet_id))
 
+    def _on_disconnect(self) -> None:
+        self.will = "drop"
+        self.close()
+
     def _on_gone(self) -> None:
         self.close()
 
@@ -158,12 +162,14 @@ class Worker:
         self._pipe: Pipe | None = None
         self._wire: Wire | None = None
         self._welcomed = False
+        self._clock_offset_ms = 0
         self._batches: list[tuple[int, bytes, Callable[[], None]]] = []
         self._batch = 0
         self._requests: dict[int, tuple[bytes, Done]] = {}
         self._request = 0
         self._connections = 0
         self.subscriptions: Any = None  # {(sid, filter)}, once welcome
+        self.present: set[int] = set()  # sids of members of shared groups
         self.clients: dict[str, Connection] = {}
         self.all: list[Connection] = []
         self.wills: list[str] = []  # client ids of those that it has published
@@ -237,7 +243,12 @@ class Worker:
         while self._batches and self._batches[0][0] <= until:
             self._batches.pop(0)[2]()
 
-    def _on_welcome(self, committed: int, **_: Any) -> None:
+    def now_ms(self) -> int:
+        """The store clock."""
+        return self.host.times()[1] + self._clock_offset_ms
+
+    def _on_welcome(self, committed: int, clock_offset_ms: int, **_: Any) -> None:
+        self._clock_offset_ms = clock_offset_ms
         keeper = self.host.keeper
         assert keeper is not None
         assert self._wire is not None
@@ -272,11 +283,35 @@ class Worker:
         if self.subscriptions is not None:
             self.subscriptions = {each for each in self.subscriptions if each[0] != sid}
 
-    def _on_presence(self, **_: Any) -> None: ...
+    def _on_presence(self, sid: int, online: bool) -> None:
+        (self.present.add if online else self.present.discard)(sid)
+
+    def _on_present(self, sids: list[int]) -> None:
+        self.present = set(sids)
 
     def _on_publish_will(self, will_id: int, cid: str, record: bytes) -> None:
         self.wills.append(cid)
-        self.operate(operation(PUBLISH, struct.pack("<QHQQQH", 0, 0, will_id, 0, 0, 0) + record), lambda: None)
+        topic = record[29 : 29 + int.from_bytes(record[17:19], "little")].decode()
+        targets = self.targets(topic, record[0] & 3)
+        head = struct.pack("<QHQQQH", 0, 0, will_id, 0, 0, len(targets))
+        self.operate(operation(PUBLISH, head + b"".join(targets) + record), lambda: None)
+
+    def _on_redispatch(self, sid: int, qseq: int, share: str, record: bytes) -> None:
+        targets = self._member(share, record[0] & 3)
+        head = struct.pack("<QHQQQH", 0, 0, 0, sid, qseq, len(targets))
+        self.operate(operation(PUBLISH, head + b"".join(targets) + record), lambda: None)
+
+    def targets(self, topic: str, qos: int) -> list[bytes]:
+        """Of an operation: the sessions that have subscribed, and one member of the group `g`."""
+        plain = sorted({sid for sid, filter in self.subscriptions if filter == topic})
+        return [struct.pack("<QBB", sid, qos, 0) for sid in plain] + self._member(f"g/{topic}", qos)
+
+    def _member(self, share: str, qos: int) -> list[bytes]:
+        members = {sid for sid, filter in self.subscriptions if filter == f"$share/{share}"}
+        if not members:
+            return []
+        chosen = self.host.world.random.choice(sorted(members & self.present or members))
+        return [struct.pack("<QBBH", chosen, qos | 8, 0, len(share)) + share.encode()]
 
     def _on_takeover(self, cid: str, conn: int, reason: int) -> None:
         connection = self.clients.get(cid)
@@ -291,7 +326,7 @@ class Worker:
         self.all.append(connection)
         claim = {
             "cid": client.cid, "conn": connection.number, "clean": clean, "expiry_s": client.expiry_s, "durable": True,
-            "user": None, "will": None, "info": {},
+            "user": None, "will": client.will, "info": {},
         }  # fmt: skip
         self.call("claim", claim, lambda ok, result: self._claimed(connection, ok, result))
         return connection
@@ -322,7 +357,7 @@ class Worker:
 
     def _release(self, connection: Connection) -> None:
         arguments = {
-            "cid": connection.client.cid, "conn": connection.number, "expiry_s": connection.client.expiry_s, "will": "drop",
-            "sent": connection.position,
+            "cid": connection.client.cid, "conn": connection.number, "expiry_s": connection.client.expiry_s,
+            "will": connection.will, "sent": connection.position,
         }  # fmt: skip
         self.call("detach", arguments, lambda ok, result: None)

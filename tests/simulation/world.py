@@ -40,7 +40,7 @@ class World:
         while self._planned and self._planned[0][0] <= until:
             self.now, _, action = heapq.heappop(self._planned)
             action()
-        self.now = until
+        self.now = max(self.now, until)
 
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability

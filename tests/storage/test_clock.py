@@ -41,6 +41,16 @@ def test_after_a_reboot_time_goes_on_and_never_back(tmp_path: Path, boots: tuple
     assert now_ms(tmp_path, WALL_MS, 50, first) == WALL_MS + HOUR_MS
 
 
+@pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS])
+def test_a_clock_that_is_corrected_stays_so_within_a_boot(tmp_path: Path, by_ms: int) -> None:
+    assert now_ms(tmp_path, WALL_MS, 5000, BOOT) == WALL_MS
+    store = open_store(tmp_path, MIB, MIB)
+    store.shift_clock(by_ms)
+    store.environment.close()
+    assert now_ms(tmp_path, WALL_MS, 6000, BOOT) == WALL_MS + 1000 + by_ms
+    verify(tmp_path / "data.mdb")
+
+
 @pytest.mark.parametrize(
     ("told", "expected"), [("0123456789abcdef" * 2, "0123456789abcdef" * 2), ("", None), ("?", "")]
 )

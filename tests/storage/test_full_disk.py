@@ -83,7 +83,10 @@ def test_a_drained_queue_is_room_again(broker: Broker, size: int) -> None:
             accepted = publish_until_refused(publisher, size)
             assert broker.metric('mqnode_messages_refused_total{reason="disk_full"}') >= 1
             status, answer = broker.get("/ready")
-            assert (status, answer["reasons"]) == (503, ["the disk is full"])
+            assert (status, answer["reasons"]) == (
+                503,
+                ["the disk is full: free space in the file system of node.data_dir"],
+            )
             assert drain(broker, len(accepted)) == accepted
             wait_for(lambda: has_room(broker), 5, "messages went, but the disk is still full")
     assert broker.pid("keeper") == keeper, "it died of the full disk"

@@ -11,7 +11,6 @@ import struct
 import tempfile
 from collections import Counter
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -25,10 +24,9 @@ from storage.layout import SessionRecord, WillRecord, client_key, topic_key, u64
 from storage.store import open_store
 from storage.verify import verify
 from storage.writer import Writer, parse_entry
+from tests.storage.writer_state import RECEIVED, Entry, State, message, payload, topic
 
 REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
-RECEIVED = b"received"
-
 LIMITS = st.builds(
     Limits,
     max_queued_messages=st.sampled_from([2, 4, 1000]),
@@ -49,36 +47,6 @@ TARGETS = st.lists(
     ),
     max_size=4,
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    options: int
-    identifiers: tuple[int, ...]
-    share: str | None
-    record: bytes  # RECEIVED: of an entry whose PUBREC came
-    size: int
-
-
-@dataclass
-class State:
-    queues: dict[int, dict[int, Entry]] = field(default_factory=dict)  # of the sessions
-    next_qseq: dict[int, int] = field(default_factory=dict)
-    packet_ids: set[tuple[int, int]] = field(default_factory=set)
-    retained: dict[bytes, bytes] = field(default_factory=dict)
-    wills: set[int] = field(default_factory=set)
-
-
-def message(topic: bytes, payload: bytes, retain: bool) -> bytes:
-    return struct.pack("<BQQHHII", 1 | retain << 2, 5, 0, len(topic), 0, 0, len(payload)) + topic + payload
-
-
-def topic(record: bytes) -> bytes:
-    return record[29:].rstrip(b"xyzwm")
-
-
-def payload(record: bytes) -> bytes:
-    return record[29 + len(topic(record)) :]
 
 
 class WriterModel(RuleBasedStateMachine):
@@ -215,7 +183,7 @@ class WriterModel(RuleBasedStateMachine):
         more = True
         while more:
             more, shared = self.writer.purge(sid, most, sent)
-            for qseq, share, record in shared:
+            for qseq, share, record, _ in shared:
                 entry = queue.pop(qseq)
                 assert (entry.share, entry.record) == (share, record)
                 assert entry.options & 3 == 1 or qseq > sent
@@ -312,7 +280,21 @@ class WriterModel(RuleBasedStateMachine):
             body += struct.pack(f"<{len(identifiers)}I", *identifiers)
             body += struct.pack("<H", len(share)) + share.encode() if share else b""
         self.apply(struct.pack("<BI", 1, len(body) + len(record)) + body + record)
+        self.late: list[tuple[int, str, bytes]] = []
         self.expect(targets, record, flow, will, moved)
+        self.move_late()
+
+    def move_late(self) -> None:
+        """Shared messages for sessions that are over are handed out, too."""
+        for sid in sorted(self.writer.late):
+            for number, share, record, is_late in self.writer.purge(sid, 1, 0)[1]:
+                assert is_late
+                self.late.remove((sid, share, record))
+                self.apply(struct.pack("<BIQQB", 5, 17, sid, number, 1))
+                self.tally["dropped_expired"] += 1
+            assert self.writer.purge(sid, 1, 0) == (False, [])
+        self.writer.late.clear()
+        assert not self.late
 
     # -- what a publish should do -----------------------------------------------------------------------------------------
 
@@ -367,6 +349,9 @@ class WriterModel(RuleBasedStateMachine):
 
     def enqueue(self, sid: int, entry: Entry) -> None:
         limits, queue = self.limits, self.state.queues.get(sid)
+        if queue is None and entry.share is not None:
+            self.late.append((sid, entry.share, entry.record))
+            return
         if queue is None:
             self.tally["dropped_session_ended"] += 1
             return
@@ -388,3 +373,13 @@ class WriterModel(RuleBasedStateMachine):
 
 WriterModel.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestWriterModel = pytest.mark.timeout(400)(WriterModel.TestCase)  # a failure is made small first, which takes its time
+
+
+def test_a_shorter_value_in_the_same_commit_is_no_damage() -> None:
+    model = WriterModel()
+    model.start(limits=Limits(max_retained_bytes=100_000))
+    model.publish_retained(size=5000, to=[], topic=b"a")
+    model.publish_retained(size=10, to=[], topic=b"a")
+    model.commit()
+    model.start_again()
+    model.teardown()

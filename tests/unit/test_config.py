@@ -45,6 +45,8 @@ BROKEN: dict[str, tuple[str, int | None, str]] = {
     # unknown keys (S16)
     "misspelt key": ("[limits]\n\nmax_packt_bytes = 1\n", 3, "Did you mean max_packet_bytes?"),
     "misspelt section": ("[limit]\nmax_packet_bytes = 1000\n", 1, "Did you mean limits?"),
+    "half a key": ("[auth]\nacl = 'x'\n", 2, "Did you mean acl_file?"),
+    "key and more": (TCP + "key_file = 'x'\n", 4, "Did you mean key?"),
     "key of another section": ("[node]\nmax_packet_bytes = 1000\n", 2, "It belongs into [limits]."),
     "key above all sections": ("workers = 2\n", 1, "It belongs into [node]."),
     "key of a listener": ("[auth]\nclient_ca = 'x'\n", 2, "It belongs into [[listeners]]."),

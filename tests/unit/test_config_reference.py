@@ -28,13 +28,15 @@ DOCUMENT = ROOT / "docs/configuration.md"
 _KEY = re.compile(r"#?([a-z0-9_]+) = (.+)")
 
 
-def declared() -> dict[tuple[str, str], object]:
+def declared(kind: type[Struct] = Config, table: str = "") -> dict[tuple[str, str], object]:
     """(section, key) -> its type."""
     found: dict[tuple[str, str], object] = {}
-    for section in structs.fields(Config):
-        kind = get_args(section.type)[0] if get_origin(section.type) is tuple else section.type
-        assert issubclass(kind, Struct)
-        found |= {(section.name, field.name): field.type for field in structs.fields(kind)}
+    for field in structs.fields(kind):
+        inner = get_args(field.type)[0] if get_origin(field.type) is tuple else field.type
+        if isinstance(inner, type) and issubclass(inner, Struct):
+            found |= declared(inner, f"{table}.{field.name}".removeprefix("."))
+        else:
+            found[table, field.name] = field.type
     return found
 
 
@@ -149,10 +151,10 @@ def with_reference(document: str) -> str:
     """The document with each `toml` block that begins with a section's header replaced by that section of the reference."""
     sections: dict[str, str] = {}
     for part in re.split(r"\n(?=(?:# [^\n]*\n)*\[)", REFERENCE.read_text()):
-        if header := re.search(r"(?m)^\[+([a-z]+)\]+$", part):
+        if header := re.search(r"(?m)^\[+([a-z.]+)\]+$", part):
             sections[header[1]] = sections.get(header[1], "") + part[header.start() :].rstrip("\n") + "\n\n"
     for section, text in sections.items():
-        block = re.compile(rf"(?ms)^```toml\n\[+{section}\]+\n.*?^```$")
+        block = re.compile(rf"(?ms)^```toml\n\[+{re.escape(section)}\]+\n.*?^```$")
         found = block.search(document)
         assert found, f"docs/configuration.md has no block for {section}"
         document = f"{document[: found.start()]}```toml\n{text.rstrip()}\n```{document[found.end() :]}"

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from mesh import secret
-from mesh.discovery import Found
+from mesh.discovery import FOUND_MAX, Found
 from node.config import ConfigError, load
 from node.discovery.board import Board, BoardError, make
 from tests.broker import free_port, wait_for
 from tests.cluster.boards import Bucket, Etcd, Zone
 
-H1, H2 = (Found(f"127.0.0.{each}:7001", f"h{each}", f"{each}" * 32) for each in (1, 2))
+H1, H2, H3 = (Found(f"127.0.0.{each}:7001", f"h{each}", f"{each}" * 32) for each in (1, 2, 3))
 Make = Callable[[str], Board]
 
 
@@ -55,10 +55,20 @@ def test_a_folder(board: Make, tmp_path: Path) -> None:
     folder = tmp_path / "hosts"
     folder.mkdir()
     (folder / "notes.json").write_text("no host")
+    os.mkfifo(folder / "0.json")  # never to be waited for
     first, second = (board(f'method = "folder"\nfolder = "{folder}"') for _ in range(2))
-    announced(first, second)
-    old = time.time() - 10
-    os.utime(folder / f"{H2.node_id}.json", (old, old))
+    umask = os.umask(0o077)  # as the service has it
+    try:
+        announced(first, second)
+    finally:
+        os.umask(umask)
+    one, other = (folder / f"{each.node_id}.json" for each in (H1, H2))
+    assert {each.stat().st_mode & 0o777 for each in (one, other)} == {0o644}, "users of the service may differ"
+    old = time.time() - 3600
+    for path in (one, other):
+        os.utime(path, (old, old))
+    assert set(first.look()) == {H1, H2}, "by the clock of what keeps them"
+    os.utime(other, (old - 10, old - 10))
     assert first.look() == [H1]
     assert not (folder / f"{H2.node_id}.json").exists(), "nobody else would remove it"
     first.withdraw(H1)
@@ -82,19 +92,24 @@ def test_a_bucket(board: Make, tmp_path: Path) -> None:
         first.withdraw(H1)
         assert not bucket.objects
         elsewhere = board(text.replace("/hosts/", "/other/"))
-        with pytest.raises(BoardError, match=r"bucket other.*NoSuchBucket"):
+        with pytest.raises(BoardError, match=r"bucket other: cannot be written: NoSuchBucket: [^:]*$"):
             elsewhere.announce(H1)
+        (tmp_path / "credentials").write_text("aws_secret_access_key = secret\n")
+        with pytest.raises(BoardError, match=r"cannot be written: discovery\.s3_credentials_file is not") as caught:
+            board(text).announce(H1)
+        assert "= secret" not in str(caught.value), "it is logged"
     with pytest.raises(BoardError, match="bucket hosts"):
         first.announce(H1)
 
 
 def test_etcd(board: Make) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
-    with Etcd("127.0.0.1") as etcd:
-        first, second = (
-            board(f'method = "etcd"\netcd = ["{dead}", "{etcd.url}"]\netcd_prefix = "/c/hosts"') for _ in range(2)
-        )
+    with Etcd("127.0.0.1") as broken, Etcd("127.0.0.1") as etcd:
+        broken.handle = lambda method, path, body: (broken.asked.append(path), (503, "text/plain", b"", {}))[1]
+        endpoints = ", ".join(f'"{each}"' for each in (dead, broken.url, etcd.url))
+        first, second = (board(f'method = "etcd"\netcd = [{endpoints}]\netcd_prefix = "/c/hosts"') for _ in range(2))
         announced(first, second)
+        assert len(broken.asked) == 2, "who has answered is asked first from then on"
         assert etcd.entries() == {f"/c/hosts/{each.node_id}": each.to_json() for each in (H1, H2)}
         etcd.stored["/c/hostsother"] = b'{"address":"h:1"}', 0
         for _ in range(2):
@@ -103,10 +118,15 @@ def test_etcd(board: Make) -> None:
         assert len(etcd.leases) == 2
         wait_for(lambda: f"/c/hosts/{H1.node_id}" not in etcd.entries(), 6)  # who says nothing is forgotten
         first.announce(H1)
-        assert set(first.look()) >= {H1}
+        assert set(first.look()) in ({H1}, {H1, H2}), "nothing beside the prefix"
         first.withdraw(H1)
         assert f"/c/hosts/{H1.node_id}" not in etcd.entries()
-    with pytest.raises(BoardError, match=r"etcd: no endpoint answers: http://.*refused.*; http://.*refused"):
+        broken.handle = lambda method, path, body: (200, "application/json", b"{}", {})
+        with pytest.raises(BoardError, match="not the answer of etcd"):
+            board(f'method = "etcd"\netcd = ["{broken.url}"]').announce(H1)
+    with pytest.raises(
+        BoardError, match=r"etcd: no endpoint answers: http://.*refused.*; http://.*refused.*; http://.*refused"
+    ):
         second.look()
 
 
@@ -135,9 +155,24 @@ def test_dns(board: Make, zone: Zone, name: str, found: list[str]) -> None:
     assert sorted(each.address for each in looks.look()) == found
 
 
-def test_no_dns(board: Make) -> None:
+def test_no_dns(board: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.discovery.dns.ANSWER_S", 0.3)
     looks = board(f'method = "dns"\ndns_name = "mqnode.test"\ndns_servers = ["127.0.0.1:{free_port()}"]')
-    with pytest.raises(BoardError, match=r"DNS: A of mqnode\.test: "):
+    for _ in range(2):  # the same words each time: what is told anew is logged anew
+        with pytest.raises(BoardError, match=r"DNS: A of mqnode\.test: no answer from 127\.0\.0\.1$"):
+            looks.look()
+
+
+def test_what_dns_does_answer_counts(board: Make, zone: Zone) -> None:
+    zone.broken |= {("mqnode.test", "AAAA"), ("gone.mqnode.test", "A")}
+    for name, found in (("mqnode.test", 2), ("_mqnode._tcp.mqnode.test", 1)):
+        looks = board(f'method = "dns"\ndns_name = "{name}"\ndns_servers = ["{zone.address}"]')
+        assert len(looks.look()) == found
+    zone.records["mqnode.test", "A"] = [f"10.9.{number // 250}.{number % 250}" for number in range(1200)]
+    looks = board(f'method = "dns"\ndns_name = "mqnode.test"\ndns_servers = ["{zone.address}"]')
+    assert len(looks.look()) == FOUND_MAX
+    zone.broken.add(("mqnode.test", "A"))
+    with pytest.raises(BoardError, match=r"A of mqnode\.test: .*SERVFAIL"):
         looks.look()
 
 
@@ -157,7 +192,7 @@ def test_a_beacon(board: Make) -> None:
 
 def test_a_beacon_of_another_secret_is_not_heard(board: Make, tmp_path: Path) -> None:
     port = free_port()
-    listens = board(beacon(port))
+    listens, beside = board(beacon(port)), board(beacon(port))
     listens.look()
     (tmp_path / "secret").unlink()
     board(beacon(port)).announce(H2)
@@ -166,7 +201,13 @@ def test_a_beacon_of_another_secret_is_not_heard(board: Make, tmp_path: Path) ->
         for datagram in (b"", b"mqnode1", b"mqnode1" + bytes(32) + H2.to_json(), b"x" * 2000):
             forged.sendto(datagram, ("239.192.77.82", port))
     listens.announce(H1)
-    assert wait_for(listens.look) == [H1]
+    for _ in range(2):
+        with pytest.raises(
+            BoardError, match=r"only hosts with another cluster secret .* from 127\.0\.0\.1\..*copy the file"
+        ):
+            wait_for(listens.look)
+    beside.announce(H3)
+    assert set(wait_for(listens.look)) == {H1, H3}, "beside one of ours it is other people's"
 
 
 def faults(tmp_path: Path, text: str) -> str:

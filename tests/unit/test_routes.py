@@ -8,8 +8,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.holds import Holds
-from node.routes import GONE, MEMBERS, THERE, Routes
+from node.interconnect.holds import Holds
+from node.interconnect.routes import GONE, MEMBERS, THERE, Routes
 from tests.unit.test_core_topics import naive_match
 
 PLACES = ["p", "q", "r"]

@@ -19,9 +19,9 @@ ALIVE_S = (0.02, 0.3)
 class Mourner(Subscriber):
     """Gets each will once: wills are of QoS 2."""
 
-    def __init__(self, history: History, cluster: Cluster) -> None:
+    def __init__(self, history: History, cluster: Cluster, life: str) -> None:
         super().__init__(lambda version: cluster.client(version), "will-mourner", 5, 2, 0.0, random.Random(1))
-        self.history, self.filter = history, f"{TOPIC}/+"
+        self.history, self.filter = history, f"{TOPIC}/{life}/+"
         self.heard: set[str] = set()
 
     def arrived(self, packet: Packet) -> None:
@@ -32,19 +32,19 @@ class Mourner(Subscriber):
 class Mortal(Peer):
     """One connection after the other, each with a will and a client id of its own. It dies by a closed socket, or takes leave."""
 
-    def __init__(self, history: History, cluster: Cluster) -> None:
+    def __init__(self, history: History, cluster: Cluster, life: str) -> None:
         super().__init__(lambda version: cluster.client(version), "will-mortal", 5, random.Random(2))
         self.history = history
         self.draining = threading.Event()
         self.due: set[str] = set()
         self.number = 0
-        self.life = secrets.token_hex(2)  # late wills of an earlier run are nobody's here
+        self.life = life
 
     def _connect(self, client: Client) -> None:
         self.number += 1
         id = self._id()
         self.history.add(self.name, "tried", id)
-        client.connect(id, will=(f"{TOPIC}/{id}", id.encode(), 2, False))
+        client.connect(id, will=(f"{TOPIC}/{self.life}/{id}", id.encode(), 2, False))
         self.history.add(self.name, "connected", id)
 
     def _id(self) -> str:
@@ -69,7 +69,8 @@ class Mortal(Peer):
 class Wills:
     def __init__(self, history: History, cluster: Cluster) -> None:
         self.history = history
-        self.mourner, self.mortal = Mourner(history, cluster), Mortal(history, cluster)
+        life = secrets.token_hex(2)  # the will of who died with a host of an earlier run may come in this one
+        self.mourner, self.mortal = Mourner(history, cluster, life), Mortal(history, cluster, life)
 
     def start(self) -> None:
         self.mourner.start()

@@ -1,0 +1,86 @@
+"""One URL of an issuer of tokens, asked over HTTP: call `ask` in a thread. A new connection each time, no redirect, no proxy.
+
+The answer is bounded in time and bytes; with https the host's certificate is verified. `Outage` tells the operator once that
+the issuer is away, and once that it is back.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from node.auth.files import AuthFileError
+from node.auth.tokens import IssuerAway
+
+_CHUNK_BYTES = 65_536
+
+
+class Endpoint:
+    """Raises AuthFileError if `ca_file` cannot be used."""
+
+    def __init__(self, url: str, ca_file: str, timeout_s: float, bytes_max: int) -> None:
+        parts = urlsplit(url)
+        self.url = url
+        self._host, self._port = parts.hostname or "", parts.port
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._timeout_s, self._bytes_max = timeout_s, bytes_max
+        self._tls: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            try:
+                self._tls = ssl.create_default_context(cafile=ca_file or None)
+            except (OSError, ssl.SSLError) as error:
+                raise AuthFileError(ca_file, None, f"it holds no certificates ({error})", "Name a PEM file.") from error
+
+    def ask(self, headers: dict[str, str], body: bytes | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """POST of `body`, or GET. Status (200 or 304), headers and content. Raises IssuerAway."""
+        until = time.monotonic() + self._timeout_s
+        connection = self._connection()
+        try:
+            connection.request(
+                "GET" if body is None else "POST", self._path, body, {"Accept": "application/json"} | headers
+            )
+            answer = connection.getresponse()
+            content = b""
+            while chunk := answer.read1(_CHUNK_BYTES):
+                content += chunk
+                if len(content) > self._bytes_max:
+                    raise IssuerAway(f"{self.url} answered more than {self._bytes_max} bytes")
+                if time.monotonic() > until:
+                    raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s")
+        except TimeoutError:
+            raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise IssuerAway(f"{self.url}: {error or type(error).__name__}") from None
+        finally:
+            connection.close()
+        if answer.status not in (200, 304):
+            hint = "; redirects are not followed" if 300 <= answer.status < 400 else ""
+            raise IssuerAway(f"{self.url} answered {answer.status}{hint}")
+        return answer.status, answer.headers, content
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
+
+
+class Outage:
+    """`what` is away since `down`, until `up`."""
+
+    def __init__(self, log: Any, what: str, url: str) -> None:
+        self._log, self._what, self._url = log, what, url
+        self.is_down = False
+
+    def down(self, cause: str, effect: str, *, is_error: bool = False) -> None:
+        if not self.is_down:
+            tell = self._log.error if is_error else self._log.warning
+            tell(f"{self._what}_away", cause=cause, effect=effect, next=f"look from this host: curl -i {self._url}")
+        self.is_down = True
+
+    def up(self) -> None:
+        if self.is_down:
+            self._log.info(f"{self._what}_back", url=self._url)
+        self.is_down = False

@@ -1,0 +1,69 @@
+"""A host is removed, and a keeper that has to know that, or to do what follows, is away at that moment."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.members import MemberHost, MemberPair
+from tests.simulation.test_schedules import claim, ignored
+from tests.simulation.world import World
+
+
+class Members:
+    """Three hosts in sync, of which C has a session and dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(1)
+        self.hosts = [MemberHost(self.world, index, folder) for index in range(3)]
+        for a, b in itertools.combinations(self.hosts, 2):
+            MemberPair(self.world, a, b)
+        table = self.hosts[0].interconnect.table
+        for host in self.hosts:
+            table = table.with_member(self.hosts[0].interconnect.member(host))
+        for host in self.hosts:
+            host.interconnect.table = table
+            host.start()
+        self.world.run(800)
+        c = self.hosts[2]
+        assert c.worker is not None
+        c.worker.call("claim", claim("it", 1), ignored)
+        self.world.run(500)
+        c.stop("for good")
+        self.world.run(4000)
+
+    def owner(self, host: MemberHost) -> int:
+        assert host.keeper is not None
+        return host.keeper.directory.sessions["it"].owner
+
+    def reckons_with_c(self, host: MemberHost) -> bool:
+        assert host.keeper is not None
+        return self.hosts[2].node_id in host.keeper.replicas.peers
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Iterator[Members]:
+    hosts = Members(tmp_path)
+    yield hosts
+    for host in hosts.hosts:
+        host.stop("at the end")
+
+
+@pytest.mark.parametrize("away", ["nobody", "its keeper", "the other keeper", "both keepers"])
+def test_sessions_of_a_removed_host_are_taken_whichever_keeper_was_away(members: Members, away: str) -> None:
+    """B removes it, and its keeper is away, or gets away, when it is to take the sessions."""
+    a, b, _ = members.hosts
+    for host, names in ((b, ("its keeper", "both keepers")), (a, ("the other keeper", "both keepers"))):
+        if away in names:
+            host.stop_keeper()
+    b.interconnect.remove("C")
+    members.world.run(1000)
+    for host in (a, b):
+        host.start_keeper_again()
+    members.world.run(15_000)
+    assert [members.reckons_with_c(host) for host in (a, b)] == [False, False]
+    assert members.owner(a) == members.owner(b)
+    assert members.owner(a) in (1, 2)

@@ -1,0 +1,109 @@
+"""Three hosts: what one of them knows of a dead one or of the end of a session, and another one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.keeper import sources
+from tests.simulation.test_schedules import Three, claim, ignored
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Three]:
+    hosts = Three(tmp_path)
+    yield hosts
+    for host in hosts.hosts:
+        host.stop("at the end")
+
+
+@pytest.mark.parametrize("late", ["its answer", "its snapshot"])
+def test_what_a_host_tells_slowly_of_a_dead_one_is_waited_for(three: Three, late: str) -> None:
+    """The line between them is narrow, and what they say takes longer than a dead host is waited for."""
+    a, b, c = three.hosts
+    three.mortal(c, "it", 0)
+    three.world.run(500)
+    three.pairs["bc"].cut()  # what C moves comes to A only
+    three.publish(a, "it")
+    three.world.run(20)
+    assert three.queued() == [1, 0, 1]
+    wire = three.pairs["ab"].sides[a.index].wire
+    assert wire is not None
+    wire.stall(three.world.now + (1_000 if late == "its snapshot" else 9_000))
+    three.kill(c)
+    three.mortal(b, "it", 0)
+    if late == "its snapshot":
+        while b.keeper is not None and b.keeper.replicas.sources._source is None:
+            three.world.run(0.5)
+        wire.stall(three.world.now + 8_000)
+    three.world.run(7_500)
+    assert b.keeper is not None
+    assert "it" not in b.keeper.directory.owners
+    three.world.run(4_000)
+    assert three.queued() == [1, 1]
+    assert "it" in b.keeper.directory.owners
+
+
+def test_a_client_for_whose_session_another_host_takes_too_long_is_refused(three: Three) -> None:
+    """It may come to that one, which has it."""
+    a, b, c = three.hosts
+    three.mortal(c, "it", 0)
+    three.world.run(500)
+    wire = three.pairs["ab"].sides[a.index].wire
+    assert wire is not None
+    three.kill(c)
+    wire.stall(three.world.now + 14_000)
+    granted: list[bool] = []
+    assert b.worker is not None
+    b.worker.call("claim", claim("it", 1), lambda ok, result: granted.append(ok))
+    three.world.run(12_000)
+    assert granted == [False]
+    three.mortal(a, "it", 0)
+    three.world.run(3_000)
+    assert a.keeper is not None
+    assert "it" in a.keeper.directory.owners
+
+
+@pytest.mark.parametrize("late", ["by its outbox", "by a snapshot"])
+def test_a_session_goes_on_whole_though_its_host_was_away_when_its_end_was_told(
+    three: Three, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who ended it has died since, and who has heard of that has started anew."""
+    a, b, c = three.hosts
+    assert a.worker is not None
+    assert b.worker is not None
+    sids: list[int] = []
+    a.worker.call("claim", claim("it", 1) | {"expiry_s": 6}, lambda ok, result: sids.append(result["sid"]))
+    three.world.run(100)
+    a.worker.call("subscribe", {"sid": sids[0], "subs": [["a", 2, 0]]}, ignored)
+    three.world.run(100)
+    three.publish(a, "it")
+    three.world.run(100)
+    for names in ("ab", "bc"):
+        three.pairs[names].cut()
+    a.worker.call("detach", {"cid": "it", "conn": 1, "expiry_s": 6, "will": "drop", "sent": 0}, ignored)
+    three.world.run(4000)
+    b.worker.call("claim", claim("it", 2) | {"expiry_s": 600}, ignored)
+    three.world.run(500)
+    b.stop("for a while")
+    three.world.run(5500)
+    assert a.keeper is not None
+    assert c.keeper is not None
+    assert "it" not in a.keeper.directory.sessions
+    assert "it" not in c.keeper.directory.sessions
+    a.stop("for good")
+    if late == "by a snapshot":
+        monkeypatch.setattr(sources, "KEPT_COMMITS", 0)
+        three.mortal(c, "other", 0)
+        three.world.run(50)
+    c.stop_keeper()
+    three.world.run(100)
+    c.start_keeper()
+    three.world.run(4000)
+    b.start()
+    three.pairs["bc"].heal()
+    three.world.run(9000)
+    assert [host.worker.subscriptions for host in (b, c) if host.worker is not None] == [{(sids[0], "a")}] * 2
+    assert three.queued() == [1, 1]
