@@ -1067,11 +1067,16 @@ cdef class Writer:
         """What came while another host delivered."""
         for key, value in sorted(entries, key=self.received_ms):
             self.erase(INBOX, key)
-            self.append(queue, bytes(bytearray(value)))
+            self.append_moved(queue, value)
             self.forget(value)
-            self.moved[queue.sid, hash(value[HEADER:])] = queue.next_qseq - 1
-            if len(self.moved) > MOVED_MAX:
-                del self.moved[next(iter(self.moved))]
+        return 0
+
+    cdef int append_moved(self, Queue queue, bytes value) except -1:
+        """From another host's inbox: who believes that it delivers, too, may do the same (`has_moved`)."""
+        self.append(queue, bytes(bytearray(value)))
+        self.moved[queue.sid, hash(value[HEADER:])] = queue.next_qseq - 1
+        if len(self.moved) > MOVED_MAX:
+            del self.moved[next(iter(self.moved))]
         return 0
 
     def settle(self):
@@ -1336,7 +1341,7 @@ cdef class Writer:
         if database == QUEUE or self.covering:
             self.mixed = True       # its body goes along: whoever put the entry may have deleted both by now
         if database != QUEUE:
-            return self.append(queue, bytes(bytearray(value)))
+            return self.append_moved(queue, value)
         if self.has_moved(database, sid, value):
             if value[OPTIONS] & 3 == 1:
                 return 0

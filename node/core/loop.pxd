@@ -216,6 +216,7 @@ cdef class Loop:
     cdef bint scheduled
     cdef object schedule_callback
     cdef object callbacks
+    cdef unsigned int awaited        # greenlets for which clients wait
     cdef int stay_timer             # in the epoll set; set by `wake`, edge-triggered and never read
     cdef int turn_event             # an eventfd that is always readable: in the epoll set while somebody has yielded
     cdef bint turn_wanted

@@ -75,14 +75,14 @@ class Digests:
         self._directory.timers.at(now_ms + EVERY_MS, self._tell_all)
 
     @property
-    def _there(self) -> set[Peer]:
-        return {peer for peer in self._directory.elsewhere.peers.values() if isinstance(peer, Peer)}
+    def _there(self) -> list[Peer]:
+        return [peer for peer in self._directory.elsewhere.peers.values() if isinstance(peer, Peer)]
 
     def tell(self) -> None:
         """After a commit."""
         own = self.own() if self._due else None
         if own is not None:
-            for peer in self._due & self._there:
+            for peer in [peer for peer in self._there if peer in self._due]:
                 self._send(peer, Say.DIGEST, _encode(own))
         self._due.clear()
 

@@ -113,7 +113,7 @@ class Replays:
         self._filters[replay.connection] += len(replay.filters)
         self._waiting.append(replay)
         if len(self._waiting) == 1:
-            gevent.spawn(self._run)
+            self._worker.loop.awaits(gevent.spawn(self._run))
 
     def _run(self) -> None:
         blocked = 0  # in a row

@@ -67,7 +67,7 @@ class Tokens:
 
     def judge(self, connection: Connection, packet: Connect, method: Method) -> None:
         """Admit or refuse it, later."""
-        gevent.spawn(self._judge, connection, packet, method)
+        self.worker.loop.awaits(gevent.spawn(self._judge, connection, packet, method))
 
     def _judge(self, connection: Connection, packet: Connect, method: Method) -> None:
         connects = self.worker.connects

@@ -222,7 +222,8 @@ class Directory:
         cid = claim["cid"]
         record = self.sessions.get(cid)
         present_before = record is not None
-        epoch = now_ms if record is None else max(now_ms, record.epoch)  # of two sessions the one born later is higher
+        # Of two sessions the one born later counts, of two records of one session that of the later connection
+        epoch = now_ms if record is None else max(now_ms, record.epoch)
         if record is not None and (claim["clean"] or record.user != claim["user"] or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
             record = None
@@ -240,7 +241,7 @@ class Directory:
             record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
             record.attached, record.worker = True, link.index
             record.expiry_s = claim["expiry_s"]
-            record.epoch += 1
+            record.epoch = epoch + 1
             self.write(record)
         will_id = 0
         plain = record is None and not present_before and claim["will"] is None  # nothing is written

@@ -290,7 +290,7 @@ class Worker:
 
     def in_thread(self, function: Callable[..., Any], arguments: tuple[Any, ...], done: Callable[[Any], None]) -> None:
         """Run it in the thread pool, `done(result)` in the loop; an error counts as False."""
-        gevent.spawn(self._in_thread, function, arguments, done)
+        self.loop.awaits(gevent.spawn(self._in_thread, function, arguments, done))
 
     def _in_thread(self, function: Callable[..., Any], arguments: tuple[Any, ...], done: Callable[[Any], None]) -> None:
         try:

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from tests.broker import Broker
+from tests.broker import Broker, wait_for
 from tests.faults.ledger import Ledger
 from tests.faults.power import Power, build
 from tests.faults.test_kill import SEED
@@ -29,6 +29,7 @@ def run(folder: Path, rounds: int) -> None:
         ledger.start()
         for _ in range(rounds):
             time.sleep(chance.uniform(0.1, 0.8))
+            wait_for(lambda: power.is_writing, 5)
             broker.kill_all()
             lost += power.cut(broker.data_dir, chance)
             broker.start()

@@ -121,6 +121,7 @@ class Client:
         self._is_unsure = False  # it has asked for a clean start, and left before it was told that it had it
         self._open: dict[int, Message] = {}  # by packet id, in the order of the first sending
         self._received: set[int] = set()
+        self._came: set[str] = set()  # QoS 2 messages, on this connection
         self._number = 0
         ledger.delivered[cid] = []
 
@@ -233,6 +234,7 @@ class Client:
         self._born_ms.setdefault(sid, 0)
         self._had_session = sid
         self.is_connected = True
+        self._came.clear()
         for packet_id, message in self._open.items():
             self._send(packet_id, message)
 
@@ -294,6 +296,10 @@ class Client:
             return
         if packet_id not in self._received:
             self._received.add(packet_id)
+            is_numbered_once = len(self._hosts) == 2  # of more sides each may have done that
+            if is_numbered_once and id in self._came and len(message.places) == 1:
+                self._world.fault(f"{id} reached {self.cid} twice on one connection")
+            self._came.add(id)
             self._ledger.delivered[self.cid].append(id)
         self._answer("pubrec", packet_id)
 
