@@ -326,6 +326,22 @@ class Client:
             self.ack(PUBCOMP, found.id)
         return found
 
+    def take_until_quiet(self, quiet_s: float) -> list[Packet]:
+        """Each PUBLISH until nothing has come for that long, acknowledged; handshakes of QoS 2 may overlap."""
+        found = []
+        while True:
+            try:
+                got = self.receive(quiet_s)
+            except TimeoutError:
+                return found
+            if got.kind == PUBREL:
+                self.ack(PUBCOMP, got.id)
+                continue
+            assert got.kind == PUBLISH, got
+            found.append(got)
+            if got.qos:
+                self.ack(PUBACK if got.qos == 1 else PUBREC, got.id)
+
     def disconnect(self, reason: int = 0, **values: Any) -> None:
         self.send(
             packet(0xE0, bytes([reason]) + properties(**values) if self.version == 5 and (reason or values) else b"")

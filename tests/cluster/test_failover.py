@@ -60,18 +60,12 @@ def test_kill_9_of_either_host_loses_nothing(pair: tuple[Host, Host]) -> None:
         ledger = Ledger(balancer.client, 1, rate=60.0)
         ledger.start()
         for host in (first, second, first):
-            wait_for(lambda: all(len(each.acked) > 50 for each in ledger.publishers), 30, ledger.summary)
+            ledger.wait_acked(50)
             host.kill_all()
-            acked = [len(each.acked) for each in ledger.publishers]
-            wait_for(
-                lambda acked=acked: all(len(p.acked) > n + 50 for p, n in zip(ledger.publishers, acked, strict=True)),
-                60, ledger.summary,
-            )  # fmt: skip
+            ledger.wait_acked(50, ledger.acked(), 60)
             host.start()
             in_sync(first, second)
-        errors = ledger.finish(60)
-        print(ledger.summary())
-        assert not errors, "\n".join(errors)
+        ledger.settle(60)
 
 
 @pytest.mark.timeout(180)
@@ -92,9 +86,7 @@ def test_kill_9_of_any_process_of_either_host_loses_nothing(pair: tuple[Host, Ho
             wait_for(lambda host=host, name=name, pid=pid: host.pid(name) not in (0, pid), 15, host.log)
             host.wait_ready()
         in_sync(first, second)
-        errors = ledger.finish(60)
-        print(ledger.summary())
-        assert not errors, "\n".join(errors)
+        ledger.settle(60)
 
 
 @pytest.mark.timeout(180)
@@ -103,18 +95,11 @@ def test_both_sides_of_a_cut_serve_and_merge(pair: tuple[Host, Host]) -> None:
     with Balancer([first, second]) as balancer:
         ledger = Ledger(balancer.client, SEED, rate=60.0, fickle=0.0)
         ledger.start()
-        wait_for(lambda: all(len(each.acked) > 50 for each in ledger.publishers), 30, ledger.summary)
+        ledger.wait_acked(50)
         first.network.cut_interconnect(first.name)
         wait_for(lambda: first.metric("mqnode_degraded") == second.metric("mqnode_degraded") == 1, 15, "not degraded")
-        acked = [len(each.acked) for each in ledger.publishers]
-        wait_for(
-            lambda: all(len(p.acked) > n + 50 for p, n in zip(ledger.publishers, acked, strict=True)),
-            60,
-            ledger.summary,
-        )
+        ledger.wait_acked(50, ledger.acked(), 60)
         first.network.heal()
         in_sync(first, second)
         wait_for(lambda: first.metric("mqnode_degraded") == second.metric("mqnode_degraded") == 0, 15, "degraded")
-        errors = ledger.finish(60)
-        print(ledger.summary())
-        assert not errors, "\n".join(errors)
+        ledger.settle(60)

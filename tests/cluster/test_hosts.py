@@ -151,13 +151,12 @@ def test_the_ledger_goes_through_the_balancer(network: Network, hosts: list[Host
     with Balancer(hosts[:1], port=1885) as balancer:
         ledger = Ledger(balancer.client, random.SystemRandom().randrange(1 << 32), rate=50)
         ledger.start()
-        wait_for(lambda: all(len(each.acked) > 10 for each in ledger.publishers))
+        ledger.wait_acked(10, timeout_s=10)
         network.cut_clients("h1")
         try:
             wait_for(lambda: not balancer.up(), OUT_S)
         finally:
             network.heal()
-        before = {each.name: len(each.acked) for each in ledger.publishers}
-        wait_for(lambda: all(len(each.acked) > before[each.name] + 10 for each in ledger.publishers))
-        assert not (errors := ledger.finish()), "\n".join(errors)
+        ledger.wait_acked(10, ledger.acked(), timeout_s=10)
+        ledger.settle()
         assert all(each.connects > 1 for each in ledger.publishers), ledger.summary()

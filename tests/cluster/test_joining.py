@@ -22,12 +22,6 @@ SEEN_S = 15.0  # generous: a busy machine
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network("h1", "h2") as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
 def hosts(network: Network) -> Iterator[list[Host]]:
     """Each alone. The first one has a session."""
     with running_hosts(network, interconnect=MESH) as hosts:

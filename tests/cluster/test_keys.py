@@ -10,7 +10,6 @@ import pytest
 import zmq
 
 from mesh.identity import Identity, load_or_create
-from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import INTERCONNECT, Network
 from tests.faults.ledger import Ledger
@@ -85,14 +84,12 @@ def test_new_keys_under_load_and_no_link_is_given_up(pair: list[Host]) -> None:
     ledger = Ledger(client, SEED, rate=40.0, fickle=0.0)
     ledger.start()
     for host in pair:
-        goal = {each: len(each.acked) + 10 for each in ledger.publishers}
-        wait_for(lambda goal=goal: all(len(each.acked) > count for each, count in goal.items()), 30, ledger.summary)
+        ledger.wait_acked(10, ledger.acked())
         rotated = host.mqnode("keys", "rotate", "--json")
         assert rotated.returncode == 0, rotated.stderr + host.log()
         assert json.loads(rotated.stdout)["fingerprint"] != json.loads(rotated.stdout)["before"]
         in_sync(*pair)
-    errors = ledger.finish(60)
-    assert not errors, "\n".join(errors)
+    ledger.settle(60)
     after = [identity(host) for host in pair]
     for old, new in zip(before, after, strict=True):
         assert old.node_id == new.node_id

@@ -13,19 +13,7 @@ import pytest
 
 from tests.cluster.hosts import MESH, Host, join, running_hosts
 from tests.cluster.network import Network
-from tests.mqtt import (
-    PUBACK,
-    PUBCOMP,
-    PUBLISH,
-    PUBREC,
-    PUBREL,
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    Client,
-    packet,
-    properties,
-    text,
-)  # fmt: skip
+from tests.mqtt import PUBACK, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, Client, packet, properties, text
 
 QUEUED = 20
 ROUNDS, BURST = 60, 200
@@ -85,23 +73,6 @@ def payloads(client: Client, number: int) -> list[bytes]:
     return [client.take().payload for _ in range(number)]
 
 
-def taken(client: Client) -> list[bytes]:
-    """What has come until nothing comes for a moment, acknowledged."""
-    found = []
-    while True:
-        try:
-            got = client.receive(0.1)
-        except TimeoutError:
-            return found
-        if got.kind == PUBLISH:
-            found.append(got.payload)
-            if got.qos:
-                client.ack(PUBACK if got.qos == 1 else PUBREC, got.id)
-        else:
-            assert got.kind == PUBREL
-            client.ack(PUBCOMP, got.id)
-
-
 def all_that_came(clients: list[Client], number: int) -> Counter[bytes]:
     """Of these members together: `number` messages, within some seconds, and what comes shortly after."""
     found: Counter[bytes] = Counter()
@@ -109,7 +80,7 @@ def all_that_came(clients: list[Client], number: int) -> Counter[bytes]:
     while time.monotonic() < deadline and not (quiet and found.total() >= number):
         before = found.total()
         for client in clients:
-            found.update(taken(client))
+            found.update(each.payload for each in client.take_until_quiet(0.1))
         quiet = before == found.total()
     return found
 

@@ -95,14 +95,12 @@ def up_and_down_again(pair: list[Host], release: Release, other: str | Path, hig
     ledger.start()
     first, second = pair
     for host, source, expected in ((first, other, 0), (second, other, higher), (first, "", 0)):
-        goal = {each: len(each.acked) + 10 for each in ledger.publishers}
-        wait_for(lambda goal=goal: all(len(each.acked) > count for each, count in goal.items()), 30, ledger.summary)
+        ledger.wait_acked(10, ledger.acked())
         release(host, source)
         in_sync(first, second)
         wanted = {level + expected}
         wait_for(lambda wanted=wanted: {nodes(each)["level"] for each in pair} == wanted, 10, f"level {wanted}")
-    errors = ledger.finish(60)
-    assert not errors, "\n".join(errors)
+    ledger.settle(60)
 
 
 @pytest.mark.timeout(180)

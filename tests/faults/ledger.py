@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tests import mqtt
+from tests.broker import wait_for
 from tests.mqtt import Client, Closed, Packet
 
 WINDOW = 20
@@ -209,6 +210,21 @@ class Ledger:
         for each in self.publishers:
             each.start()
 
+    def acked(self) -> dict[str, int]:
+        """How many messages of each publisher the broker took over."""
+        return {each.name: len(each.acked) for each in self.publishers}
+
+    def wait_acked(self, count: int, since: dict[str, int] | None = None, timeout_s: float = 30.0) -> None:
+        """More than `count` messages of each publisher; beyond those of `since`, an earlier `acked`."""
+        least = {each.name: count + (since[each.name] if since else 0) for each in self.publishers}
+        wait_for(lambda: all(now > least[name] for name, now in self.acked().items()), timeout_s, self.summary)
+
+    def settle(self, drain_s: float = 30.0) -> None:
+        """Finish: nothing is lost, nothing doubled, all in order."""
+        errors = self.finish(drain_s)
+        print(self.summary())
+        assert not errors, "\n".join(errors)
+
     def finish(self, drain_s: float = 30.0) -> list[str]:
         """Let all flows end, stop everybody; what went wrong."""
         for publisher in self.publishers:
@@ -249,9 +265,8 @@ class Ledger:
         return errors
 
     def summary(self) -> str:
-        acked = {each.name: len(each.acked) for each in self.publishers}
         connects = {each.name: each.connects for each in [*self.publishers, *self.subscribers]}
-        return f"acknowledged {acked}, connects {connects}"
+        return f"acknowledged {self.acked()}, connects {connects}"
 
 
 def _first_disorder(firsts: list[int]) -> list[int]:

@@ -33,9 +33,8 @@ def run(folder: Path, rounds: int) -> None:
             broker.kill_all()
             lost += power.cut(broker.data_dir, chance)
             broker.start()
-        errors = ledger.finish()
-        print(ledger.summary(), f"{lost} sectors lost")
-        assert not errors, "\n".join(errors)
+        print(f"{lost} sectors lost")
+        ledger.settle()
         assert lost, "each cut came when everything was written"
         assert all(len(each.acked) > rounds for each in ledger.publishers), ledger.summary()
     finally:

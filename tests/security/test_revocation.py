@@ -36,20 +36,8 @@ def broker(host: Guarded) -> Iterator[Guarded]:
         host.get(f"/v1/sessions/{session['client_id']}", method="DELETE")
 
 
-def payloads(client: Client, timeout_s: float = 0.3) -> list[bytes]:
-    """Of the messages that come until it is quiet, each acknowledged."""
-    found = []
-    while True:
-        try:
-            packet = client.receive(timeout_s)
-        except TimeoutError:
-            return found
-        if packet.kind == PUBLISH:
-            found.append(packet.payload)
-            if packet.qos:
-                client.ack(4 if packet.qos == 1 else 5, packet.id)
-        elif packet.kind == 6:
-            client.ack(7, packet.id)
+def payloads(client: Client, quiet_s: float = 0.3) -> list[bytes]:
+    return [each.payload for each in client.take_until_quiet(quiet_s)]
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

@@ -16,7 +16,7 @@ from node.admin import removal
 from node.admin.drain import STEP_S, Drain, Order
 from node.admin.link import LinkError
 from tests.simulation.host import Host
-from tests.simulation.members import MemberHost, MemberPair
+from tests.simulation.members import MemberHost, MemberPair, form_cluster
 from tests.simulation.scenario import Scenario
 
 LEAVING = 6_000_000  # seeds from here on are such runs
@@ -30,11 +30,7 @@ class Leaving(Scenario):
 
     def __init__(self, seed: int, folder: Path) -> None:
         super().__init__(seed, folder)
-        table = self.hosts[0].interconnect.table
-        for host in self.hosts:
-            table = table.with_member(self.hosts[0].interconnect.member(host))
-        for host in self.hosts:
-            host.interconnect.table = table
+        form_cluster(self.hosts)
         self._busy: MemberHost | None = None  # it is on its way out, or back
         self._left_number = 0  # of the store of a host that leaves
 

@@ -173,6 +173,16 @@ class MemberHost(Host):
             connection.close()
 
 
+def form_cluster(hosts: list[MemberHost]) -> None:
+    """They have all of them as members."""
+    first = hosts[0].interconnect
+    table = first.table
+    for host in hosts:
+        table = table.with_member(first.member(host))
+    for host in hosts:
+        host.interconnect.table = table
+
+
 class Admin:
     """What node/admin/drain.py and removal.py know of a host."""
 

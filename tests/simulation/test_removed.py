@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.members import MemberHost, MemberPair
-from tests.simulation.test_schedules import claim, ignored
+from tests.simulation.members import MemberHost, MemberPair, form_cluster
+from tests.simulation.worker import claim
 from tests.simulation.world import World
 
 
@@ -21,16 +21,13 @@ class Members:
         self.hosts = [MemberHost(self.world, index, folder) for index in range(3)]
         for a, b in itertools.combinations(self.hosts, 2):
             MemberPair(self.world, a, b)
-        table = self.hosts[0].interconnect.table
+        form_cluster(self.hosts)
         for host in self.hosts:
-            table = table.with_member(self.hosts[0].interconnect.member(host))
-        for host in self.hosts:
-            host.interconnect.table = table
             host.start()
         self.world.run(800)
         c = self.hosts[2]
         assert c.worker is not None
-        c.worker.call("claim", claim("it", 1), ignored)
+        c.worker.call("claim", claim("it", 1))
         self.world.run(500)
         c.stop("for good")
         self.world.run(4000)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from storage.writer import parse_entry
 from tests.simulation.client import Client, Ledger
 from tests.simulation.host import Host
-from tests.simulation.worker import PUBLISH, message, operation
+from tests.simulation.three import Three
+from tests.simulation.worker import claim
 from tests.simulation.world import Pair, World
-
-
-def claim(cid: str, number: int, will: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a worker asks for when a client with a durable session connects."""
-    return {
-        "cid": cid, "conn": number, "clean": False, "expiry_s": 600, "durable": True, "user": None, "will": will, "info": {},
-    }  # fmt: skip
-
-
-def ignored(ok: bool, result: object) -> None: ...
 
 
 class Two:
@@ -82,9 +70,9 @@ def test_who_comes_back_while_its_session_is_asked_for_is_ended_before_it_is_han
 
     def takeover(cid: str, conn: int, reason: int) -> None:
         ended[conn] = session.owner
-        here.call("detach", {"cid": cid, "conn": conn, "expiry_s": 600, "will": "keep"}, ignored)
+        here.call("detach", {"cid": cid, "conn": conn, "expiry_s": 600, "will": "keep"})
         if len(ended) == 1:
-            here.call("claim", claim("c0", 99), ignored)
+            here.call("claim", claim("c0", 99))
 
     here._on_takeover = takeover  # type: ignore[method-assign]
     there.call("claim", claim("c0", 7), lambda ok, result: granted.append(ok))
@@ -104,8 +92,8 @@ def test_who_left_a_host_that_had_not_answered_yet_is_not_ended_where_it_went(tw
         two.world.run(50)
         two.a.start_keeper()
         two.world.run(5)
-    there.call("claim", claim("c0", 7), ignored)
-    there.call("unclaim", {"cid": "c0", "conn": 7}, ignored)
+    there.call("claim", claim("c0", 7))
+    there.call("unclaim", {"cid": "c0", "conn": 7})
     two.world.run(3000)
     assert two.client.is_connected
     refused: list[bool] = []
@@ -113,66 +101,6 @@ def test_who_left_a_host_that_had_not_answered_yet_is_not_ended_where_it_went(tw
     two.world.run(3000)
     assert refused == [False]
     assert not two.client.is_connected
-
-
-class Three:
-    """Three hosts in sync."""
-
-    def __init__(self, folder: Path) -> None:
-        self.world = World(1)
-        self.hosts = [Host(self.world, index, folder) for index in range(3)]
-        a, b, c = self.hosts
-        self.pairs = {
-            names: Pair(self.world, *hosts) for names, hosts in (("ab", (a, b)), ("bc", (b, c)), ("ac", (a, c)))
-        }
-        for host in self.hosts:
-            host.start()
-        self.world.run(800)
-
-    def mortal(self, host: Host, cid: str, delay_s: int) -> None:
-        """A client with a will."""
-        will = {"delay_s": delay_s, "record": message("wills", cid, 1, False, 0), "cid": cid}
-        assert host.worker is not None
-        host.worker.call("claim", claim(cid, len(cid), will), ignored)
-
-    def publish(self, host: Host, cid: str) -> None:
-        """A QoS 2 message for the client's session, which another host has."""
-        assert host.worker is not None
-        assert host.keeper is not None
-        target = struct.pack("<QBB", host.keeper.directory.sessions[cid].sid, 2, 0)
-        host.worker.operate(
-            operation(PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + message("a", "it", 2, False, 0)),
-            lambda: None,
-        )
-
-    def queued(self) -> list[int]:
-        """Messages that wait in queues, at each host; not what is left of those that a client may have."""
-        counts = []
-        for store in [host.keeper.store for host in self.hosts if host.keeper is not None]:
-            with store.environment.begin() as transaction:
-                entries = map(parse_entry, transaction.cursor(db=store.databases["queue"]).iternext(keys=False))
-                counts.append(sum(entry is not None and not entry[0] for entry in entries))
-        return counts
-
-    def kill(self, host: Host) -> None:
-        """All others notice at the same moment."""
-        host.stop("for good")
-        for pair in host.pairs.values():
-            for side in pair.sides.values():
-                if side.host is not host:
-                    side.down(True)
-
-    def wills(self) -> list[str]:
-        """That have been published, by whichever host."""
-        return sorted(cid for host in self.hosts if host.worker is not None for cid in host.worker.wills)
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> Iterator[Three]:
-    hosts = Three(tmp_path)
-    yield hosts
-    for host in hosts.hosts:
-        host.stop("at the end")
 
 
 def test_the_wills_of_a_dead_host_are_published_by_one_of_the_others(three: Three) -> None:
@@ -212,18 +140,16 @@ def test_a_host_that_comes_back_decides_about_its_clients_wills(three: Three) ->
     three.mortal(c, "stays", 0)
     three.mortal(c, "patient", 60)
     three.world.run(500)
-    for names in ("bc", "ac"):
-        three.pairs[names].cut()
+    three.cut("bc", "ac")
     three.world.run(20_000)
-    for names in ("bc", "ac"):
-        three.pairs[names].heal()
+    three.heal("bc", "ac")
     three.world.run(80_000)
     assert three.wills() == []
 
 
 def test_what_one_side_of_a_cut_does_reaches_the_other_by_a_third_host_that_does_nothing(three: Three) -> None:
     a, b, _ = three.hosts
-    three.pairs["ab"].cut()
+    three.cut("ab")
     three.world.run(5_000)
     three.mortal(a, "far", 0)
     three.world.run(40_000)
@@ -253,7 +179,7 @@ def test_what_a_dead_host_had_moved_into_a_queue_as_one_knows_is_not_moved_again
     a, b, c = three.hosts
     three.mortal(c, "it", 0)
     three.world.run(500)
-    three.pairs["bc"].cut()  # what C moves comes to A only
+    three.cut("bc")  # what C moves comes to A only
     three.publish(a, "it")
     three.world.run(20)
     assert three.queued() == [1, 0, 1]
@@ -267,24 +193,17 @@ def test_what_a_dead_host_had_moved_into_a_queue_as_one_knows_is_not_moved_again
 def test_a_session_goes_on_whole_though_a_third_host_has_heard_of_its_end_first(three: Three) -> None:
     """It expires on one side of a cut while its client is connected on the other one, which meets the third host first."""
     a, b, c = three.hosts
-    assert a.worker is not None
-    assert b.worker is not None
-    sids: list[int] = []
-    a.worker.call("claim", claim("it", 1) | {"expiry_s": 6}, lambda ok, result: sids.append(result["sid"]))
-    three.world.run(100)
-    a.worker.call("subscribe", {"sid": sids[0], "subs": [["a", 2, 0]]}, ignored)
-    three.world.run(100)
-    for names in ("ab", "bc"):
-        three.pairs[names].cut()
-    a.worker.call("detach", {"cid": "it", "conn": 1, "expiry_s": 6, "will": "drop", "sent": 0}, ignored)
+    sid = three.subscriber(a, "it", 6)
+    three.cut("ab", "bc")
+    three.leave(a, "it", 6)
     three.world.run(4000)
-    b.worker.call("claim", claim("it", 2) | {"expiry_s": 6}, ignored)
+    three.connect(b, "it", 2, expiry_s=6)
     three.world.run(6000)
     assert a.keeper is not None
     assert "it" not in a.keeper.directory.sessions
-    three.pairs["bc"].heal()
+    three.heal("bc")
     three.world.run(5000)
-    assert [host.worker.subscriptions for host in (b, c) if host.worker is not None] == [{(sids[0], "a")}] * 2
+    assert three.subscriptions(b, c) == [{(sid, "a")}] * 2
 
 
 def test_what_a_host_has_acknowledged_alone_is_not_undone_though_it_had_evicted_nobody(three: Three) -> None:
@@ -292,8 +211,7 @@ def test_what_a_host_has_acknowledged_alone_is_not_undone_though_it_had_evicted_
     a = three.hosts[0]
     three.mortal(a, "it", 0)
     three.world.run(200)
-    for names in ("ab", "ac"):
-        three.pairs[names].cut()
+    three.cut("ab", "ac")
     a.stop_keeper()
     members, a.interconnect.members = a.interconnect.members, lambda: {"members": [], "left": [], "cluster": bytes(16)}  # type: ignore[method-assign]
     a.start_keeper()
@@ -307,7 +225,6 @@ def test_what_a_host_has_acknowledged_alone_is_not_undone_though_it_had_evicted_
     three.world.run(4000)
     a.interconnect.members = members  # type: ignore[method-assign]
     a.start()
-    for names in ("ab", "ac"):
-        three.pairs[names].heal()
+    three.heal("ab", "ac")
     three.world.run(6000)
     assert three.queued() == [1, 1, 1]

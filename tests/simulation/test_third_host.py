@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from node.keeper import sources
-from tests.simulation.test_schedules import Three, claim, ignored
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> Iterator[Three]:
-    hosts = Three(tmp_path)
-    yield hosts
-    for host in hosts.hosts:
-        host.stop("at the end")
+from tests.simulation.three import Three
+from tests.simulation.worker import claim
 
 
 @pytest.mark.parametrize("late", ["its answer", "its snapshot"])
@@ -25,7 +15,7 @@ def test_what_a_host_tells_slowly_of_a_dead_one_is_waited_for(three: Three, late
     a, b, c = three.hosts
     three.mortal(c, "it", 0)
     three.world.run(500)
-    three.pairs["bc"].cut()  # what C moves comes to A only
+    three.cut("bc")  # what C moves comes to A only
     three.publish(a, "it")
     three.world.run(20)
     assert three.queued() == [1, 0, 1]
@@ -72,20 +62,13 @@ def test_a_session_goes_on_whole_though_its_host_was_away_when_its_end_was_told(
 ) -> None:
     """Who ended it has died since, and who has heard of that has started anew."""
     a, b, c = three.hosts
-    assert a.worker is not None
-    assert b.worker is not None
-    sids: list[int] = []
-    a.worker.call("claim", claim("it", 1) | {"expiry_s": 6}, lambda ok, result: sids.append(result["sid"]))
-    three.world.run(100)
-    a.worker.call("subscribe", {"sid": sids[0], "subs": [["a", 2, 0]]}, ignored)
-    three.world.run(100)
+    sid = three.subscriber(a, "it", 6)
     three.publish(a, "it")
     three.world.run(100)
-    for names in ("ab", "bc"):
-        three.pairs[names].cut()
-    a.worker.call("detach", {"cid": "it", "conn": 1, "expiry_s": 6, "will": "drop", "sent": 0}, ignored)
+    three.cut("ab", "bc")
+    three.leave(a, "it", 6)
     three.world.run(4000)
-    b.worker.call("claim", claim("it", 2) | {"expiry_s": 600}, ignored)
+    three.connect(b, "it", 2)
     three.world.run(500)
     b.stop("for a while")
     three.world.run(5500)
@@ -103,7 +86,7 @@ def test_a_session_goes_on_whole_though_its_host_was_away_when_its_end_was_told(
     c.start_keeper()
     three.world.run(4000)
     b.start()
-    three.pairs["bc"].heal()
+    three.heal("bc")
     three.world.run(9000)
-    assert [host.worker.subscriptions for host in (b, c) if host.worker is not None] == [{(sids[0], "a")}] * 2
+    assert three.subscriptions(b, c) == [{(sid, "a")}] * 2
     assert three.queued() == [1, 1]

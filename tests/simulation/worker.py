@@ -39,6 +39,15 @@ def operation(kind: int, body: bytes) -> bytes:
     return struct.pack("<BI", kind, len(body)) + body
 
 
+def claim(
+    cid: str, number: int, *, clean: bool = False, expiry_s: int = 600, will: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a worker asks for when a client with a durable session connects, on its connection of that number."""
+    return {
+        "cid": cid, "conn": number, "clean": clean, "expiry_s": expiry_s, "durable": True, "user": None, "will": will, "info": {},
+    }  # fmt: skip
+
+
 class Connection:
     """The server's end of a client's connection."""
 
@@ -209,7 +218,7 @@ class Worker:
         if self._welcomed and self._wire is not None:
             self._wire.send((OPS, self._batches[-1][1]))
 
-    def call(self, method: str, arguments: dict[str, Any], done: Done) -> None:
+    def call(self, method: str, arguments: dict[str, Any], done: Done = lambda ok, result: None) -> None:
         self._request += 1
         body = encode([self._request, method, arguments])
         self._requests[self._request] = (body, done)
@@ -324,11 +333,8 @@ class Worker:
         self._connections += 1
         connection = Connection(self, client, self._connections, clean)
         self.all.append(connection)
-        claim = {
-            "cid": client.cid, "conn": connection.number, "clean": clean, "expiry_s": client.expiry_s, "durable": True,
-            "user": None, "will": client.will, "info": {},
-        }  # fmt: skip
-        self.call("claim", claim, lambda ok, result: self._claimed(connection, ok, result))
+        arguments = claim(client.cid, connection.number, clean=clean, expiry_s=client.expiry_s, will=client.will)
+        self.call("claim", arguments, lambda ok, result: self._claimed(connection, ok, result))
         return connection
 
     def _claimed(self, connection: Connection, ok: bool, result: Any) -> None:
@@ -353,11 +359,11 @@ class Worker:
         if connection.claimed:
             self._release(connection)
         else:
-            self.call("unclaim", {"cid": connection.client.cid, "conn": connection.number}, lambda ok, result: None)
+            self.call("unclaim", {"cid": connection.client.cid, "conn": connection.number})
 
     def _release(self, connection: Connection) -> None:
         arguments = {
             "cid": connection.client.cid, "conn": connection.number, "expiry_s": connection.client.expiry_s,
             "will": connection.will, "sent": connection.position,
         }  # fmt: skip
-        self.call("detach", arguments, lambda ok, result: None)
+        self.call("detach", arguments)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from tests.cluster.hosts import Host
 from tests.cluster.matrix.cluster import Cluster
 from tests.cluster.matrix.history import History
+from tests.cluster.matrix.load import end
 from tests.faults.ledger import Peer
 from tests.mqtt import (
     PUBACK,
@@ -113,7 +114,7 @@ class Churn(Peer):
 
 class Churning:
     def __init__(self, history: History, cluster: Cluster) -> None:
-        self.churn = Churn(history, cluster)
+        self.history, self.churn = history, Churn(history, cluster)
 
     def start(self) -> None:
         self.churn.start()
@@ -125,6 +126,4 @@ class Churning:
         return self.churn.idle.is_set()
 
     def stop(self) -> None:
-        self.churn.stop()
-        for error in self.churn.errors:
-            self.churn.history.add(self.churn.name, "failed", error)
+        end(self.history, self.churn)

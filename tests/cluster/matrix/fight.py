@@ -10,6 +10,7 @@ from contextlib import suppress
 from tests.cluster.hosts import Host
 from tests.cluster.matrix.cluster import Cluster
 from tests.cluster.matrix.history import History
+from tests.cluster.matrix.load import end
 from tests.faults.ledger import Peer
 from tests.mqtt import PINGREQ, PINGRESP, Client, Closed, packet
 
@@ -65,10 +66,7 @@ class Fight:
         return True
 
     def stop(self) -> None:
-        for fighter in self.fighters:
-            fighter.stop()
-            for error in fighter.errors:
-                self.history.add(fighter.name, "failed", error)
+        end(self.history, *self.fighters)
 
     def read(self) -> None:
         """Both connect for the last time: how many connections each host knows then."""

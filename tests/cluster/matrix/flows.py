@@ -11,6 +11,7 @@ import time
 import zlib
 
 from tests.cluster.matrix.history import History
+from tests.cluster.matrix.load import end
 from tests.faults.ledger import Connect, Publisher, Subscriber
 from tests.mqtt import Client, Packet
 
@@ -73,8 +74,10 @@ class Sink(Subscriber):
 class Flows:
     """Publishers and subscribers that are due all of it, between them if they `share`."""
 
-    def __init__(self, publishers: list[Source], subscribers: list[Sink], share: bool = False) -> None:
-        self.publishers, self.subscribers, self.share = publishers, subscribers, share
+    def __init__(
+        self, history: History, publishers: list[Source], subscribers: list[Sink], share: bool = False
+    ) -> None:
+        self.history, self.publishers, self.subscribers, self.share = history, publishers, subscribers, share
 
     def start(self) -> None:
         for subscriber in self.subscribers:
@@ -100,13 +103,10 @@ class Flows:
         return publisher.acked - (set.union(*seen) if self.share else set.intersection(*seen))
 
     def stop(self) -> None:
-        for peer in [*self.publishers, *self.subscribers]:
-            peer.stop()
-            for error in peer.errors:
-                peer.history.add(peer.name, "failed", error)
+        end(self.history, *self.publishers, *self.subscribers)
         for publisher in self.publishers:
             if publisher.open:
-                publisher.history.add(publisher.name, "failed", f"{len(publisher.open)} flows without an end")
+                self.history.add(publisher.name, "failed", f"{len(publisher.open)} flows without an end")
 
 
 def ledger(history: History, connect: Connect) -> Flows:
@@ -120,16 +120,16 @@ def ledger(history: History, connect: Connect) -> Flows:
         Sink(history, connect, "flow-away4", 4, 2, fickle=2.0),
         Sink(history, connect, "flow-away5", 5, 1, fickle=2.0),
     ]
-    return Flows(publishers, subscribers)
+    return Flows(history, publishers, subscribers)
 
 
 def shared_group(history: History, connect: Connect) -> Flows:
     """W9."""
     members = [Sink(history, connect, f"shared-m{index}", 5, 1, filter=f"$share/g/{SHARED}/#") for index in range(3)]
-    return Flows([Source(history, connect, "shared-p", 5, 1, 20.0, topic=SHARED)], members, share=True)
+    return Flows(history, [Source(history, connect, "shared-p", 5, 1, 20.0, topic=SHARED)], members, share=True)
 
 
 def large_payloads(history: History, connect: Connect) -> Flows:
     """W11."""
     slow = Sink(history, connect, "large-slow", 5, 1, filter=f"{LARGE}/#", slow_s=SLOW_S)
-    return Flows([Source(history, connect, "large-p", 5, 1, 15.0, topic=LARGE, size=LARGE_BYTES)], [slow])
+    return Flows(history, [Source(history, connect, "large-p", 5, 1, 15.0, topic=LARGE, size=LARGE_BYTES)], [slow])

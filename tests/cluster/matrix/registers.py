@@ -8,6 +8,7 @@ import time
 
 from tests.cluster.matrix.cluster import Cluster
 from tests.cluster.matrix.history import History
+from tests.cluster.matrix.load import end
 from tests.faults.ledger import Peer
 from tests.mqtt import Client
 
@@ -57,10 +58,7 @@ class Registers:
         return True
 
     def stop(self) -> None:
-        for writer in self.writers:
-            writer.stop()
-            for error in writer.errors:
-                self.history.add(writer.name, "failed", error)
+        end(self.history, *self.writers)
 
     def read(self) -> None:
         """What each host holds in the end."""

@@ -11,6 +11,7 @@ from tests.cluster.hosts import Host
 from tests.cluster.matrix.cluster import ALL_IS_GRANTED, Cluster
 from tests.cluster.matrix.flows import Sink
 from tests.cluster.matrix.history import History
+from tests.cluster.matrix.load import end
 from tests.faults.ledger import Peer
 from tests.mqtt import Client
 
@@ -84,7 +85,4 @@ class Changing:
         return all(prober.idle.is_set() and prober.due <= set(heard.get(prober.name, ())) for prober in self.probers)
 
     def stop(self) -> None:
-        for peer in [*self.probers, self.reader]:
-            peer.stop()
-            for error in peer.errors:
-                self.history.add(peer.name, "failed", error)
+        end(self.history, *self.probers, self.reader)

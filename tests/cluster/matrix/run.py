@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from random import Random
-from typing import Protocol
 
 from tests.broker import wait_for
 from tests.cluster.hosts import Host
@@ -16,6 +15,7 @@ from tests.cluster.matrix.faults import Fault
 from tests.cluster.matrix.fight import Fight
 from tests.cluster.matrix.flows import Flows, large_payloads, ledger, shared_group
 from tests.cluster.matrix.history import History, Sample
+from tests.cluster.matrix.load import Load
 from tests.cluster.matrix.registers import Registers
 from tests.cluster.matrix.rules import Changing
 from tests.cluster.matrix.stores import differences
@@ -27,13 +27,6 @@ HOLDERS = {"sessions": "W8", "subs": "W8", "retained": "W6", "wills": "W7"}  # w
 WORKLOADS = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W10", "W11")
 
 Verdict = dict[str, list[str]]  # workload to what is wrong
-
-
-class Load(Protocol):
-    def start(self) -> None: ...
-    def drain(self) -> None: ...
-    def drained(self) -> bool: ...
-    def stop(self) -> None: ...
 
 
 def run(cluster: Cluster, fault: Fault, seed: int) -> Verdict:

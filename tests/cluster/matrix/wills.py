@@ -9,6 +9,7 @@ import time
 
 from tests.cluster.matrix.cluster import Cluster
 from tests.cluster.matrix.history import History
+from tests.cluster.matrix.load import end
 from tests.faults.ledger import Peer, Subscriber
 from tests.mqtt import Client, Packet
 
@@ -84,7 +85,4 @@ class Wills:
         return self.mortal.due <= self.mourner.heard
 
     def stop(self) -> None:
-        for peer in (self.mortal, self.mourner):
-            peer.stop()
-            for error in peer.errors:
-                self.history.add(peer.name, "failed", error)
+        end(self.history, self.mortal, self.mourner)
