@@ -125,9 +125,8 @@ class Membership(msgspec.Struct, frozen=True):
             raise MembershipError(f"the change of {member.name} is older than what is known of it. Run it again.")
         if known not in self.active() and member.state == "active" and len(self.active()) >= MEMBERS_MAX:
             raise MembershipError(f"the cluster {self.name} has {MEMBERS_MAX} hosts, the most there can be")
-        has_name = (
-            known in self.active() and known is not None and known.name == member.name
-        )  # two sides of a cut gave it
+        # Two sides of a cut may have given it to a host each: these go on with it
+        has_name = known is not None and known.state == "active" and known.name == member.name
         for other in self.active() if member.state == "active" else ():
             if other.node_id != member.node_id and other.name == member.name and not has_name:
                 raise MembershipError(

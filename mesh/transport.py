@@ -319,9 +319,10 @@ class Transport:
                 self._send_to(peer)
 
     def _send_to(self, peer: Peer) -> None:
-        while (
-            peer.writable() and (message := peer.channel.take(now_ms())) is not None
-        ):  # ZeroMQ signals until it was asked
+        while peer.writable():  # to be asked again in the end: until then ZeroMQ goes on signalling
+            message = peer.channel.take(now_ms())
+            if message is None:
+                return
             assert peer.socket is not None
             try:
                 peer.socket.send(message, zmq.NOBLOCK)

@@ -51,10 +51,8 @@ def renumber(transaction: Any, databases: dict[str, Any], number: int, last: int
         transaction.put(META_SEQ, u64(1), db=meta)
     transaction.delete(META_ALONE, db=meta)
     with transaction.cursor(db=meta) as cursor:
-        for prefix in (
-            META_EVICTED,
-            META_COVERED,
-        ):  # that was another time; parts lack what the old number seemed to have
+        # Evictions were of another time; parts lack what the old number seemed to have
+        for prefix in (META_EVICTED, META_COVERED):
             more = cursor.set_range(prefix)
             while more and cursor.key().startswith(prefix):
                 more = cursor.delete() and bool(cursor.key())

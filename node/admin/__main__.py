@@ -69,7 +69,7 @@ def _beat(host: Host) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config, _ = begin("admin", arguments)
+    config = begin("admin", arguments)
     if not is_local(Listener(type="tcp", bind=config.admin.bind)):
         sys.exit(
             f"mqnode: admin.bind = {config.admin.bind}: the admin API speaks plain HTTP and listens on loopback only. "

@@ -72,8 +72,8 @@ class Host:
                 reasons.append(f"worker-{index} is not ready")
             elif not worker["keeper_connected"]:
                 reasons.append(f"worker-{index} has no keeper")
-        if reasons and (trouble := self._trouble()):  # before it knows of the other hosts it serves nobody
-            reasons.insert(0, trouble)
+        if reasons and not self._connects() and (trouble := self._trouble()):
+            reasons.insert(0, trouble)  # before it knows of the other hosts it serves nobody
         return reasons
 
     def joining(self) -> str:
@@ -93,9 +93,12 @@ class Host:
     def _trouble(self) -> str:
         """What keeps the interconnect from running, if it has said so."""
         try:
-            return "" if self._connects() else f"{NO_INTERCONNECT}: {(self.run_dir / TROUBLE).read_text()}"
+            return f"{NO_INTERCONNECT}: {(self.run_dir / TROUBLE).read_text()}"
         except FileNotFoundError:
             return ""
+
+    def _no_interconnect(self) -> str:
+        return self._trouble() or NO_INTERCONNECT
 
     def not_in_sync(self) -> list[str]:
         """Which copies are missing of what this host acknowledges, or may be; empty: another host may be stopped now."""
@@ -106,7 +109,7 @@ class Host:
         if self.config.interconnect.bind:
             interconnect = self.counters.read(counters.INTERCONNECT)
             if not self._connects():
-                reasons = list(dict.fromkeys([self._trouble() or NO_INTERCONNECT, *reasons]))
+                reasons = list(dict.fromkeys([self._no_interconnect(), *reasons]))
             elif keeper["peers_in_sync"] < interconnect["others"]:
                 reasons.append(f"{keeper['peers_in_sync']} of {interconnect['others']} other hosts are in sync")
         return reasons + self._missing_copies(keeper)
@@ -114,14 +117,14 @@ class Host:
     def _connects(self) -> bool:
         return self.alive(counters.INTERCONNECT) and bool(self.counters.read(counters.INTERCONNECT)["ready"])
 
-    def warnings(self) -> list[str]:
-        """What is not as it should be, though the host is ready."""
+    def warnings(self, reasons: list[str]) -> list[str]:
+        """What else is not as it should be than the `reasons` for which it is not ready."""
         if self.has_left:
             return []
         keeper = self.counters.read(counters.KEEPER)
         found = self._missing_copies(keeper)
-        if self.config.interconnect.bind and not self._connects() and self._trouble() not in self.not_ready():
-            found.append(f"nothing is replicated: {self._trouble() or NO_INTERCONNECT}")
+        if self.config.interconnect.bind and not self._connects() and (why := self._no_interconnect()) not in reasons:
+            found.append(f"nothing is replicated: {why}")
         refused = [each for each in get_args(Operation) if each not in self.config.cluster.allow_during_split]
         if keeper["peers_evicted"] and refused:
             found.append(
@@ -170,7 +173,7 @@ class Host:
             "version": VERSION,
             "ready": not reasons,
             "reasons": reasons,
-            "warnings": self.warnings(),
+            "warnings": self.warnings(reasons),
             "processes": processes,
             "clients_connected": totals["clients_connected"],
             "sessions": totals["sessions"],

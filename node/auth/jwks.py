@@ -68,11 +68,10 @@ class Jwks:
         finally:
             self._request = None
         if isinstance(found, IssuerAway):
-            has_keys = bool(self._tokens.keys)
-            effect = (
-                "the last keys stay in force" if has_keys else "no token can be verified: clients are refused (0x88)"
-            )
-            self._outage.down(str(found), effect, is_error=not has_keys)
+            if self._tokens.keys:
+                self._outage.down(str(found), "the last keys stay in force")
+            else:
+                self._outage.down(str(found), "no token can be verified: clients are refused (0x88)", is_error=True)
             return
         self._outage.up()
         if found is not None and found != self._tokens.keys:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from node.auth.acl import Rule
     from node.auth.authorize import Decision
 
-_ACTIONS = {"write": "publish", "read": "subscribe"}
-
 
 @click.group("acl")
 def command() -> None:

@@ -101,9 +101,9 @@ class Api:
         try:
             return read_token(path)
         except OSError as error:
-            folder = (
-                "" if path.is_absolute() else " in the folder where it was started, as node.data_dir is relative, and"
-            )
+            folder = ""
+            if not path.is_absolute():
+                folder = " in the folder where it was started, as node.data_dir is relative, and"
             raise click.ClickException(
                 f"{path.absolute()}: the token of the admin API cannot be read ({error.strerror}): nothing was asked or "
                 f"changed. The host makes it at its first start, for its own user: run this{folder} as that user, "

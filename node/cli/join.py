@@ -72,26 +72,30 @@ def _host(place: str) -> str:
     return (place.rpartition(":")[0] if place.count(":") == 1 or "]:" in place else place).strip("[]")
 
 
-def _look_up(place: str) -> None:
+def _look_up(host: str) -> set[str]:
+    """Its addresses. OSError: the name has none."""
     import socket
 
-    try:
-        socket.getaddrinfo(_host(place), None)
-    except OSError as error:
-        raise click.ClickException(
-            f"{_host(place)}: the name has no address ({error.strerror}): nothing was done. Take the member's address, as "
-            "`mqnode cluster nodes` shows it there"
-        ) from error
+    return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
 
 
 def _addresses(place: str) -> set[str]:
-    import socket
-
+    """Of the host there. Its name counts, too: here it may have no address."""
     host = _host(place)
     try:
-        return {host} | {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+        return {host} | _look_up(host)
     except OSError:
         return {host}
+
+
+def _check_name(host: str) -> None:
+    try:
+        _look_up(host)
+    except OSError as error:
+        raise click.ClickException(
+            f"{host}: the name has no address ({error.strerror}): nothing was done. Take the member's address, as "
+            "`mqnode cluster nodes` shows it there"
+        ) from error
 
 
 # -- approval --------------------------------------------------------------------------------------------------------------------
@@ -100,7 +104,7 @@ def _addresses(place: str) -> set[str]:
 def _by_approval(config_path: str, peer: str, fingerprint: str | None, as_json: bool) -> None:
     wanted = parse_fingerprint(fingerprint) if fingerprint else None
     deadline = time.monotonic() + APPROVAL_S
-    _look_up(peer)
+    _check_name(_host(peer))
     found = _knock(config_path, _places(peer, load_config(config_path).interconnect.bind), deadline)
     place = found["member"]["address"]
     click.echo(f"This host  {found['fingerprint']}\nThe member {found['member_fingerprint']} at {place}", err=True)

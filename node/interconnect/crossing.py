@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gevent
 
@@ -206,8 +207,11 @@ class Crossing:
         later_ms = self._now_ms() - _CLOCK.unpack_from(body)[0]
         messages = memoryview(body)[_CLOCK.size :]
         anyone = tuple(link for link in self._links if link.is_connected)[:1]
-        members = lambda *group: self._here.member_of(*group) or anyone  # noqa: E731
-        for link, part in split(messages, self._here.places_of, members, later_ms).items():
+
+        def member_of(*group: Any) -> tuple[WorkerLink, ...]:
+            return self._here.member_of(*group) or anyone
+
+        for link, part in split(messages, self._here.places_of, member_of, later_ms).items():
             link.publish(part)
 
     def sent(self) -> None:

@@ -74,9 +74,8 @@ class Interconnect:
         self._unaware: set[bytes] = set()  # when this host leaves: of these we do not know whether they know
         self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
         self.discovery = Discovery(config, self)
-        self._advertised: dict[
-            bytes, list[tuple[str, str]]
-        ] = {}  # by peers that are there: type and address of listeners
+        # By peers that are there: type and address of their listeners
+        self._advertised: dict[bytes, list[tuple[str, str]]] = {}
 
     def run(self, slot: memoryview) -> None:
         self._slot = self._crossing.slot = slot
@@ -371,7 +370,7 @@ class Interconnect:
 
 
 def main(arguments: list[str]) -> None:
-    config, _ = begin("interconnect", arguments)
+    config = begin("interconnect", arguments)
     slot = counters.Counters(run_dir(config) / "counters").claim(counters.INTERCONNECT)
     try:
         Interconnect(config).run(slot)

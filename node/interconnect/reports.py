@@ -79,7 +79,7 @@ class Reports:
             self._degraded_since_ms = now_ms
         totals, reasons = self._host.totals(), self._host.not_ready()
         self._heard[self._own] = Report(
-            VERSION, not reasons, reasons + self._host.warnings() + self._wrong_name(), totals["clients_connected"],
+            VERSION, not reasons, reasons + self._host.warnings(reasons) + self._wrong_name(), totals["clients_connected"],
             totals["sessions"], totals["queued_messages"], self._links, self._degraded_since_ms, self._cluster.digest,
             None if digests is None else msgspec.convert(digests, Digests),
         )  # fmt: skip

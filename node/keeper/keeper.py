@@ -88,9 +88,8 @@ class Keeper:
                 self.replicas = replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
                 self.joining = Joining(self)
                 who = replicas.members, replicas.peer_up, replicas.peer_down, replicas.peer_left
-                self.tells = {
-                    each.__name__: each for each in (*who, self.joining.belongs_to)
-                }  # by the interconnect process
+                # What the interconnect process tells, by the name of the event
+                self.tells = {each.__name__: each for each in (*who, self.joining.belongs_to)}
                 self.directory.elsewhere.retired |= self.store.former
                 self.last_seq = self.writer.seq
                 contents = self.store.contents()
@@ -386,7 +385,7 @@ class Keeper:
 
 
 def main(arguments: list[str]) -> int:
-    keeper = Keeper(begin("keeper", arguments)[0])
+    keeper = Keeper(begin("keeper", arguments))
     try:
         keeper.open()
         return keeper.run()

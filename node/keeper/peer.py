@@ -38,9 +38,7 @@ class Say(enum.IntEnum):
     OPEN = 1  # `<QQB` the receiver's last commit that the sender has, that it has seen, has acknowledged without the receiver
     CHANGES = 2  # [number of the commit, the sender's context, changes, is the context that of the commit?]
     HAVE = 3  # `<Q` number
-    SNAPSHOT = (
-        4  # [database and key from which on it is, database and key up to which, context there, changes, burials]
-    )
+    SNAPSHOT = 4  # a part: [database and key from which on it is, those up to which, context there, changes, burials]
     SNAPSHOT_END = 5  # the sender's context when it began
     TAIL = 6  # keys of commits that nobody was told of, as in the outbox
     RESET = 7  # what they hold at the peer that went on, as changes

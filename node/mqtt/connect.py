@@ -255,7 +255,3 @@ class Connects:
         else:
             connection.send(encode_connack(False, _RETURN_CODES.get(reason, 3)))
         connection.close()
-
-
-def session_expiry_text(expiry_s: int) -> str:
-    return "never" if expiry_s == NEVER else f"{expiry_s} s"

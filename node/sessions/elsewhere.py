@@ -137,13 +137,8 @@ class Elsewhere:
         """`end`: a connection that the client has here, too. But not when that took time: the client may have come here since."""
         directory = self._directory
         record = directory.by_sid.get(sid)
-        if (
-            record is not None
-            and record.owner == self.number
-            and not self.owns(record)
-            and not directory.is_claimed(cid)
-        ):
-            self.own(record, True)  # it was handed over to us for a client that has gone
+        if record is not None and self.is_left_to_us(record):
+            self.own(record, True)
         if peer.number < self.number:
             self.taking.discard(cid)  # it takes the session, and we ask it
         if record is None or not (self.owns(record) or cid in self.taking):
@@ -159,6 +154,11 @@ class Elsewhere:
             )
         else:
             self._hand_over(peer, answer, record)
+
+    def is_left_to_us(self, record: SessionRecord) -> bool:
+        """Was it handed over to us for a client that has gone?"""
+        was_given = record.owner == self.number and not self.owns(record)
+        return was_given and not self._directory.is_claimed(record.client_id)
 
     def _may_end(self, cid: str, sid: int) -> bool:
         """Here, for another host: nothing that happens to it now would be lost."""

@@ -23,7 +23,7 @@ from node import counters, log
 from node.auth.authenticate import Authenticator
 from node.auth.authorize import Action, Authorizer
 from node.auth.throttle import Throttle
-from node.begin import begin
+from node.begin import begin_worker
 from node.config import Config, Listener, run_dir
 from node.core import wire
 from node.core.loop import Connection, Link, Loop, Session
@@ -388,6 +388,6 @@ def _host(address: str) -> str:
 
 def main(arguments: list[str]) -> None:
     try:
-        Worker(*begin("worker", arguments)).run()
+        Worker(*begin_worker(arguments)).run()
     except ListenError as error:
         sys.exit(f"mqnode: {error}")
