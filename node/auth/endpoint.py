@@ -24,7 +24,8 @@ class Endpoint:
     def __init__(self, url: str, ca_file: str, timeout_s: float, bytes_max: int) -> None:
         parts = urlsplit(url)
         self.url = url
-        self._host, self._port = parts.hostname or "", parts.port
+        # Without a port http.client would look for one in an IPv6 address
+        self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._timeout_s, self._bytes_max = timeout_s, bytes_max
         self._tls: ssl.SSLContext | None = None

@@ -40,12 +40,14 @@ class Members:
     def look(self) -> None:
         """Also when one was evicted, or is up again. A number that no member has said is one's that may come, unless all who
         have said none are evicted."""
-        numbers = {self.number_of(node_id) for node_id in self._ids}
-        self._elsewhere.members = numbers - {0}
-        self._elsewhere.removed -= numbers
-        self._elsewhere.are_all_known = all(self.number_of(each) or each in self._evicted for each in self._ids)
-        others = numbers - {0, self._elsewhere.number}
-        self._writer.place = sum(number < self._elsewhere.number for number in others)
+        elsewhere, numbers = self._elsewhere, {node_id: self.number_of(node_id) for node_id in self._ids}
+        elsewhere.members = set(numbers.values()) - {0}
+        elsewhere.removed -= elsewhere.members
+        elsewhere.are_all_known = all(number or node_id in self._evicted for node_id, number in numbers.items())
+        if all(map(self.number_of, self._evicted)):
+            elsewhere.evicted.discard(0)  # it stood for those who had said none
+        others = elsewhere.members - {elsewhere.number}
+        self._writer.place = sum(number < elsewhere.number for number in others)
         self._writer.hosts = 1 + len(others)
 
     @property

@@ -147,10 +147,10 @@ class Replicas:
         """It is no member any more: it is not asked for its sessions, and its copies are missed no longer."""
         self.peer_down(node_id, True, now_ms)
         number = self.peers.pop(node_id).number
+        self.evicted.discard(node_id)
         self._members.left(node_id)
         self._directory.elsewhere.handover.removed(number)
         self._writer.forget_host(number)
-        self.evicted.discard(node_id)
 
     def _say_stalled(self) -> None:
         self._log.error(

@@ -36,8 +36,8 @@ class Handover:
             if told:
                 directory.outbox.event(peer, "given", {"sessions": told})
         own = [record for record in directory.sessions.values() if record.owner == elsewhere.number]
-        for record in own:  # what was handed over to us for a client that has gone is taken now
-            if not elsewhere.owns(record) and not directory.is_claimed(record.client_id):
+        for record in own:
+            if elsewhere.is_left_to_us(record):
                 elsewhere.own(record, True)
         for record in islice((each for each in own if not self._is_in_use(each)), max(0, most - len(self._given))):
             elsewhere.give(record, numbers[record.sid % len(numbers)])
@@ -76,7 +76,9 @@ class Handover:
 
     def _take_late(self, number: int, now_ms: int) -> None:
         self._to_take.discard(number)
-        if self._directory.elsewhere.is_first() and self.take(number, RESUME_MOST):
+        if not self._directory.elsewhere.is_first():
+            self._look_after(number, 0, now_ms)  # the first host may have died before it took them
+        elif self.take(number, RESUME_MOST):
             self.take_later(number)
 
     def resume(self, now_ms: int) -> None:

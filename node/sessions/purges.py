@@ -18,7 +18,7 @@ from storage.layout import SessionRecord
 
 ENTRIES = 2000  # in one commit
 RETRY_MS = 2000
-LEFT_MS = 5000  # then the host that should pass them on is dead, and evicted
+LEFT_MS = 5000  # without progress: then the host that should pass them on is dead, and evicted
 OVER_MAX = 50_000  # sessions that are known to have ended: some MB
 
 Shared = list[tuple[int, str, bytes, bool | None]]  # see Writer.purge
@@ -30,7 +30,9 @@ class _Left:
 
     sent_qseq: int
     ended_here: bool
-    since_ms: int = 0  # when shared messages were first seen there
+    first: int = 0  # number of the first shared message there …
+    since_ms: int = 0  # … and since when it has been that one
+    is_planned: bool = False  # its next turn
     asked: dict[int, Link] = field(default_factory=dict)  # number of a shared message -> who was asked to move it
 
 
@@ -78,14 +80,25 @@ class Purges:
         more, shared = self._writer.purge(sid, ENTRIES, left.sent_qseq)
         if shared:
             self._pass_on(sid, left, shared, now_ms)
-            self._timers.at(now_ms + RETRY_MS, lambda _: self._waiting.append(sid))  # are they moved?
+            self._look_again(sid, left, now_ms)  # are they moved?
         elif not more:
             del self._left[sid]
         if shared or not more:
             self._waiting.popleft()
 
+    def _look_again(self, sid: int, left: _Left, now_ms: int) -> None:
+        """One timer a session, however often it has its turn."""
+        if not left.is_planned:
+            left.is_planned = True
+            self._timers.at(now_ms + RETRY_MS, lambda _: self._due(sid, left))
+
+    def _due(self, sid: int, left: _Left) -> None:
+        left.is_planned = False
+        self._waiting.append(sid)
+
     def _pass_on(self, sid: int, left: _Left, shared: Shared, now_ms: int) -> None:
-        left.since_ms = left.since_ms or now_ms
+        if shared[0][0] != left.first:  # else nobody moves them
+            left.first, left.since_ms = shared[0][0], now_ms
         is_left = now_ms - left.since_ms >= LEFT_MS and self._is_first()
         links = self._outbox.links
         asked, left.asked = left.asked, {}

@@ -333,3 +333,17 @@ def test_a_secret_in_place_of_public_keys(tmp_path: Path) -> None:
             secret.write_bytes(b"z" * 32)
             assert broker.get("/v1/reload", method="POST")[0] == 200
             assert client.expect_closed(5) is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://[2001:db8::1]/keys", ("2001:db8::1", 443)),
+        ("http://[::1]/keys", ("::1", 80)),
+        ("https://[2001:db8::1]:8443/keys", ("2001:db8::1", 8443)),
+        ("https://id.example.org/keys", ("id.example.org", 443)),
+    ],
+)
+def test_an_issuer_is_found_by_its_address_too(url: str, place: tuple[str, int]) -> None:
+    connection = Endpoint(url, "", 1, 1)._connection()
+    assert (connection.host, connection.port) == place

@@ -64,3 +64,13 @@ def test_sessions_of_a_removed_host_are_taken_whichever_keeper_was_away(members:
     assert [members.reckons_with_c(host) for host in (a, b)] == [False, False]
     assert members.owner(a) == members.owner(b)
     assert members.owner(a) in (1, 2)
+
+
+def test_sessions_of_a_removed_host_are_taken_though_who_is_to_do_that_dies(members: Members) -> None:
+    """B waits for A, which has the lower number, and is not evicted yet when B looks."""
+    a, b, _ = members.hosts
+    b.interconnect.remove("C")
+    members.world.run(200)
+    a.stop("for good")
+    members.world.run(15_000)
+    assert members.owner(b) == 2

@@ -14,7 +14,7 @@ A, B = b"a" * 16, b"b" * 16
 
 @pytest.fixture
 def elsewhere() -> Any:
-    return SimpleNamespace(number=9, members=set(), removed=set(), are_all_known=True)
+    return SimpleNamespace(number=9, members=set(), removed=set(), evicted=set(), are_all_known=True)
 
 
 @pytest.fixture
@@ -69,3 +69,18 @@ def test_a_number_that_nobody_has_said_is_of_one_who_may_come_unless_all_such_ar
     evicted.discard(B)
     members.look()
     assert not elsewhere.are_all_known
+
+
+def test_who_was_evicted_before_it_had_said_its_number_is_not_gone_once_it_is_there(
+    members: Members, elsewhere: Any, evicted: set[bytes]
+) -> None:
+    """It is evicted as number 0; the number with which it comes is another one."""
+    members.are([A, B])
+    evicted |= {A, B}
+    elsewhere.evicted.add(0)
+    evicted.discard(A)
+    members.numbered(A, 1)
+    assert elsewhere.evicted == {0}, "that of B"
+    evicted.discard(B)
+    members.look()
+    assert not elsewhere.evicted
