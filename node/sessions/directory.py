@@ -115,9 +115,9 @@ class Directory:
                 continue
             self._left.pop(sid, None)
             self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), 0)
-            self.presence.tell(record)
             if record is not None:
                 self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
+        self.presence.tell(*(self.by_sid.get(sid) for _, _, sid in clients))
         self.presence.tell_all(link)
 
     def worker_left(self, link: Link, now_ms: int) -> None:

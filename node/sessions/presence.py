@@ -29,10 +29,14 @@ class Presence:
             return record.client_id in directory.owners
         return record.attached and not directory.elsewhere.is_gone(record.owner)
 
-    def tell(self, record: SessionRecord | None) -> None:
-        if record is not None and record.sid in self._directory.subscriptions.shared:
-            online = self._is_online(record.sid)
-            self._directory.outbox.broadcast("presence", {"sid": record.sid, "online": online})
+    def tell(self, *records: SessionRecord | None) -> None:
+        """Of many in one event: a host that goes may have a hundred thousand, and each worker is told."""
+        shared = self._directory.subscriptions.shared
+        sids = [record.sid for record in records if record is not None and record.sid in shared]
+        online = list(filter(self._is_online, sids))
+        offline = [sid for sid in sids if not self._is_online(sid)]
+        if sids:
+            self._directory.outbox.broadcast("presence", {"online": online, "offline": offline})
 
     def tell_all(self, link: Link) -> None:
         shared = self._directory.subscriptions.shared
@@ -42,13 +46,10 @@ class Presence:
         self._changed.add(sid)
 
     def tell_changed(self) -> None:
-        for sid in self._changed & self._directory.subscriptions.shared.keys():
-            self.tell(self._directory.by_sid.get(sid))
+        self.tell(*map(self._directory.by_sid.get, self._changed))
         self._changed.clear()
 
     def host_changed(self, number: int) -> None:
         """It is evicted, or there again."""
-        for sid in self._directory.subscriptions.shared:
-            record = self._directory.by_sid.get(sid)
-            if record is not None and record.owner == number:
-                self.tell(record)
+        records = map(self._directory.by_sid.get, self._directory.subscriptions.shared)
+        self.tell(*(record for record in records if record is not None and record.owner == number))

@@ -78,11 +78,13 @@ class Requests:
         if session is not None:
             self.worker.loop.drop_session(session)
 
-    def _event_presence(self, sid: int, online: bool) -> None:
-        (self._present.add if online else self._present.discard)(sid)
-        session = self.worker.loop.sessions.get(sid)
-        if session is not None:
-            session.online = online
+    def _event_presence(self, online: list[int], offline: list[int]) -> None:
+        self._present.update(online)
+        self._present.difference_update(offline)
+        for sid in (*online, *offline):
+            session = self.worker.loop.sessions.get(sid)
+            if session is not None:
+                session.online = sid in self._present
 
     def _event_present(self, sids: list[int]) -> None:
         """All of them, of a keeper that has just begun."""

@@ -292,8 +292,9 @@ class Worker:
         if self.subscriptions is not None:
             self.subscriptions = {each for each in self.subscriptions if each[0] != sid}
 
-    def _on_presence(self, sid: int, online: bool) -> None:
-        (self.present.add if online else self.present.discard)(sid)
+    def _on_presence(self, online: list[int], offline: list[int]) -> None:
+        self.present.update(online)
+        self.present.difference_update(offline)
 
     def _on_present(self, sids: list[int]) -> None:
         self.present = set(sids)
