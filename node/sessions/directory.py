@@ -1,8 +1,9 @@
 """The keeper's decisions: who owns which client id, what outlives a connection, and when it ends.
 
 One turn: requests and link changes go in by `request`, `outbox.answered`, `worker_came`, `worker_left` and `tick`; what has to be
-sent is in `outbox` afterwards and may leave only when the turn is committed. Writes go to the Writer whose transaction is
-open. Time is an argument (store clock, ms); no socket, no random, no LMDB of its own.
+sent is in `outbox` afterwards, and may leave only when the turn is committed. Writes go to the Writer, whose transaction is open.
+Time is an argument (store clock, ms); no socket, no random, no LMDB of its own.
+
 A client id is owned by at most one connection (`owners`). A claim of an owned id waits until the owner's worker has ended it.
 """
 
