@@ -305,8 +305,9 @@ class Elsewhere:
             for name in SessionRecord.__struct_fields__:
                 setattr(ours, name, getattr(theirs, name))
         directory.keep(ours)
-        if ours.owner == self.number:
-            return  # handed over to us: `fetch` or `given` goes on when the queue is here, too
+        if ours.owner == self.number:  # handed over to us: `fetch` or `given` goes on when the queue is here, too
+            self.handover.expect(ours)
+            return
         directory.writer.foreign.add(ours.sid)
         owner = directory.owners.get(ours.client_id)
         if owner is not None and owner.session is ours:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 RESUME_MS, RESUME_MOST = 500, 1000
+GIVEN_MS = 10_000  # more than it takes to say that a session may go on
 PROGRESS_MS = 2000  # within which who removes a host takes some of its sessions
 
 
@@ -44,6 +45,21 @@ class Handover:
             self._given.append((record, record.epoch))
         claimed = sum(map(directory.is_claimed, directory.sessions))
         return sum(elsewhere.owns(record) for record in own) + len(self._given) + claimed
+
+    def expect(self, record: SessionRecord) -> None:
+        """It was given to us. Should nobody say that it may go on, nor its client fetch it, it does nevertheless: else nothing
+        would ever end it. All that its last owner did with it came before its record."""
+        again_ms = self._directory.now_ms + GIVEN_MS
+        self._directory.timers.at(again_ms, partial(self._look_at_given, record, record.epoch))
+
+    def _look_at_given(self, record: SessionRecord, epoch: int, now_ms: int) -> None:
+        directory, elsewhere = self._directory, self._directory.elsewhere
+        if record.epoch != epoch or not self._is_known(record) or elsewhere.owns(record):
+            return
+        if elsewhere.is_left_to_us(record) and not directory.writer.is_settling:
+            elsewhere.own(record, asked=True)
+        else:
+            self.expect(record)
 
     def take(self, number: int, most: int) -> int:
         """Take sessions of a host that is no member any more; how many it still has."""

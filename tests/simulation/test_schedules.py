@@ -82,6 +82,26 @@ def test_who_comes_back_while_its_session_is_asked_for_is_ended_before_it_is_han
     assert ended[99] == two.a.index + 1
 
 
+def test_a_session_goes_on_though_the_answer_that_brings_it_was_lost_and_its_client_has_gone(two: Two) -> None:
+    """Else it would be nobody's for ever: it would not expire, and its messages would wait without a bound."""
+    assert two.client.connection is not None
+    two.client.connection.close()
+    two.world.run(2000)
+    assert two.b.worker is not None
+    assert two.a.keeper is not None
+    two.b.worker.call("claim", claim("c0", 7), ignored)
+    while two.a.keeper.directory.sessions["c0"].owner == 1:
+        two.world.run(0.1)
+    two.pair.break_channel(False)
+    two.b.worker.call("unclaim", {"cid": "c0", "conn": 7}, ignored)
+    two.world.run(1500)
+    two.pair.open_soon()
+    two.world.run(15_000)
+    assert two.b.keeper is not None
+    elsewhere, session = two.b.keeper.directory.elsewhere, two.b.keeper.directory.sessions["c0"]
+    assert elsewhere.owns(session)
+
+
 @pytest.mark.parametrize("restarts", [False, True], ids=["at once", "when the keeper knows whose session it is"])
 def test_who_left_a_host_that_had_not_answered_yet_is_not_ended_where_it_went(two: Two, restarts: bool) -> None:
     """That host's request for the session comes when the client is connected here already."""
