@@ -89,11 +89,11 @@ def test_a_session_goes_on_though_the_answer_that_brings_it_was_lost_and_its_cli
     two.world.run(2000)
     assert two.b.worker is not None
     assert two.a.keeper is not None
-    two.b.worker.call("claim", claim("c0", 7), ignored)
+    two.b.worker.call("claim", claim("c0", 7))
     while two.a.keeper.directory.sessions["c0"].owner == 1:
         two.world.run(0.1)
     two.pair.break_channel(False)
-    two.b.worker.call("unclaim", {"cid": "c0", "conn": 7}, ignored)
+    two.b.worker.call("unclaim", {"cid": "c0", "conn": 7})
     two.world.run(1500)
     two.pair.open_soon()
     two.world.run(15_000)
