@@ -88,6 +88,7 @@ cdef class Queue:
     cdef uint64_t reserved      # numbers below it will not be given again after a restart
     cdef readonly uint64_t count
     cdef readonly uint64_t size
+    cdef uint64_t waiting, waiting_size     # in its inbox
     cdef bint woken
     cdef uint64_t fresh         # behind the last number that we gave to a new entry, on a branch; 0: not since our start
 
@@ -256,6 +257,7 @@ cdef class Writer:
             for key, entry in transaction.cursor(db=self.databases["inbox"]):
                 self.refer(entry)
                 self.queue_of(int.from_bytes(key[:8], "big"))
+                self.count_waiting(key, None, entry)
             self.load_numbers(transaction)
             for key in transaction.cursor(db=self.databases["bodies"]).iternext(values=False):
                 if int.from_bytes(key, "big") not in self.references:
@@ -439,6 +441,8 @@ cdef class Writer:
                 self.bodies.put(key, value)
         else:
             self.transaction.put(key, value, db=self.handles[database])
+            if database == INBOX:
+                self.count_waiting(key, ours, value)
         if self.recording:
             self.record(database, key, value)
             if database != BODIES:
@@ -450,6 +454,8 @@ cdef class Writer:
         cdef bytes value = self.transaction.pop(key, db=self.handles[database])
         if value is None:
             return False
+        if database == INBOX:
+            self.count_waiting(key, value, None)
         self.record_erased(database, key, value)
         return True
 
@@ -618,7 +624,7 @@ cdef class Writer:
         cdef Queue queue
         for i in range(count):
             queue = self.queues.get(get_u64(target))
-            if queue is not None and (queue.count >= self.messages_max or queue.size + size > self.bytes_max):
+            if queue is not None and self.is_full(queue, size, self.is_orphaned(queue)):
                 return False
             target += 10 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
         return True
@@ -711,18 +717,44 @@ cdef class Writer:
 
     cdef bint takes(self, Queue queue, uint64_t charged) except -1:
         """Is there room for an entry, or made for it?"""
-        if self.is_orphan is not None and queue.sid in self.foreign and self.is_orphan(queue.sid):
+        cdef bint is_orphaned = self.is_orphaned(queue)
+        if is_orphaned:
             if self.drops_orphans:
                 self.count("dropped_owner_down")
                 return False
             self.count("owner_down_queued")
-        while queue.count and (queue.count >= self.messages_max or queue.size + charged > self.bytes_max):
+        while (queue.count or is_orphaned and queue.waiting) and self.is_full(queue, charged, is_orphaned):
             if self.policy == "refuse":
                 break       # there was room before this message, or it is one that moves: it is not lost now
-            self.count("dropped_queue_full" if queue.count >= self.messages_max else "dropped_queue_bytes")
+            is_many = queue.count + (queue.waiting if is_orphaned else 0) >= self.messages_max
+            self.count("dropped_queue_full" if is_many else "dropped_queue_bytes")
             if self.policy != "drop_oldest" or not self.drop_oldest(queue.sid):
                 return False
         return True
+
+    cdef bint is_orphaned(self, Queue queue) except -1:
+        return self.is_orphan is not None and queue.sid in self.foreign and self.is_orphan(queue.sid)
+
+    cdef bint is_full(self, Queue queue, uint64_t charged, bint is_orphaned) noexcept:
+        """Nobody moves the inbox of an orphaned queue: what waits there counts, too."""
+        cdef uint64_t count = queue.count, size = queue.size
+        if is_orphaned:
+            count += queue.waiting
+            size += queue.waiting_size
+        return count >= self.messages_max or size + charged > self.bytes_max
+
+    cdef int count_waiting(self, bytes key, bytes ours, bytes value) except -1:
+        """An inbox holds `value` now, in the place of `ours`."""
+        cdef Queue queue = self.queues.get(get_big(<const char*>key))
+        if queue is None:   # it is over
+            return 0
+        if ours is not None and queue.waiting:
+            queue.waiting -= 1
+            queue.waiting_size -= min(queue.waiting_size, charge(ours))
+        if value is not None:
+            queue.waiting += 1
+            queue.waiting_size += charge(value)
+        return 0
 
     cdef int append(self, Queue queue, bytes entry) except -1:
         """An entry that nobody else has seen yet gets the queue's next number; who delivers it is woken."""
@@ -763,10 +795,13 @@ cdef class Writer:
 
     cdef bint drop_oldest(self, uint64_t sid) except -1:
         cdef bytes key
-        if not self.queue.set_range(u64(sid)):
-            return False
-        key = self.queue.key()
-        return int.from_bytes(key[:8], "big") == sid and self.done(sid, int.from_bytes(key[8:], "big"))
+        if self.queue.set_range(u64(sid)):
+            key = self.queue.key()
+            if get_big(<const char*>key) == sid:
+                return self.done(sid, get_big(<const char*>key + 8))
+        for key, _ in self.entries(INBOX, u64(sid), 1):
+            return self.done_late(sid, get_big(<const char*>key + 8))
+        return False
 
     cdef bint done(self, uint64_t sid, uint64_t qseq) except -1:
         """Delete an entry, and its body with the last reference; False if it was not there."""
@@ -1391,6 +1426,8 @@ cdef class Writer:
                 self.discount_entry(sid, ours)
             else:
                 self.forget(ours)
+        if database == INBOX:
+            self.count_waiting(key, ours, value)
         return 0
 
     cdef view(self):

@@ -64,6 +64,7 @@ class Directory:
     def load(self, sessions: list[bytes], wills: list[tuple[int, bytes]], subscriptions: list[tuple[int, bytes]],
              now_ms: int) -> None:  # fmt: skip
         """What the store has; who is attached shows when the workers have said HELLO."""
+        self.outbox.began(now_ms)
         for value in sessions:
             record = _decode_session(value)
             self.keep(record)
@@ -223,8 +224,7 @@ class Directory:
         cid = claim["cid"]
         record = self.sessions.get(cid)
         present_before = record is not None
-        # Of two sessions the one born later counts, of two records of one session that of the later connection
-        epoch = now_ms if record is None else max(now_ms, record.epoch)
+        epoch = max(now_ms, 0 if record is None else record.epoch)  # who was born later counts, or connected later
         if record is not None and (claim["clean"] or record.user != claim["user"] or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
             record = None

@@ -371,6 +371,7 @@ class Elsewhere:
         self.peers.pop(peer.number, None)
         self._look_for_orphans()
         self._directory.wills.host_gone(peer.number, self._directory.now_ms, WILL_GRACE_MS)
+        self._directory.presence.host_changed(peer.number)
 
     def is_first(self) -> bool:
         """Of the hosts that are there, as far as we know, the one with the lowest number: it does what one of them has to do."""

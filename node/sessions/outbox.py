@@ -7,6 +7,8 @@ from typing import Any
 
 REQUEST, REPLY, EVENT = 4, 5, 6  # kinds of frames, docs/internals.md
 
+NUMBERS_BITS = 20  # of the requests within a millisecond
+
 Link = Any  # whatever the process around calls a worker's link; only compared
 Answer = Callable[[bool, Any], None]
 
@@ -24,6 +26,10 @@ class Outbox:
         self._unasked: list[tuple[str, dict[str, Any], Callable[[], None]]] | None = []  # until all workers are told
         self._asked: dict[int, tuple[Link, Answer | None]] = {}
         self._number = 0
+
+    def began(self, now_ms: int) -> None:
+        """What a keeper before us asked other hosts may be answered now: no request of ours has a number of those."""
+        self._number = now_ms << NUMBERS_BITS
 
     def take(self) -> list[tuple[Link, int, Any]]:
         taken, self.frames = self.frames, []

@@ -6,6 +6,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from node.config.keys import Limits
 from storage.writer import parse_entry
 from tests.simulation.host import Host
 from tests.simulation.worker import PUBLISH, claim, message, operation
@@ -13,7 +16,7 @@ from tests.simulation.world import Pair, World
 
 
 class Three:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.world = World(1)
         self.hosts = [Host(self.world, index, folder) for index in range(3)]
         a, b, c = self.hosts
@@ -21,6 +24,8 @@ class Three:
             names: Pair(self.world, *hosts) for names, hosts in (("ab", (a, b)), ("bc", (b, c)), ("ac", (a, c)))
         }
         for host in self.hosts:
+            if limits is not None:
+                host.config = msgspec.structs.replace(host.config, limits=limits)
             host.start()
         self.world.run(800)
 
@@ -89,6 +94,13 @@ class Three:
                 entries = map(parse_entry, transaction.cursor(db=store.databases["queue"]).iternext(keys=False))
                 counts.append(sum(entry is not None and not entry[0] for entry in entries))
         return counts
+
+    def inbox(self, host: Host) -> int:
+        """Entries for sessions of other hosts."""
+        assert host.keeper is not None
+        store = host.keeper.store
+        with store.environment.begin() as transaction:
+            return int(transaction.stat(store.databases["inbox"])["entries"])
 
     def subscriptions(self, *hosts: Host) -> list[set[tuple[int, str]]]:
         """(session id, filter) by which each of these routes."""
