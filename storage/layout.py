@@ -77,7 +77,7 @@ class SessionRecord(msgspec.Struct, array_like=True):
     attached: bool
     detached_ms: int
     sent_qseq: int  # deliveries up to here may have been sent
-    epoch: int  # of two records of a client id the higher one counts
+    epoch: int  # of two records of a session the higher one counts: each connection has a higher one, by the clock if that is ahead
     owner: int = 0  # number of the host that delivers its queue
     worker: int = 0  # of that host, which had its client last
     is_new: bool = False  # its client asked for a new one, or had another user before: nothing older belongs to it

@@ -224,7 +224,7 @@ class Directory:
         cid = claim["cid"]
         record = self.sessions.get(cid)
         present_before = record is not None
-        epoch = max(now_ms, 0 if record is None else record.epoch)  # who was born later counts, or connected later
+        born_ms, epoch = (now_ms, now_ms) if record is None else (record.created_ms + 1, max(now_ms, record.epoch))
         if record is not None and (claim["clean"] or record.user != claim["user"] or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
             record = None
@@ -233,7 +233,7 @@ class Directory:
         present = record is not None
         if record is None and claim["durable"]:
             record = SessionRecord(
-                self.writer.new_sid(), cid, claim["user"], now_ms, claim["expiry_s"], True, 0, 0, epoch,
+                self.writer.new_sid(), cid, claim["user"], max(now_ms, born_ms), claim["expiry_s"], True, 0, 0, epoch,
                 self.elsewhere.number, 0, claim["clean"] or present_before,
             )  # fmt: skip
             self.keep(record)

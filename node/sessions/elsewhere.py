@@ -3,7 +3,8 @@
 One host owns a session: it delivers its queue. All hosts hold all sessions. A client that comes here has its session asked for
 (`release`); a host that cannot be asked is not waited for: its session is taken, on a branch of numbers of its own
 (storage/writer.pyx), and what that host had numbered meanwhile is appended when it is back.
-Of two records of one client id the higher epoch counts, then the higher owner (docs/decisions/0005-replication.md).
+Of two sessions of one client id that born later counts, of two records of one the higher epoch, then the higher owner
+(docs/decisions/0005-replication.md).
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 _decode_will = msgspec.msgpack.Decoder(WillRecord).decode
 
 
-def _rank(record: SessionRecord, dot: int) -> tuple[int, int, bool, int]:
-    """The later epoch; of one epoch what its owner says."""
-    return record.epoch, record.owner, dot >> NUMBER_BITS == record.owner, dot
+def _rank(record: SessionRecord, dot: int) -> tuple[int, int, int, bool, int]:
+    """The later birth, of one session the later epoch; of one epoch what its owner says."""
+    return record.created_ms, record.epoch, record.owner, dot >> NUMBER_BITS == record.owner, dot
 
 
 class Elsewhere:
