@@ -33,10 +33,11 @@ class Presence:
         """Of many in one event: a host that goes may have a hundred thousand, and each worker is told."""
         shared = self._directory.subscriptions.shared
         sids = [record.sid for record in records if record is not None and record.sid in shared]
-        online = list(filter(self._is_online, sids))
-        offline = [sid for sid in sids if not self._is_online(sid)]
+        found: dict[bool, list[int]] = {True: [], False: []}
+        for sid in sids:
+            found[self._is_online(sid)].append(sid)
         if sids:
-            self._directory.outbox.broadcast("presence", {"online": online, "offline": offline})
+            self._directory.outbox.broadcast("presence", {"online": found[True], "offline": found[False]})
 
     def tell_all(self, link: Link) -> None:
         shared = self._directory.subscriptions.shared

@@ -13,12 +13,7 @@ from tests.simulation.worker import claim
 def test_what_a_host_tells_slowly_of_a_dead_one_is_waited_for(three: Three, late: str) -> None:
     """The line between them is narrow, and what they say takes longer than a dead host is waited for."""
     a, b, c = three.hosts
-    three.mortal(c, "it", 0)
-    three.world.run(500)
-    three.cut("bc")  # what C moves comes to A only
-    three.publish(a, "it")
-    three.world.run(20)
-    assert three.queued() == [1, 0, 1]
+    three.queue_unknown_to_b()
     wire = three.pairs["ab"].sides[a.index].wire
     assert wire is not None
     wire.stall(three.world.now + (1_000 if late == "its snapshot" else 9_000))

@@ -66,6 +66,16 @@ class Three:
             lambda: None,
         )
 
+    def queue_unknown_to_b(self) -> None:
+        """Of C's client "it": a message that C has moved there, when only A was told."""
+        a, _, c = self.hosts
+        self.mortal(c, "it", 0)
+        self.world.run(500)
+        self.cut("bc")
+        self.publish(a, "it")
+        self.world.run(20)
+        assert self.queued() == [1, 0, 1]
+
     # -- faults -----------------------------------------------------------------------------------------------------------
 
     def cut(self, *names: str) -> None:
