@@ -14,14 +14,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import across, clients, durable, messages
+from bench import across, clients, commands, durable, messages
 from bench.brokers import ROOT, Mqnode, Subject, installed
 from bench.hosts import Hosts
 from bench.measure import Failed, fdatasync_s
 from bench.report import Outcome, document, machine, table
 from bench.scenario import Numbers, Scenario
 
-SCENARIOS: tuple[Scenario, ...] = messages.SCENARIOS + clients.SCENARIOS + durable.SCENARIOS + across.SCENARIOS
+SCENARIOS: tuple[Scenario, ...] = (
+    *messages.SCENARIOS, *clients.SCENARIOS, *durable.SCENARIOS, *across.SCENARIOS, *commands.SCENARIOS,
+)  # fmt: skip
 RESULTS = ROOT / "bench/results"
 DOCUMENT = ROOT / "docs/benchmarks.md"
 

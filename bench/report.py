@@ -62,6 +62,9 @@ UNITS = {
     "connack_max": "CONNACK max ms",
     "storm": "all CONNACKs ms after kill -9",
     "connect_p99": "CONNACK p99 ms",
+    "command_p50": "a call p50 ms",
+    "command_max": "a call max ms",
+    "command_cpu": "CPU ms of a call",
     "session_memory": "bytes of its keeper for a session",
 }
 OPENING = """# Benchmarks

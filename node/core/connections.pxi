@@ -35,6 +35,14 @@ cdef class Connection(Stream):
                 PyMem_RawFree(self.aliases[i].topic)
             PyMem_RawFree(self.aliases)
 
+    def silent_ms(self):
+        """How long ago the kernel received the last from the client, read or not; 0 where it does not say: unix sockets."""
+        cdef tcp_info info
+        cdef socklen_t size = sizeof(info)
+        if getsockopt(self.fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0:
+            return 0
+        return info.tcpi_last_data_recv
+
     def send(self, bytes packet):
         """Queue a whole packet; False if it is larger than the client takes, or the end is near."""
         if self.state >= CLOSING or <size_t>len(packet) > self.max_packet_out:

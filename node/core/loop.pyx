@@ -138,6 +138,11 @@ cdef extern from *:
     int c_close "close"(int fd) noexcept nogil
     int c_shutdown "shutdown"(int fd, int how) noexcept nogil
     enum: SHUT_WR
+    enum: IPPROTO_TCP, TCP_INFO
+    ctypedef uint32_t socklen_t
+    struct tcp_info:
+        uint32_t tcpi_last_data_recv    # ms since
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* size) noexcept nogil
     int mallopt(int parameter, int value) noexcept nogil
     enum: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 

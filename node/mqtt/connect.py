@@ -170,7 +170,7 @@ class Connects:
                 "durable": connection.expiry_s > 0,
                 "user": user,
                 "will": will,
-                "info": {"address": connection.address, "version": packet.version},
+                "at_ms": worker.now_ms() - connection.silent_ms(),
             },
             lambda ok, result: self._claimed(connection, ok, result, properties or {}),
         )

@@ -224,7 +224,9 @@ class Directory:
         cid = claim["cid"]
         record = self.sessions.get(cid)
         present_before = record is not None
-        born_ms, epoch = (now_ms, now_ms) if record is None else (record.created_ms + 1, max(now_ms, record.epoch))
+        at_ms = min(now_ms, claim["at_ms"])  # a CONNECT that lay here while this host stood still is not the latest
+        born_ms = at_ms if record is None else max(at_ms, record.created_ms + 1)
+        epoch = 1 + (at_ms if record is None else max(at_ms, record.epoch))
         if record is not None and (claim["clean"] or record.user != claim["user"] or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
             record = None
@@ -233,7 +235,7 @@ class Directory:
         present = record is not None
         if record is None and claim["durable"]:
             record = SessionRecord(
-                self.writer.new_sid(), cid, claim["user"], max(now_ms, born_ms), claim["expiry_s"], True, 0, 0, epoch,
+                self.writer.new_sid(), cid, claim["user"], born_ms, claim["expiry_s"], True, 0, 0, epoch,
                 self.elsewhere.number, 0, claim["clean"] or present_before,
             )  # fmt: skip
             self.keep(record)
@@ -241,16 +243,14 @@ class Directory:
         if record is not None:
             record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
             record.attached, record.worker = True, link.index
-            record.expiry_s = claim["expiry_s"]
-            record.epoch = epoch + 1
+            record.expiry_s, record.epoch = claim["expiry_s"], epoch
             self.write(record)
-        will_id = 0
-        plain = record is None and not present_before and claim["will"] is None  # nothing is written
-        if claim["will"] is not None:
-            will_id = self.wills.new(cid, claim["will"]["delay_s"], claim["will"]["record"])
-        owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, now_ms if self.elsewhere.peers else 0)
+        will = claim["will"]
+        will_id = 0 if will is None else self.wills.new(cid, will["delay_s"], will["record"])
+        plain = record is None and not present_before and will is None  # nothing is written
+        owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, at_ms if self.writer.hosts > 1 else 0)
         self.presence.tell(record)
-        self.elsewhere.announce(cid, now_ms)
+        self.elsewhere.announce(cid, at_ms)
         answer(True, self._granted(owner, present))
         if plain:
             self.outbox.hurry()

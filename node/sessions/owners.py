@@ -22,7 +22,7 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     connection: int
     session: SessionRecord | None
     will_id: int
-    at_ms: int  # 0 while this host is alone
+    at_ms: int  # 0 if there is no other host
 
     def is_same(self, other: Owner | None) -> bool:
         return other is not None and other.link is self.link and other.connection == self.connection

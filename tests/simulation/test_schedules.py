@@ -123,6 +123,30 @@ def test_who_left_a_host_that_had_not_answered_yet_is_not_ended_where_it_went(tw
     assert not two.client.is_connected
 
 
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_connect_that_lay_at_a_host_that_stood_still_ends_no_later_connection(two: Two, clean: bool) -> None:
+    """Its client has long gone to another host."""
+    assert two.a.keeper is not None
+    assert two.a.worker is not None
+    came_ms = two.a.keeper.directory.now_ms
+    two.pair.cut()
+    two.world.run(5000)
+    two.client.connect(two.b, clean)
+    two.world.run(1000)
+    assert two.client.is_connected
+    granted: list[bool] = []
+    two.a.worker.call("claim", claim("c0", 9, clean=clean, at_ms=came_ms), lambda ok, result: granted.append(ok))
+    two.world.run(1000)
+    assert granted == [True]
+    two.pair.heal()
+    two.world.run(5000)
+    assert two.client.is_connected
+    for host in (two.a, two.b):
+        assert host.keeper is not None
+        assert host.keeper.directory.sessions["c0"].owner == two.b.index + 1
+        assert ("c0" in host.keeper.directory.owners) == (host is two.b)
+
+
 def test_the_wills_of_a_dead_host_are_published_by_one_of_the_others(three: Three) -> None:
     """tests/cluster/test_three_hosts.py shows the same with real hosts, and takes its time."""
     _, b, c = three.hosts

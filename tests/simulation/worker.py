@@ -40,11 +40,16 @@ def operation(kind: int, body: bytes) -> bytes:
 
 
 def claim(
-    cid: str, number: int, *, clean: bool = False, expiry_s: int = 600, will: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """What a worker asks for when a client with a durable session connects, on its connection of that number."""
+    cid: str, number: int, *, clean: bool = False, expiry_s: int = 600, will: dict[str, Any] | None = None,
+    at_ms: int = 1 << 62,
+) -> dict[str, Any]:  # fmt: skip
+    """What a worker asks for when a client with a durable session connects, on its connection of that number.
+
+    `at_ms`: when its CONNECT came, if that is long ago.
+    """
     return {
-        "cid": cid, "conn": number, "clean": clean, "expiry_s": expiry_s, "durable": True, "user": None, "will": will, "info": {},
+        "cid": cid, "conn": number, "clean": clean, "expiry_s": expiry_s, "durable": True, "user": None, "will": will,
+        "at_ms": at_ms,
     }  # fmt: skip
 
 
