@@ -20,6 +20,7 @@ decode = msgspec.msgpack.Decoder().decode
 
 
 _HEADER = struct.Struct("<IB")
+_unpack = _HEADER.unpack_from
 
 
 def frame(kind: int, body: bytes) -> bytes:
@@ -30,12 +31,13 @@ def take_frames(buffer: bytearray) -> list[tuple[int, bytes]]:
     """(kind, body) of each whole frame at the beginning of `buffer`, which loses them."""
     frames = []
     at, size = 0, len(buffer)
-    while size - at >= 5:
-        length, kind = _HEADER.unpack_from(buffer, at)
-        if size - at - 5 < length:
-            break
-        frames.append((kind, bytes(memoryview(buffer)[at + 5 : at + 5 + length])))
-        at += 5 + length
+    with memoryview(buffer) as view:
+        while size - at >= 5:
+            length, kind = _unpack(view, at)
+            if size - at - 5 < length:
+                break
+            begin, at = at + 5, at + 5 + length
+            frames.append((kind, bytes(view[begin:at])))
     del buffer[:at]
     return frames
 
@@ -56,7 +58,7 @@ class Peer:
         self._asking: set[str] = set()  # methods of shared questions that are under way
         self._next_time: dict[str, list[Done]] = {}  # who shares the next one
 
-    def call(self, method: str, arguments: dict[str, Any], done: Done | None = None) -> int:
+    def call(self, method: str, arguments: Any, done: Done | None = None) -> int:
         """Ask; `done(ok, result)` runs with the answer. The number of the request."""
         self._next += 1
         body = encode((self._next, method, arguments))

@@ -32,6 +32,7 @@ from node.keeper.joining import Joining
 from node.keeper.link import LOST, Link
 from node.keeper.replicas import PEER, Replicas
 from node.mqtt.client import JOINING
+from node.sessions.claim import Claim
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
 from storage.disk import Disk
@@ -159,7 +160,7 @@ class Keeper:
             self._stop_deadline = time.monotonic() + 3
         frames = self._receive()
         now_ms = self.now_ms()
-        input_bytes = sum(len(body) for _, _, body in frames)
+        input_bytes = sum([len(body) for _, _, body in frames])
         self._check_disk(input_bytes)
         due_ms = self.directory.next_due_ms()
         if not frames and (due_ms is None or due_ms > now_ms):
@@ -169,7 +170,6 @@ class Keeper:
         self.writer.begin()
         self.directory.tick(now_ms)
         for link, kind, body in frames:
-            counters.beat(self.slot)  # parts of snapshots of several hosts may take seconds together
             self._take(link, kind, body, now_ms)
         if self.writer.is_settling and self.replicas.is_settled(now_ms - self.started_ms):
             self.writer.settle()
@@ -213,6 +213,7 @@ class Keeper:
 
     def _take(self, link: Link, kind: int, body: bytes, now_ms: int) -> None:
         if kind == OPS:
+            counters.beat(self.slot)
             batch = int.from_bytes(body[:8], "little")
             if batch > link.applied:  # else it was committed before our restart
                 before = len(self.writer.refused)
@@ -227,15 +228,16 @@ class Keeper:
             elif method == "end_store":
                 self.is_over = bool(self.writer.known or self.directory.sessions)
                 link.queue(REPLY, _encode([number, True, self.is_over]))
-            elif method == "claim" and arguments["durable"] and len(self.held) > HELD_MAX:
+            elif method == "claim" and len(self.held) > HELD_MAX and Claim(*arguments).expiry_s:
                 link.queue(REPLY, _encode([number, False, "no other host confirms what is stored here"]))
             elif method == "claim" and self.joining.is_on:
                 link.queue(REPLY, _encode([number, False, JOINING]))
             else:
-                self.directory.request(link, number, method, arguments, now_ms)
+                self.directory.requests.take(link, number, method, arguments, now_ms)
         elif kind == REPLY:
             self.directory.outbox.answered(*_decode(body))
         elif kind == PEER:
+            counters.beat(self.slot)  # parts of snapshots of several hosts may take seconds together
             self.replicas.frame(body, now_ms)
         elif kind == EVENT:
             method, arguments = _decode(body)

@@ -12,6 +12,10 @@ from node.peers import take_frames
 
 RECEIVE_BYTES = 1 << 20
 SEND_BUFFER_BYTES = 1 << 20
+_received = memoryview(
+    bytearray(RECEIVE_BYTES)
+)  # of whichever link is read: a new one each time is new pages each time
+_header = struct.Struct("<IB").pack
 LOST = -1  # the kind of the frame that stands for the end of the connection
 
 
@@ -34,19 +38,20 @@ class Link:
     def receive(self) -> tuple[int, list[tuple[int, bytes]]]:
         """How many bytes came, and the frames that they complete: (kind, body)."""
         try:
-            data = self.socket.recv(RECEIVE_BYTES)
+            count = self.socket.recv_into(_received)
         except BlockingIOError:
             return 0, []
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             return 0, [(LOST, b"")]
-        self.buffer += data
-        return len(data), take_frames(self.buffer)
+        self.buffer += _received[:count]
+        return count, take_frames(self.buffer)
 
     def queue(self, kind: int, body: bytes | bytearray) -> None:
-        self.output += struct.pack("<IB", len(body), kind)
-        self.output += body
+        output = self.output
+        output += _header(len(body), kind)
+        output += body
 
     def flush(self) -> bool:
         """Send what the socket takes; True if nothing is left."""

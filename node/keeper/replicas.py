@@ -225,7 +225,7 @@ class Replicas:
         content = _decode(message) if say in (Say.REQUEST, Say.EVENT) else ("", {})
         method, arguments = content[-2:]
         if say == Say.REQUEST and method in REQUESTS:
-            self._directory.request(peer, content[0], method, arguments, now_ms)
+            self._directory.requests.take(peer, content[0], method, arguments, now_ms)
         elif say == Say.EVENT and method in EVENTS:
             getattr(self._directory.elsewhere, method)(**arguments)
         else:

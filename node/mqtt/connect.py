@@ -13,6 +13,7 @@ from node.core.loop import Connection, Session
 from node.core.wire import Connect, connect_version, encode_connack, parse_connect
 from node.mqtt import client as codes
 from node.mqtt.client import JOINING, NEVER, SPLIT, Handshake
+from node.sessions.claim import Claim
 
 if TYPE_CHECKING:
     from node.worker.worker import Worker
@@ -153,7 +154,6 @@ class Connects:
                 return
             will = {
                 "delay_s": min(packet.will.delay_s, connection.expiry_s),
-                "cid": connection.client_id,
                 "record": worker.loop.record(
                     packet.will.topic, packet.will.payload, packet.will.properties, user, packet.will.qos,
                     packet.will.retain, packet.will.expiry_s,
@@ -162,16 +162,15 @@ class Connects:
             connection.has_will = True
         connection.handshake.claim = worker.keeper.call(
             "claim",
-            {
-                "cid": connection.client_id,
-                "conn": connection.number,
-                "clean": packet.clean_start,
-                "expiry_s": connection.expiry_s,
-                "durable": connection.expiry_s > 0,
-                "user": user,
-                "will": will,
-                "at_ms": worker.now_ms() - connection.silent_ms(),
-            },
+            Claim(
+                connection.client_id,
+                connection.number,
+                packet.clean_start,
+                connection.expiry_s,
+                user,
+                will,
+                worker.now_ms() - connection.silent_ms(),
+            ),
             lambda ok, result: self._claimed(connection, ok, result, properties or {}),
         )
 

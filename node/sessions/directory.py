@@ -1,6 +1,6 @@
 """The keeper's decisions: who owns which client id, what outlives a connection, and when it ends.
 
-One turn: requests and link changes go in by `request`, `outbox.answered`, `worker_came`, `worker_left` and `tick`; what has to be
+One turn: requests and link changes go in by `requests`, `outbox.answered`, `worker_came`, `worker_left` and `tick`; what has to be
 sent is in `outbox` afterwards, and may leave only when the turn is committed. Writes go to the Writer, whose transaction is open.
 Time is an argument (store clock, ms); no socket, no random, no LMDB of its own.
 
@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from node.keeper.heals import Heals
+from node.sessions.claim import Claim
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.expiry import Expiry, is_expired
 from node.sessions.outbox import Answer, Link, Outbox
 from node.sessions.owners import Owner, Owners
 from node.sessions.presence import Presence
 from node.sessions.purges import Purges
+from node.sessions.requests import Requests
 from node.sessions.subscriptions import Subscriptions
 from node.sessions.timers import Timers
 from node.sessions.wills import Wills
@@ -32,7 +33,8 @@ WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewher
 MOVED_GRACE_MS = 10_000  # a client that was sent to another host, before its will fires
 RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom they have
 
-TAKEN_OVER, KICKED = 0x8E, 0x98
+TAKEN_OVER = 0x8E
+NO_SESSION = {"sid": 0, "present": False, "will_id": 0, "sent": 0}  # the answer to a claim that begins none
 
 _encode = msgspec.msgpack.encode
 _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
@@ -54,8 +56,9 @@ class Directory:
         self.purges = Purges(writer, self.timers, self.outbox, self.by_sid, lambda: self.elsewhere.is_first())
         self.expiry = Expiry(self)
         self.presence = Presence(self)
+        self.requests = Requests(self)
         self.tally: dict[str, int] = {}
-        self._claims: dict[str, deque[tuple[Link, dict[str, Any], Answer]]] = {}
+        self._claims: dict[str, deque[tuple[Link, Claim, Answer]]] = {}
         self._left: dict[int, int] = {}  # sid -> last qseq at our start, until a worker has said who has the session
         self._have_said = False  # have all workers said whom they have, since our start?
 
@@ -131,36 +134,14 @@ class Directory:
             self._gone(cid, self.owners[cid], "keep", None, None, now_ms, WORKER_GRACE_MS)
         self.owners.left(link)
 
-    # -- requests of workers --------------------------------------------------------------------------------------------
-
-    def request(self, link: Link, number: int, method: str, arguments: dict[str, Any], now_ms: int) -> None:
-        def answer(ok: bool, result: Any) -> None:
-            self.outbox.reply(link, number, ok, result)
-
-        handler = getattr(self, f"_on_{method}", None)
-        if handler is None:
-            answer(False, f"unknown request {method}")
-            return
-        handler(link, answer, now_ms, **arguments)
-
-    def _on_release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int, end: bool) -> None:
-        self.elsewhere.release(peer, answer, now_ms, cid, sid, end)
-
-    def _on_hand_over(self, link: Link, answer: Answer, now_ms: int, to: list[int], most: int) -> None:
-        answer(True, self.elsewhere.handover.give(to, most))
-
-    def _on_take_over(self, link: Link, answer: Answer, now_ms: int, number: int, most: int) -> None:
-        answer(True, self.elsewhere.handover.take(number, most))
-
-    def _on_barrier(self, link: Link, answer: Answer, now_ms: int) -> None:
-        answer(True, True)
-
     # -- claims -----------------------------------------------------------------------------------------------------------
 
-    def _on_claim(self, link: Link, answer: Answer, now_ms: int, **claim: Any) -> None:
-        cid = claim["cid"]
+    def claim(self, link: Link, answer: Answer, now_ms: int, *fields: Any) -> None:
+        """A client is at this worker, and waits for its session."""
+        claim = Claim(*fields)
+        cid = claim.cid
         owner = self.owners.get(cid)
-        if owner is not None and owner.link is link and owner.connection == claim["conn"]:
+        if owner is not None and owner.link is link and owner.connection == claim.connection:
             answer(True, self._granted(owner, True))  # asked again after our restart
             return
         waiting = self._claims.get(cid)
@@ -175,9 +156,9 @@ class Directory:
         else:
             self._grant(link, claim, answer, now_ms)
 
-    def _on_unclaim(self, link: Link, answer: Answer, now_ms: int, cid: str, conn: int) -> None:
+    def unclaim(self, link: Link, answer: Answer, now_ms: int, cid: str, conn: int) -> None:
         """Its client is gone before it was granted."""
-        self.refuse(cid, "the client is gone", lambda each: each[0] is link and each[1]["conn"] == conn)
+        self.refuse(cid, "the client is gone", lambda each: each[0] is link and each[1].connection == conn)
         answer(True, True)
 
     def refuse(self, cid: str, why: str, which: Callable[[Any], bool] = lambda each: True) -> None:
@@ -220,45 +201,57 @@ class Directory:
         else:
             del self._claims[cid]
 
-    def _grant(self, link: Link, claim: dict[str, Any], answer: Answer, now_ms: int) -> None:
-        cid = claim["cid"]
-        record = self.sessions.get(cid)
-        present_before = record is not None
-        at_ms = min(now_ms, claim["at_ms"])  # a CONNECT that lay here while this host stood still is not the latest
-        born_ms = at_ms if record is None else max(at_ms, record.created_ms + 1)
-        epoch = 1 + (at_ms if record is None else max(at_ms, record.epoch))
-        if record is not None and (claim["clean"] or record.user != claim["user"] or is_expired(record, now_ms)):
+    def _grant(self, link: Link, claim: Claim, answer: Answer, now_ms: int) -> None:
+        cid, will = claim.cid, claim.will
+        former = record = self.sessions.get(cid)
+        at_ms = min(now_ms, claim.at_ms)  # a CONNECT that lay here while this host stood still is not the latest
+        if former is None and will is None and not claim.expiry_s:
+            self._grant_plain(link, claim, answer, at_ms)
+            return
+        if record is not None and (claim.clean or record.user != claim.user or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
             record = None
         else:
             self.wills.returned(cid, now_ms, here=True)
         present = record is not None
-        if record is None and claim["durable"]:
-            record = SessionRecord(
-                self.writer.new_sid(), cid, claim["user"], born_ms, claim["expiry_s"], True, 0, 0, epoch,
-                self.elsewhere.number, 0, claim["clean"] or present_before,
-            )  # fmt: skip
-            self.keep(record)
-            record.sent_qseq = self.writer.begin_queue(record.sid, bool(self.elsewhere.evicted))
+        if record is None and claim.expiry_s:
+            record = self._begin(claim, former, at_ms)
         if record is not None:
             record.sent_qseq = max(record.sent_qseq, self._left.pop(record.sid, 0))
             record.attached, record.worker = True, link.index
-            record.expiry_s, record.epoch = claim["expiry_s"], epoch
+            record.expiry_s = claim.expiry_s
+            record.epoch = max(at_ms, record.epoch) + 1
             self.write(record)
-        will = claim["will"]
         will_id = 0 if will is None else self.wills.new(cid, will["delay_s"], will["record"])
-        plain = record is None and not present_before and will is None  # nothing is written
-        owner = self.owners[cid] = Owner(link, claim["conn"], record, will_id, at_ms if self.writer.hosts > 1 else 0)
+        owner = self.owners[cid] = Owner(link, claim.connection, record, will_id, at_ms)
         self.presence.tell(record)
         self.elsewhere.announce(cid, at_ms)
         answer(True, self._granted(owner, present))
-        if plain:
-            self.outbox.hurry()
+
+    def _grant_plain(self, link: Link, claim: Claim, answer: Answer, at_ms: int) -> None:
+        """Nothing outlives this connection: nothing is written, and nobody waits for peers to have it."""
+        cid = claim.cid
+        self.wills.returned(cid, self.now_ms, here=True)
+        self.owners.put_plain(cid, link, claim.connection, at_ms if self.writer.hosts > 1 else 0)
+        self.elsewhere.announce(cid, at_ms)
+        answer(True, NO_SESSION)
+        self.outbox.hurry()
+
+    def _begin(self, claim: Claim, former: SessionRecord | None, at_ms: int) -> SessionRecord:
+        """A session, in place of one that the client id had (`former`)."""
+        born_ms, epoch = (at_ms, 0) if former is None else (max(at_ms, former.created_ms + 1), former.epoch)
+        record = SessionRecord(
+            self.writer.new_sid(), claim.cid, claim.user, born_ms, claim.expiry_s, True, 0, 0, epoch,
+            self.elsewhere.number, 0, claim.clean or former is not None,
+        )  # fmt: skip
+        self.keep(record)
+        record.sent_qseq = self.writer.begin_queue(record.sid, bool(self.elsewhere.evicted))
+        return record
 
     def _granted(self, owner: Owner, present: bool) -> dict[str, Any]:
         record = owner.session
         if record is None:
-            return {"sid": 0, "present": False, "will_id": owner.will_id, "sent": 0}
+            return {**NO_SESSION, "will_id": owner.will_id}
         return {
             "sid": record.sid, "present": present, "will_id": owner.will_id, "sent": record.sent_qseq,
             "last_qseq": self._last_qseq(record), "taken": self.elsewhere.is_unsure(record.sid),
@@ -266,8 +259,8 @@ class Directory:
 
     # -- the end of a connection ------------------------------------------------------------------------------------------
 
-    def _on_detach(
-        self, link: Link, answer: Answer, now_ms: int, cid: str, conn: int, expiry_s: int, will: str, sent: int = 0
+    def detach(
+        self, link: Link, answer: Answer, now_ms: int, cid: str, conn: int, expiry_s: int, will: str, sent: int
     ) -> None:
         owner = self.owners.get(cid)
         if owner is not None and owner.link is link and owner.connection == conn:
@@ -332,54 +325,6 @@ class Directory:
         self.attached.discard(record.sid)
         self.outbox.broadcast("session_ended", {"sid": record.sid}, urgent=True)  # before what it has if it goes on
         self.purges.add(record, ended_here)
-
-    def _on_session_delete(self, link: Link, answer: Answer, now_ms: int, cid: str) -> None:
-        owner, known = self.owners.get(cid), self.sessions.get(cid)
-        if known is not None and not self.elsewhere.owns(known):  # its host would bring it back
-            again = partial(self._on_session_delete, link, answer, now_ms, cid)
-            self.elsewhere.fetch(cid, now_ms, again, lambda: True)
-            return
-
-        def delete(ok: bool, result: Any) -> None:
-            record = self.sessions.get(cid)
-            if record is not None:
-                self.end_session(record, self.now_ms)
-            answer(True, record is not None)
-
-        if owner is None:
-            delete(True, None)
-        else:
-            self.outbox.ask(owner.link, "takeover", {"cid": cid, "conn": owner.connection, "reason": KICKED}, delete)
-
-    def _on_kick(self, link: Link, answer: Answer, now_ms: int, cid: str, reason: int = KICKED) -> None:
-        owner = self.owners.get(cid)
-        if owner is None:
-            self.elsewhere.kick(link, answer, cid)
-            return
-        self.outbox.ask(
-            owner.link, "takeover", {"cid": cid, "conn": owner.connection, "reason": reason},
-            lambda ok, result: answer(True, True),
-        )  # fmt: skip
-
-    def _on_retained_delete(self, link: Link, answer: Answer, now_ms: int, topic: str) -> None:
-        answer(True, self.writer.delete_retained(topic.encode()))
-
-    # -- subscriptions ------------------------------------------------------------------------------------------------------
-
-    def _on_subscribe(self, link: Link, answer: Answer, now_ms: int, sid: int, subs: list[list[Any]]) -> None:
-        record = self.by_sid.get(sid)
-        if record is None:
-            answer(False, "the session is over")
-            return
-        self.subscriptions.subscribe(record, subs, answer)
-        self.presence.tell(record)
-
-    def _on_unsubscribe(self, link: Link, answer: Answer, now_ms: int, sid: int, filters: list[str]) -> None:
-        record = self.by_sid.get(sid)
-        if record is None:
-            answer(True, True)
-        else:
-            self.subscriptions.unsubscribe(record, filters, answer)
 
     # -- time -----------------------------------------------------------------------------------------------------------------
 

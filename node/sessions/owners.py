@@ -40,7 +40,15 @@ class Owners:
         return self._unpacked(self._entries[cid])
 
     def __setitem__(self, cid: str, owner: Owner) -> None:
-        self._entries[cid] = self._packed(owner)
+        if owner.session is not None or owner.will_id:
+            self._entries[cid] = owner
+        else:
+            self.put_plain(cid, owner.link, owner.connection, owner.at_ms)
+
+    def put_plain(self, cid: str, link: Link, connection: int, at_ms: int) -> None:
+        """The owner has neither session nor will."""
+        assert connection >> _NUMBER_BITS == 0
+        self._entries[cid] = (at_ms << _PLACE_BITS | self._place(link)) << _NUMBER_BITS | connection
 
     def __delitem__(self, cid: str) -> None:
         del self._entries[cid]
@@ -60,18 +68,11 @@ class Owners:
         """It is gone, and so are its clients."""
         self._links = [None if each is link else each for each in self._links]
 
-    def _packed(self, owner: Owner) -> Owner | int:
-        if owner.session is not None or owner.will_id:
-            return owner
-        place = self._place(owner.link)
-        assert owner.connection >> _NUMBER_BITS == 0
-        assert place >> _PLACE_BITS == 0
-        return (owner.at_ms << _PLACE_BITS | place) << _NUMBER_BITS | owner.connection
-
     def _place(self, link: Link) -> int:
         if link not in self._links:
             if None not in self._links:
                 self._links.append(None)
+            assert len(self._links) <= 1 << _PLACE_BITS
             self._links[self._links.index(None)] = link
         return self._links.index(link)
 

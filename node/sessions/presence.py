@@ -33,11 +33,10 @@ class Presence:
         """Of many in one event: a host that goes may have a hundred thousand, and each worker is told."""
         shared = self._directory.subscriptions.shared
         sids = [record.sid for record in records if record is not None and record.sid in shared]
-        found: dict[bool, list[int]] = {True: [], False: []}
-        for sid in sids:
-            found[self._is_online(sid)].append(sid)
         if sids:
-            self._directory.outbox.broadcast("presence", {"online": found[True], "offline": found[False]})
+            online = set(filter(self._is_online, sids))
+            offline = [sid for sid in sids if sid not in online]
+            self._directory.outbox.broadcast("presence", {"online": list(online), "offline": offline})
 
     def tell_all(self, link: Link) -> None:
         shared = self._directory.subscriptions.shared

@@ -315,7 +315,7 @@ class Worker:
         will = "drop" if connection.normal_end or not connection.has_will else "moved" if self.moves.closed else "keep"
         self.keeper.call(
             "detach",
-            {"cid": connection.client_id, "conn": number, "expiry_s": connection.expiry_s, "will": will, "sent": sent},
+            [connection.client_id, number, connection.expiry_s, will, sent],
             lambda ok, result: self.leaving.pop(number),
         )
         self.leaving[number] = [connection.client_id, number, session.sid if session is not None else 0]

@@ -70,7 +70,7 @@ def test_who_comes_back_while_its_session_is_asked_for_is_ended_before_it_is_han
 
     def takeover(cid: str, conn: int, reason: int) -> None:
         ended[conn] = session.owner
-        here.call("detach", {"cid": cid, "conn": conn, "expiry_s": 600, "will": "keep"})
+        here.call("detach", [cid, conn, 600, "keep", 0])
         if len(ended) == 1:
             here.call("claim", claim("c0", 99))
 

@@ -54,7 +54,7 @@ class Three:
     def leave(self, host: Host, cid: str, expiry_s: int) -> None:
         """The client on connection 1."""
         assert host.worker is not None
-        host.worker.call("detach", {"cid": cid, "conn": 1, "expiry_s": expiry_s, "will": "drop", "sent": 0})
+        host.worker.call("detach", [cid, 1, expiry_s, "drop", 0])
 
     def publish(self, host: Host, cid: str) -> None:
         """A QoS 2 message for the client's session, which another host has."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from node.keeper.keeper import COMMITTED, HELLO, OPS, WAKE
+from node.sessions.claim import Claim
 from node.sessions.outbox import EVENT, REPLY, REQUEST
 from storage.layout import Subscription, u64
 from storage.writer import parse_entry
@@ -42,15 +43,12 @@ def operation(kind: int, body: bytes) -> bytes:
 def claim(
     cid: str, number: int, *, clean: bool = False, expiry_s: int = 600, will: dict[str, Any] | None = None,
     at_ms: int = 1 << 62,
-) -> dict[str, Any]:  # fmt: skip
+) -> Claim:  # fmt: skip
     """What a worker asks for when a client with a durable session connects, on its connection of that number.
 
     `at_ms`: when its CONNECT came, if that is long ago.
     """
-    return {
-        "cid": cid, "conn": number, "clean": clean, "expiry_s": expiry_s, "durable": True, "user": None, "will": will,
-        "at_ms": at_ms,
-    }  # fmt: skip
+    return Claim(cid, number, clean, expiry_s, None, will, at_ms)
 
 
 class Connection:
@@ -223,7 +221,7 @@ class Worker:
         if self._welcomed and self._wire is not None:
             self._wire.send((OPS, self._batches[-1][1]))
 
-    def call(self, method: str, arguments: dict[str, Any], done: Done = lambda ok, result: None) -> None:
+    def call(self, method: str, arguments: Any, done: Done = lambda ok, result: None) -> None:
         self._request += 1
         body = encode([self._request, method, arguments])
         self._requests[self._request] = (body, done)
@@ -368,8 +366,5 @@ class Worker:
             self.call("unclaim", {"cid": connection.client.cid, "conn": connection.number})
 
     def _release(self, connection: Connection) -> None:
-        arguments = {
-            "cid": connection.client.cid, "conn": connection.number, "expiry_s": connection.client.expiry_s,
-            "will": connection.will, "sent": connection.position,
-        }  # fmt: skip
-        self.call("detach", arguments)
+        client = connection.client
+        self.call("detach", [client.cid, connection.number, client.expiry_s, connection.will, connection.position])
