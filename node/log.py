@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import structlog
 
 from node.config import Log
 
@@ -42,40 +41,60 @@ def _value(value: object) -> str:
     return text if _PLAIN.fullmatch(text) else repr(text)
 
 
-def setup(config: Log, process_name: str) -> None:
-    """Everything that this process logs from now on, through structlog or the standard library."""
-    global _access_fields, _render
-    level = logging.getLevelName(config.level.upper())
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.format_exc_info,
-        lambda _, __, event: {
-            "time": _now(),
-            "level": event.pop("level"),
-            "process": process_name,
-            "event": event.pop("event"),
-            **event,
-        },
-    ]
-    _render = to_json if config.format == "json" else to_text
+class _Formatter(logging.Formatter):
+    def __init__(self, process_name: str) -> None:
+        super().__init__()
+        self._process_name = process_name
 
-    def renderer(_: Any, __: Any, event: Any) -> str:
+    def format(self, record: logging.LogRecord) -> str:
+        event = {"time": _now(), "level": record.levelname.lower(), "process": self._process_name}
+        event |= {"event": record.getMessage(), **getattr(record, "fields", {})}
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
         return _render(event)
 
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
+
+class Logger:
+    """Events with fields."""
+
+    def __init__(self, name: str, fields: dict[str, Any]) -> None:
+        self._logger = logging.getLogger(f"mqnode.{name}")
+        self._fields = {"source": name, **fields}
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._log(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._log(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._log(logging.ERROR, event, fields)
+
+    def critical(self, event: str, **fields: Any) -> None:
+        self._log(logging.CRITICAL, event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """An error, with the trace of the exception that is being handled."""
+        self._log(logging.ERROR, event, fields, exc_info=True)
+
+    def _log(self, level: int, event: str, fields: dict[str, Any], exc_info: bool = False) -> None:
+        self._logger.log(level, event, extra={"fields": self._fields | fields}, exc_info=exc_info)
+
+
+def setup(config: Log, process_name: str) -> None:
+    """Everything that this process logs from now on, whichever library does."""
+    global _access_fields, _render
+    level = logging.getLevelName(config.level.upper())
+    _render = to_json if config.format == "json" else to_text
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    handler.setFormatter(_Formatter(process_name))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("websockets").setLevel(max(level, logging.WARNING))  # of each connection the access log tells
     _access_fields = {"level": "info", "process": process_name, "log": "access"} if config.access else None
 
 
-def logger(name: str, **fields: Any) -> Any:
-    return structlog.get_logger(source=name, **fields)
+def logger(name: str, **fields: Any) -> Logger:
+    return Logger(name, fields)
 
 
 def access(event: str, **fields: Any) -> None:
