@@ -1,7 +1,7 @@
 """Sessions that other hosts deliver: how they are fetched, handed over, and kept equal here.
 
 One host owns a session: it delivers its queue. All hosts hold all sessions. A client that comes here has its session asked for
-(`release`); a host that cannot be asked is not waited for: its session is taken, on a branch of numbers of its own
+(node/sessions/release.py); a host that cannot be asked is not waited for: its session is taken, on a branch of numbers of its own
 (storage/writer.pyx), and what that host had numbered meanwhile is appended when it is back.
 Of two sessions of one client id that born later counts, of two records of one the higher epoch, then the higher owner
 (docs/decisions/0005-replication.md).
@@ -10,13 +10,14 @@ Of two sessions of one client id that born later counts, of two records of one t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from node.keeper.heals import Heals
 from node.sessions.estate import Estate, unite
-from node.sessions.fetch import RETRY_MS, Fetch
+from node.sessions.fetch import Fetch
 from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
 from storage.layout import HEADER_BYTES, NUMBER_BITS, SessionRecord, WillRecord, client_key
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 TAKEN_OVER = 0x8E
 STRAY_MS = 20_000
+SILENT_MS = 10_000  # before a host is known to be down
+ANNOUNCED, ANNOUNCE_MS = 1000, 50  # so many clients in such a time
 WILL_GRACE_MS = 30_000  # a host that is gone: its clients may come back before their wills fire
 
 Change = tuple[str, bytes, bytes | None, bool]  # see Writer.records_of
@@ -46,6 +49,7 @@ class Elsewhere:
         self.number, self.heals = number, heals
         self.peers: dict[int, Link] = {}  # number -> peer that can be asked
         self.evicted: set[int] = set()
+        self._unheard_ms: dict[int, int] = {}  # since when a host may not have heard whose clients are here
         self.members: set[int] = set()  # numbers of the cluster's hosts
         self.are_all_known = True  # the numbers of all of them
         self.removed: set[int] = set()  # of hosts that are members no more
@@ -109,7 +113,21 @@ class Elsewhere:
     def announce(self, cid: str, at_ms: int) -> None:
         """A client is connected here: the others end an earlier connection of the same id."""
         for peer in self.peers.values():
-            self._directory.outbox.event(peer, "connected", {"cid": cid, "at_ms": at_ms, "number": self.number})
+            self._announce_to(peer, cid, at_ms)
+
+    def _announce_to(self, peer: Link, cid: str, at_ms: int) -> None:
+        self._directory.outbox.event(peer, "connected", {"cid": cid, "at_ms": at_ms, "number": self.number})
+
+    def _announce_late(self, peer: Link, cids: list[str], now_ms: int) -> None:
+        """Who connected here while that host was gone, some at a time."""
+        if self.peers.get(peer.number) is not peer:
+            return
+        for cid in cids[:ANNOUNCED]:
+            owner = self._directory.owners.get(cid)
+            if owner is not None:
+                self._announce_to(peer, cid, owner.at_ms)
+        if cids[ANNOUNCED:]:
+            self._directory.timers.at(now_ms + ANNOUNCE_MS, partial(self._announce_late, peer, cids[ANNOUNCED:]))
 
     def connected(self, cid: str, at_ms: int, number: int) -> None:
         """At another host, at `at_ms` of the clock that the hosts share."""
@@ -132,48 +150,7 @@ class Elsewhere:
 
         ask_next(True, False)
 
-    # -- another host asks for a session ------------------------------------------------------------------------------------
-
-    def release(self, peer: Link, answer: Answer, now_ms: int, cid: str, sid: int, end: bool = False) -> None:
-        """`end`: a connection that the client has here, too. But not when that took time: the client may have come here since."""
-        directory = self._directory
-        record = directory.by_sid.get(sid)
-        if record is not None and self.is_left_to_us(record):
-            self.own(record, True)
-        if peer.number < self.number:
-            self.taking.discard(cid)  # it takes the session, and we ask it
-        if record is None or not (self.owns(record) or cid in self.taking):
-            self.tell_context(peer)  # it may take the session from a host that is gone, which has told us more
-            answer(True, False)
-        elif not self._may_end(cid, sid):
-            directory.timers.at(now_ms + RETRY_MS, lambda later_ms: self.release(peer, answer, later_ms, cid, sid))
-        elif cid in directory.owners and not end:
-            answer(False, "the client is connected here")
-        elif cid in directory.owners:
-            directory.end(
-                cid, directory.owners[cid], TAKEN_OVER, lambda: self.release(peer, answer, directory.now_ms, cid, sid)
-            )
-        else:
-            self._hand_over(peer, answer, record)
-
-    def is_left_to_us(self, record: SessionRecord) -> bool:
-        """Was it handed over to us for a client that has gone?"""
-        was_given = record.owner == self.number and not self.owns(record)
-        return was_given and not self._directory.is_claimed(record.client_id)
-
-    def _may_end(self, cid: str, sid: int) -> bool:
-        """Here, for another host: nothing that happens to it now would be lost."""
-        directory = self._directory
-        is_moving = cid in self.taking or directory.is_claimed(cid)
-        return not (is_moving or directory.is_unsure(sid) or directory.writer.is_settling)
-
-    def _hand_over(self, peer: Link, answer: Answer, record: SessionRecord) -> None:
-        directory = self._directory
-        if directory.by_sid.get(record.sid) is not record or not self.owns(record):  # it ended, or another host has it
-            answer(True, False)
-            return
-        self.give(record, peer.number)
-        answer(True, directory.writer.context())
+    # -- another host gets a session -----------------------------------------------------------------------------------------
 
     def give(self, record: SessionRecord, number: int) -> None:
         """From now on it is that host's, which takes it when it is told that it has this commit."""
@@ -349,11 +326,15 @@ class Elsewhere:
         self.peers[peer.number] = peer
         self.evicted.discard(peer.number)
         self._directory.wills.host_back(peer.number)
+        if peer.number in self._unheard_ms:
+            late = self._directory.owners.since(self._unheard_ms.pop(peer.number))
+            self._announce_late(peer, late, self._directory.now_ms)
         self._look_for_orphans()
         self._directory.presence.host_changed(peer.number)
 
     def down(self, peer: Link, now_ms: int) -> None:
         """It cannot be asked any more; gone for good, as far as we know."""
+        self._unheard_ms.setdefault(peer.number, now_ms - SILENT_MS)
         self.peers = {number: other for number, other in self.peers.items() if other is not peer}
         self._directory.outbox.left(peer)
 
@@ -363,6 +344,12 @@ class Elsewhere:
         self._look_for_orphans()
         self._directory.wills.host_gone(number, now_ms, WILL_GRACE_MS)
         self._directory.presence.host_changed(number)
+
+    def forgotten(self, number: int) -> None:
+        """It is no member any more, and nothing is its own."""
+        self._unheard_ms.pop(number, None)
+        self.evicted.discard(number)
+        self._look_for_orphans()
 
     def renumbered(self, peer: Link) -> None:
         """Its store is another one; with the number that it has until now it is gone."""

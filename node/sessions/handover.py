@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from node.sessions.release import is_left_to_us
 from storage.layout import META_FORMER, SessionRecord
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Handover:
                 directory.outbox.event(peer, "given", {"sessions": told})
         own = [record for record in directory.sessions.values() if record.owner == elsewhere.number]
         for record in own:
-            if elsewhere.is_left_to_us(record):
+            if is_left_to_us(directory, record):
                 elsewhere.own(record, True)
         for record in islice((each for each in own if not self._is_in_use(each)), max(0, most - len(self._given))):
             elsewhere.give(record, numbers[record.sid % len(numbers)])
@@ -56,7 +57,7 @@ class Handover:
         directory, elsewhere = self._directory, self._directory.elsewhere
         if record.epoch != epoch or not self._is_known(record) or elsewhere.owns(record):
             return
-        if elsewhere.is_left_to_us(record) and not directory.writer.is_settling:
+        if is_left_to_us(directory, record) and not directory.writer.is_settling:
             elsewhere.own(record, asked=True)
         else:
             self.expect(record)
@@ -77,9 +78,11 @@ class Handover:
     def _look_after(self, number: int, before: int, now_ms: int) -> None:
         directory = self._directory
         left = sum(record.owner == number for record in directory.sessions.values())
-        if not left or number not in directory.elsewhere.removed:
+        if number not in directory.elsewhere.removed:
             return
-        if left == before and not directory.writer.is_settling:
+        if not left:
+            directory.elsewhere.forgotten(number)
+        elif left == before and not directory.writer.is_settling:
             self.take_later(number)
         else:
             directory.timers.at(now_ms + PROGRESS_MS, partial(self._look_after, number, left))
@@ -96,6 +99,8 @@ class Handover:
             self._look_after(number, 0, now_ms)  # the first host may have died before it took them
         elif self.take(number, RESUME_MOST):
             self.take_later(number)
+        else:
+            self._look_after(number, 0, now_ms)
 
     def resume(self, now_ms: int) -> None:
         """Take what was ours under numbers that this store had before it was found to be an old copy, once what the other hosts

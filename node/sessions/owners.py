@@ -13,6 +13,7 @@ from node.sessions.outbox import Link
 from storage.layout import SessionRecord
 
 _NUMBER_BITS, _PLACE_BITS = 48, 8  # of an int: the connection's number, the place of its link, above them `at_ms`
+_AT_SHIFT = _NUMBER_BITS + _PLACE_BITS
 
 
 class Owner(msgspec.Struct, frozen=True, gc=False):
@@ -59,6 +60,16 @@ class Owners:
 
     def values(self) -> Iterator[Owner]:
         return map(self._unpacked, self._entries.values())
+
+    def since(self, ms: int) -> list[str]:
+        """The client ids without a session that connected then or later."""
+
+        def is_late(found: Owner | int) -> bool:
+            if isinstance(found, int):
+                return found >> _AT_SHIFT >= ms
+            return found.session is None and found.at_ms >= ms
+
+        return [cid for cid, found in self._entries.items() if is_late(found)]
 
     def at(self, link: Link) -> list[str]:
         """The client ids whose connections this worker has."""

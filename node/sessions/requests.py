@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from node.sessions.outbox import Answer, Link
+from node.sessions.release import release
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
@@ -24,7 +25,7 @@ class Requests:
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
             "barrier": lambda link, answer, now_ms: answer(True, True),
-            "release": directory.elsewhere.release,
+            "release": partial(release, directory),
             "hand_over": self._hand_over,
             "take_over": self._take_over,
             "session_delete": self._session_delete,

@@ -147,6 +147,21 @@ def test_a_connect_that_lay_at_a_host_that_stood_still_ends_no_later_connection(
         assert ("c0" in host.keeper.directory.owners) == (host is two.b)
 
 
+def test_of_two_connections_without_a_session_that_began_on_two_sides_the_later_one_stays(two: Two) -> None:
+    """[MQTT-3.1.4-3], when the sides meet."""
+    ended: list[tuple[str, int]] = []
+    two.pair.cut()
+    two.world.run(5000)
+    for host, number in ((two.b, 5), (two.a, 6), (two.b, 7)):  # at B, at A, and back
+        assert host.worker is not None
+        host.worker._on_takeover = lambda cid, conn, reason: ended.append((cid, conn))  # type: ignore[method-assign]
+        host.worker.call("claim", claim("plain" if number > 5 else "only at B", number, expiry_s=0))
+        two.world.run(100)
+    two.pair.heal()
+    two.world.run(5000)
+    assert ended == [("plain", 6)]
+
+
 def test_the_wills_of_a_dead_host_are_published_by_one_of_the_others(three: Three) -> None:
     """tests/cluster/test_three_hosts.py shows the same with real hosts, and takes its time."""
     _, b, c = three.hosts
