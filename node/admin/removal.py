@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import falcon
@@ -44,8 +45,9 @@ def remove(host: Host, name: str) -> dict[str, Any]:
     """It is no member from now on; its sessions are this host's."""
     found = describe(host, name)
     host.ask_interconnect("remove", name=name)
-    while found["number"] and host.ask_keeper("take_over", number=found["number"], most=SESSIONS_A_STEP):
-        pass
+    before, left = math.inf, found["sessions"]
+    while 0 < left < before:  # those whose clients are connected here the keeper takes later
+        before, left = left, host.ask_keeper("take_over", number=found["number"], most=SESSIONS_A_STEP)
     log.logger("admin").warning(
         "host_removed", name=name, sessions=found["sessions"], queued_messages=found["queued_messages"],
         cause="somebody said that it is dead for good: mqnode cluster remove",

@@ -7,15 +7,15 @@ the issuer is away, and once that it is back.
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
-import time
+import threading
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from node.auth.files import AuthFileError
 from node.auth.tokens import IssuerAway
-
-_CHUNK_BYTES = 65_536
 
 
 class Endpoint:
@@ -37,30 +37,41 @@ class Endpoint:
 
     def ask(self, headers: dict[str, str], body: bytes | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
         """POST of `body`, or GET. Status (200 or 304), headers and content. Raises IssuerAway."""
-        until = time.monotonic() + self._timeout_s
-        connection = self._connection()
+        connection, is_late = self._connection(), threading.Event()
+        timer = threading.Timer(self._timeout_s, self._end, (connection, is_late))
+        timer.start()
         try:
+            connection.connect()
+            if is_late.is_set():
+                raise TimeoutError
             connection.request(
                 "GET" if body is None else "POST", self._path, body, {"Accept": "application/json"} | headers
             )
             answer = connection.getresponse()
-            content = b""
-            while chunk := answer.read1(_CHUNK_BYTES):
-                content += chunk
-                if len(content) > self._bytes_max:
-                    raise IssuerAway(f"{self.url} answered more than {self._bytes_max} bytes")
-                if time.monotonic() > until:
-                    raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s")
-        except TimeoutError:
-            raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s") from None
+            content = answer.read(self._bytes_max + 1)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(error, TimeoutError) or is_late.is_set():
+                raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s") from None
             raise IssuerAway(f"{self.url}: {error or type(error).__name__}") from None
         finally:
+            timer.cancel()
             connection.close()
+        if is_late.is_set():
+            raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s")
+        if len(content) > self._bytes_max:
+            raise IssuerAway(f"{self.url} answered more than {self._bytes_max} bytes")
         if answer.status not in (200, 304):
             hint = "; redirects are not followed" if 300 <= answer.status < 400 else ""
             raise IssuerAway(f"{self.url} answered {answer.status}{hint}")
         return answer.status, answer.headers, content
+
+    @staticmethod
+    def _end(connection: http.client.HTTPConnection, is_late: threading.Event) -> None:
+        """However slowly it comes: a timeout of the socket begins anew with each byte."""
+        is_late.set()
+        with suppress(OSError):
+            if connection.sock is not None:
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._tls is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +349,26 @@ def test_a_secret_in_place_of_public_keys(tmp_path: Path) -> None:
 def test_an_issuer_is_found_by_its_address_too(url: str, place: tuple[str, int]) -> None:
     connection = Endpoint(url, "", 1, 1)._connection()
     assert (connection.host, connection.port) == place
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
+def test_an_issuer_that_answers_byte_by_byte_is_away(begin: bytes) -> None:
+    """Whatever it is that does not end: a timeout of the socket begins anew with each byte."""
+    over = threading.Event()
+
+    def trickle(server: socket.socket) -> None:
+        connected, _ = server.accept()
+        with connected, suppress(OSError):
+            connected.sendall(begin)
+            while not over.wait(0.05):
+                connected.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle, args=(server,), daemon=True)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(IssuerAway, match=r"took longer than 0\.3 s"):
+            Endpoint(f"http://127.0.0.1:{server.getsockname()[1]}/keys", "", 0.3, 99_999).ask({})
+        assert time.monotonic() - began < 10
+        over.set()
+        thread.join(10)
