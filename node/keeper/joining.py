@@ -1,8 +1,9 @@
 """A host that joins a cluster has nothing of it. Until its first copy is here no client gets a session: another host may have it.
 
 The store remembers the cluster of which it has had everything (META_CLUSTER). Who is alone in one has; who is told of another
-one has not, until each of the other hosts that is there has said IN_SYNC, and one at least. Hosts that join at the same time do not
-wait for each other in a circle: none of them says it later for what itself lacks. A restart forgets nothing of this.
+one has not, until each of the other hosts that is there has said IN_SYNC, and one of them serves. Hosts that join at the same time
+do not wait for each other in a circle: none of them says it later for what itself lacks, and where all are there and all join
+there is nothing else to have. A restart forgets nothing of this.
 """
 
 from __future__ import annotations
@@ -45,17 +46,22 @@ class Joining:
         """In each turn: is it over?"""
         if not self.is_on:
             return
-        is_there = any(peer.is_complete for peer in self._replicas.peers.values())
-        if is_there and self._replicas.is_settled(0):
+        peers = self._replicas.peers.values()
+        complete = [peer for peer in peers if peer.is_complete]
+        has_it = any(peer.serves for peer in complete) or 0 < len(complete) == len(peers)
+        if has_it and self._replicas.is_settled(0):
             self._remember(self._cluster)
             self.is_on = False
             self._log.info("copy_complete", effect="clients are let in")
         self._show()
+        if not self.is_on:
+            self._replicas.joined()
 
     def _remember(self, cluster: bytes) -> None:
         if self._writer.get("meta", META_CLUSTER) != cluster:
             self._writer.put("meta", META_CLUSTER, cluster)
 
     def _show(self) -> None:
+        self._replicas.clock.is_joining = self.is_on
         is_answered = any(peer.node_id not in self._replicas.evicted for peer in self._replicas.peers.values())
         self._slot[INDEX["joining"]] = (COPYING if is_answered else ALONE) if self.is_on else 0

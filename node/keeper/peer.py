@@ -78,6 +78,7 @@ class Peer:
         self.rests_until_ms = 0  # it is not asked for a snapshot again before
         self.rests = False  # and then shall be
         self.is_complete = False  # since it was evicted last it has said that we have all it has
+        self.serves = False  # and that it serves: one that has just joined may have nothing
 
     def renumber(self, number: int) -> None:
         """Its store is another one, and its commits are counted anew."""

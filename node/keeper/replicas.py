@@ -14,6 +14,7 @@ from node.keeper.members import Members
 from node.keeper.old_copy import OldCopy
 from node.keeper.peer import HELLO, OPEN, SEQ, Peer, Say, decode_context, decode_part, is_whole
 from node.keeper.peer_commits import PeerCommits
+from node.keeper.peer_requests import PeerRequests
 from node.keeper.shared_clock import SharedClock
 from node.keeper.tail import Tail
 from node.sessions.directory import Directory
@@ -26,9 +27,8 @@ NODE_ID_BYTES = 16
 PART_BYTES = 1 << 20
 IN_SYNC = b"1"  # what is stored with the eviction of a peer that had all
 TRIM = 1000  # at a time
-REQUESTS, EVENTS = {"release", "kick"}, {"connected", "given"}  # that keepers send each other
 
-_encode, _decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+_encode = msgspec.msgpack.encode
 ALONE_MS = 6000  # after the keeper's start: a host whose interconnect says nothing serves alone
 
 
@@ -48,9 +48,11 @@ class Replicas:
         self.heals = directory.elsewhere.heals
         self.sources = sources.Sources(writer, directory, number, self.old_copy, self._say, self._answer)
         self._commits = PeerCommits(
-            writer, directory, number, self.peers, self.heals, self.sources, self._say, self._take
-        )
+            writer, directory, number, self.peers, self.heals, self.sources, self._say,
+            lambda *message: self._requests.take(*message),
+        )  # fmt: skip
         self.digests = Digests(writer, directory, log, self.peers, self._speak, self._commits.repair)
+        self._requests = PeerRequests(directory, self.sources, self.digests, self._refuse)
         self._tail = Tail(writer, directory, self.heals, log, self._say, self._begin_all)
         self._members = Members(writer, directory.elsewhere, self.evicted)
 
@@ -78,9 +80,7 @@ class Replicas:
         if link is self.link:
             self.link = None
             for peer in self.peers.values():
-                peer.is_heard = False
-                self.replication.broken(peer)
-                self._directory.elsewhere.down(peer, now_ms)
+                self._lost(peer, now_ms)
             self._directory.timers.at(now_ms + ALONE_MS, self._still_alone)
 
     def _still_alone(self, now_ms: int) -> None:
@@ -88,6 +88,11 @@ class Replicas:
         if self.link is None:
             for node_id in list(self.peers):
                 self.peer_down(node_id, True, now_ms)
+
+    def _lost(self, peer: Peer, now_ms: int) -> None:
+        peer.is_heard = False
+        self.replication.broken(peer)
+        self._directory.elsewhere.down(peer, now_ms)
 
     def _peer(self, node_id: bytes) -> Peer:
         if node_id not in self.peers:
@@ -116,9 +121,7 @@ class Replicas:
         self.sources.left(peer, now_ms)
         peer.waiting.clear()  # it sends that again, or those do who have it
         peer.held.clear()
-        peer.is_heard = False
-        self.replication.broken(peer)
-        self._directory.elsewhere.down(peer, now_ms)
+        self._lost(peer, now_ms)
         if evicted:
             self._members.expected.discard(node_id)
             self.digests.gone(peer)
@@ -211,28 +214,8 @@ class Replicas:
             self._commits.came(peer, say, message, now_ms)
             self.sources.came(peer, now_ms)
 
-    def _take(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
-        if say == Say.REPLY:
-            self._directory.outbox.answered(*_decode(message))
-        elif say in (Say.DIGEST, Say.REPAIR):
-            if say == Say.DIGEST:  # also of who commits nothing itself
-                self.sources.look_at(peer, _decode(message)[0])
-            self.digests.take(peer, say, message, now_ms)
-        else:
-            self._asked(peer, say, message, now_ms)
-
-    def _asked(self, peer: Peer, say: int, message: bytes, now_ms: int) -> None:
-        content = _decode(message) if say in (Say.REQUEST, Say.EVENT) else ("", {})
-        method, arguments = content[-2:]
-        if say == Say.REQUEST and method in REQUESTS:
-            self._directory.requests.take(peer, content[0], method, arguments, now_ms)
-        elif say == Say.EVENT and method in EVENTS:
-            getattr(self._directory.elsewhere, method)(**arguments)
-        else:
-            self._refuse(peer, f"message {say} {method}".rstrip())
-
     def _refuse(self, peer: Peer, what: str) -> None:
-        """Only a newer release says it, and without it what follows is not the same: the link ends."""
+        """The link ends."""
         peer.refused = True
         if self.link is not None:
             self.link.queue(EVENT, _encode(["refuse", {"node_id": peer.node_id, "what": what}]))
@@ -304,17 +287,26 @@ class Replicas:
         self._directory.elsewhere.up(peer)
         self.digests.opened(peer)
         if self.replication.peers[peer].in_sync:
-            self.heals.has_all(peer, "there", self._directory.now_ms)
-            self._say(peer, Say.IN_SYNC, self.clock.told())
+            self._say_in_sync(peer)
         self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
+
+    def _say_in_sync(self, peer: Peer) -> None:
+        self.heals.has_all(peer, "there", self._directory.now_ms)
+        self._say(peer, Say.IN_SYNC, self.clock.told())
+
+    def joined(self) -> None:
+        """What this host has is no longer only what it brought: who waits for that may go on."""
+        for peer in self.peers.values():
+            if self.replication.is_in_sync(peer):
+                self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
+                self._say_in_sync(peer)
 
     def _acknowledged(self, peer: Peer, number: int) -> None:
         before = self.replication.in_sync
         self.replication.acknowledged(peer, number)
         if self.replication.in_sync > before:
             self._log.info("peer_in_sync", peer=peer.name)
-            self.heals.has_all(peer, "there", self._directory.now_ms)
-            self._say(peer, Say.IN_SYNC, self.clock.told())
+            self._say_in_sync(peer)
         state = self.replication.peers.get(peer)
         if state is not None and state.in_sync and self._has_evicted(peer):
             self._writer.delete("meta", META_EVICTED + peer.node_id)

@@ -24,15 +24,18 @@ class SharedClock:
     def __init__(self, writer: Writer, directory: Directory, log: Any) -> None:
         self._writer, self._directory, self._log = writer, directory, log
         self._is_right = False  # as that of a host that serves
+        self.is_joining = False  # then we do not serve
         self.wrong_by_ms = 0  # what the next keeper has to add
 
     def told(self) -> bytes:
-        return _CLOCK.pack(self._directory.now_ms, not self._writer.is_settling)
+        return _CLOCK.pack(self._directory.now_ms, not (self._writer.is_settling or self.is_joining))
 
     def heard(self, peer: Peer, message: bytes) -> None:
         if not message:  # an older release does not tell it
+            peer.serves = True
             return
         clock_ms, serves = _CLOCK.unpack(message)
+        peer.serves = bool(serves)
         ahead_ms = clock_ms - self._directory.now_ms
         if abs(ahead_ms) < APART_MS:
             self._is_right = self._is_right or bool(serves)
