@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import msgspec
 
 from node.sessions.outbox import EVENT, REPLY, REQUEST
+from storage.layout import NUMBER_BITS
 from storage.writer import Writer
 
 HELLO = struct.Struct("<QBQ")
@@ -90,3 +91,9 @@ class Peer:
 def is_whole(writer: Writer, peers: Iterable[Peer]) -> bool:
     """Is the store one that has ever been? While peers send commits again it is `ahead` of some and lacks others."""
     return all(writer.has_seen(peer.ahead) for peer in peers)
+
+
+def is_past(dot: int, peers: Iterable[Peer]) -> bool:
+    """Does a store that is `ahead` have what came of the commit that put this, but not the commit itself?"""
+    number, seq = dot >> NUMBER_BITS, dot & (1 << NUMBER_BITS) - 1
+    return any(peer.ahead.get(number, 0) >= seq for peer in peers)

@@ -12,7 +12,7 @@ from node.keeper.digests import Digests
 from node.keeper.link import Link
 from node.keeper.members import Members
 from node.keeper.old_copy import OldCopy
-from node.keeper.peer import HELLO, OPEN, SEQ, Peer, Say, decode_context, decode_part, is_whole
+from node.keeper.peer import HELLO, OPEN, SEQ, Peer, Say, decode_context, decode_part, is_past, is_whole
 from node.keeper.peer_commits import PeerCommits
 from node.keeper.peer_requests import PeerRequests
 from node.keeper.shared_clock import SharedClock
@@ -45,6 +45,7 @@ class Replicas:
         self.old_copy = OldCopy(writer, log)
         self.clock = SharedClock(writer, directory, log)
         directory.elsewhere.has_all, directory.elsewhere.is_in_sync = self.has_all, self.replication.is_in_sync
+        directory.elsewhere.is_past = lambda dot: is_past(dot, self.peers.values())
         self.heals = directory.elsewhere.heals
         self.sources = sources.Sources(writer, directory, number, self.old_copy, self._say, self._answer)
         self._commits = PeerCommits(

@@ -57,6 +57,7 @@ class Elsewhere:
         self.has_all: Callable[[], bool] = lambda: True  # is here what every other host has?
         # Of which hosts that are gone another one has more: up to that commit
         self.lacking: Callable[[], dict[int, int]] = dict
+        self.is_past: Callable[[int], bool] = lambda dot: False  # is that put older than what is here?
         self.is_in_sync: Callable[[Link], bool] = lambda peer: False
         self.tell_context: Callable[[Link], None] = lambda peer: None
         self.taking: set[str] = set()  # client ids whose sessions we are about to take from hosts that cannot be asked
@@ -275,7 +276,8 @@ class Elsewhere:
             directory.writer.queue_of(ours.sid)
             if ours.sid in directory.purges.over:
                 directory.writer.say_over(ours.sid)
-                if not directory.writer.covering:  # of a part of a snapshot it may be ahead
+                # A part of a snapshot, or a commit of which another host has told what came of it, may be older than the end.
+                if not (directory.writer.covering or self.is_past(directory.writer.dot_in(value))):
                     self._anew.append(ours)  # its host learns of the end, whose consequences it may hear from us
         else:
             if self.owns(ours) and theirs.owner != self.number:

@@ -37,6 +37,7 @@ KEPT: dict[int, str] = {
     7000112: "as 7000038",
     5030023: "two sessions whose queues were put anew came at once: the keeper did not end its turn",
     3013038: "a host that joined with data of its own let clients in before it had what the others have",
+    5000043: "an ended session came back without its subscriptions: who had undone commits took an old put of it for new",
     5000898: "a session was taken from a host that died before the last that it had told a third one was here: QoS 2 twice",
     11000007: "two hosts that had both ended a session each numbered anew what the other one put, without end",
     11000010: "a host that started anew and handed a session over said that it had sent nothing: QoS 2 went to another member",
