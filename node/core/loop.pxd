@@ -287,6 +287,7 @@ cdef class Loop:
 
 cdef class Listener:
     cdef readonly object socket
+    cdef int fd
     cdef readonly object config
     cdef object make_filter
     cdef uint64_t data

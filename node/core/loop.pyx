@@ -87,7 +87,6 @@ cdef extern from *:
     static int mq_accept(int listener, struct in6_addr *host, uint16_t *port) {
         union { struct sockaddr any; struct sockaddr_in in; struct sockaddr_in6 in6; struct sockaddr_storage room; } peer;
         socklen_t length = sizeof peer;
-        int one = 1, idle = 20000;
         int fd = accept4(listener, &peer.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
         memset(host, 0, sizeof *host);
         *port = 0;
@@ -99,11 +98,7 @@ cdef extern from *:
         } else if (peer.any.sa_family == AF_INET6) {
             *host = peer.in6.sin6_addr;
             *port = ntohs(peer.in6.sin6_port);
-        } else {
-            return fd;
         }
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &idle, sizeof idle);
         return fd;
     }
     /* Writes ADDRESS:PORT or [IPV6]:PORT. */
@@ -211,6 +206,7 @@ cdef class Listener:
 
     def __init__(self, socket, config, make_filter):
         self.socket = socket
+        self.fd = socket.fileno()
         self.config = config
         self.make_filter = make_filter
 
@@ -378,7 +374,7 @@ cdef class Loop:
         """Accept clients on this listening socket; `make_filter(address)` gives each its filter or None."""
         cdef Listener listener = Listener(socket, config, make_filter)
         listener.data = self.take_slot(listener)
-        if epoll_add(self.epoll, socket.fileno(), listener.data, False) < 0:
+        if epoll_add(self.epoll, listener.fd, listener.data, False) < 0:
             raise OSError(errno, os.strerror(errno))
 
     def unlisten(self):
@@ -432,12 +428,12 @@ cdef class Loop:
         cdef Peer peer
         cdef int i, fd
         for i in range(ACCEPTS):
-            fd = accept_one(listener.socket.fileno(), &peer.host, &peer.port)
+            fd = accept_one(listener.fd, &peer.host, &peer.port)
             if fd < 0:
                 if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
                     # Out of descriptors, most likely: the tick tries again, lest this spins.
                     self.handler.accept_failed(errno)
-                    epoll_remove(self.epoll, listener.socket.fileno())
+                    epoll_remove(self.epoll, listener.fd)
                     self.resting.append(listener)
                 return 0
             if listener.config is None:
@@ -874,7 +870,7 @@ cdef class Loop:
         try:
             wheel_turn(self)
             for listener in self.resting:
-                epoll_add(self.epoll, (<Listener>listener).socket.fileno(), (<Listener>listener).data, False)
+                epoll_add(self.epoll, (<Listener>listener).fd, (<Listener>listener).data, False)
             self.resting = []
             for connection, since_ms in self.congested.items():
                 if self.now_ms - <uint64_t>since_ms > self.slow_ms and not connection.stalled:

@@ -1,6 +1,7 @@
 """Listening sockets of the configuration, and the filters that each new connection of them needs.
 
-TCP: one socket a worker and address, spread by the kernel (SO_REUSEPORT). A unix socket has one owner: worker 0.
+TCP: one socket a worker and address, spread by the kernel (SO_REUSEPORT); what is set on it, accepted ones inherit.
+A unix socket has one owner: worker 0.
 All are bound, listening, non-blocking and close-on-exec. Must not know what comes after accept.
 """
 
@@ -22,6 +23,7 @@ from node.listeners.tls import TlsContexts
 from node.listeners.websocket import WebSocketFilter
 
 BACKLOG = 4096  # the kernel takes the smaller of this and net.core.somaxconn
+UNACKNOWLEDGED_MS = 20_000  # what a client does not acknowledge for so long ends its connection
 Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 _PATH_MAX_BYTES = 107  # sockaddr_un
 
@@ -78,6 +80,8 @@ def _open_tcp(family: int, address: Address, bind: str, shared: bool) -> socket.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.bind(address)

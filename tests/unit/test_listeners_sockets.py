@@ -18,11 +18,13 @@ from websockets.uri import parse_uri
 from node.config import Limits, Listener
 from node.listeners.filters import FilterError, ListenError
 from node.listeners.proxy_protocol import ProxyProtocolFilter
-from node.listeners.sockets import check_free, filter_factory, open_listener, split_bind
+from node.listeners.sockets import UNACKNOWLEDGED_MS, check_free, filter_factory, open_listener, split_bind
 from node.listeners.tls import TlsError, TlsFilter
 from node.listeners.websocket import WebSocketFilter
 from tests.unit.certificates import Authority
 from tests.unit.test_listeners_tls import Client
+
+NEEDS_IPV6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
 
 
 def tcp(bind: str) -> Listener:
@@ -44,7 +46,16 @@ def test_tcp_is_shared_between_workers_but_not_with_others() -> None:
         open_listener(tcp(f"127.0.0.1:{other.getsockname()[1]}"))
 
 
-@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+@pytest.mark.parametrize("address", ["127.0.0.1:0", pytest.param("[::1]:0", marks=NEEDS_IPV6)])
+def test_accepted_sockets_inherit_what_the_listener_was_given(address: str) -> None:
+    (listening,) = open_listener(tcp(address))
+    listening.setblocking(True)
+    with listening, socket.create_connection(listening.getsockname()[:2]), listening.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_MS
+
+
+@NEEDS_IPV6
 def test_ipv6_does_not_take_ipv4_along() -> None:
     (six,) = open_listener(tcp("[::]:0"))
     port = six.getsockname()[1]
