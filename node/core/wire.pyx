@@ -497,7 +497,7 @@ cdef tuple parse_reason(bytes body, allowed, unsigned int user_properties_max):
     return reason, properties
 
 
-def encode_properties(dict properties):
+cpdef bytes encode_properties(dict properties):
     """The MQTT 5 wire form of {identifier: value}, with its length in front; lists are repeated, None is left out."""
     cdef list parts = []
     for identifier, value in properties.items():
@@ -530,15 +530,19 @@ def varint(unsigned int value):
     return buffer[:end - buffer]
 
 
-def packet(int header, bytes body):
+cpdef bytes packet(int header, bytes body):
     """A whole packet with this first byte."""
-    return bytes((header,)) + varint(len(body)) + body
+    cdef char start[6]
+    start[0] = <char>header
+    return start[:write_varint(start + 1, <uint32_t>len(body)) - start] + body
 
 
 def encode_connack(bint session_present, int reason, properties=None):
     """CONNACK; `properties` None for MQTT 3."""
-    body = bytes((session_present, reason))
-    return packet(0x20, body if properties is None else body + encode_properties(properties))
+    cdef char start[2]
+    start[0] = session_present
+    start[1] = <char>reason
+    return packet(0x20, start[:2] if properties is None else start[:2] + encode_properties(properties))
 
 
 def encode_suback(int packet_id, bytes reasons, properties=None):
