@@ -44,6 +44,7 @@ class Authenticator:
 
     def __init__(self, auth: Auth, clock: Callable[[], float] = time.monotonic) -> None:
         self._auth = auth
+        self._has_users = bool(auth.password_file) or auth.has_tokens
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._users = _Users(auth.password_file)
@@ -65,7 +66,7 @@ class Authenticator:
         """Whether the client gets in, or None: ask `verify`, which takes tens of milliseconds."""
         if certificate_user is not None:
             return certificate_user != ""
-        if not self._auth.password_file and not self._auth.has_tokens:
+        if not self._has_users:
             # Nobody can tell whether the name is right: harmless while nothing depends on it.
             return anonymous_allowed and (user is None or not self._auth.acl_file)
         if user is None:

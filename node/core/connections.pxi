@@ -71,6 +71,7 @@ cdef class Connection(Stream):
         self.alias_out_max = alias_out_max
         self.alias_in_max = self.loop.alias_max if version == 5 else 0
         self.last_received_ms = <uint32_t>self.loop.now_ms
+        self.loop.stats[S_CONNECTS_ACCEPTED] += 1
         wheel_remove(self)
         if keepalive_s:
             wheel_put(self, silence_ms(self))

@@ -175,6 +175,7 @@ cdef int S_PUBLISH_BYTES_RECEIVED = INDEX["publish_bytes_received"]
 cdef int S_PUBLISH_BYTES_SENT = INDEX["publish_bytes_sent"]
 cdef int S_DUPLICATES_RECEIVED = INDEX["duplicates_received"]
 cdef int S_DUPLICATES_SENT = INDEX["duplicates_sent"]
+cdef int S_CONNECTS_ACCEPTED = INDEX["connects_accepted"]
 cdef int S_SOCKETS_OPENED = INDEX["sockets_opened"]
 cdef int S_AUTHZ_DENIED = INDEX["authz_denied"]
 cdef int S_REFUSED_SPLIT = INDEX["refused_split"]
@@ -890,6 +891,10 @@ cdef class Loop:
         self.stats[S_NODES] = self.tree.nodes
 
     # -- from Python ----------------------------------------------------------------------------------------------------
+
+    def clock_ms(self):
+        """The store clock, now."""
+        return monotonic_us() // 1000 + self.clock_offset_ms
 
     def session(self, uint64_t sid, str client_id, str user):
         """The durable session `sid`, made if this worker does not know it yet."""

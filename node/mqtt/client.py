@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from node.auth.scram import ScramServer
     from node.core.loop import Connection
@@ -35,24 +37,21 @@ ADMINISTRATIVE_ACTION = 0x98
 USE_ANOTHER_SERVER = 0x9C
 SERVER_MOVED = 0x9D
 
-NEVER = 0xFFFFFFFF  # session expiry
+NO_LIMIT = 0xFFFFFFFF  # a client takes packets of any size
 SPLIT = "not while a host of the cluster is away"
 JOINING = "this host joins a cluster, and has no copy of its sessions yet"
 
 
-class Handshake:
+class Handshake(msgspec.Struct):
     """From the first byte to CONNACK. It stays longer only for who may authenticate again: an idle client costs little."""
 
-    __slots__ = ("assigned", "certificate_user", "claim", "exchange", "keepalive_s", "packet", "server_keepalive")
-
-    def __init__(self, certificate_user: str | None = None) -> None:
-        self.certificate_user = certificate_user
-        self.packet: Connect
-        self.assigned = False  # the client id is of our making
-        self.keepalive_s = 0
-        self.server_keepalive = False
-        self.claim = 0  # number of the request to the keeper for its session
-        self.exchange: Exchange | None = None
+    certificate_user: str | None = None
+    packet: Connect = None
+    assigned: bool = False  # the client id is of our making
+    keepalive_s: int = 0
+    server_keepalive: bool = False
+    claim: int = 0  # number of the request to the keeper for its session
+    exchange: Exchange | None = None
 
 
 class Exchange:

@@ -10,9 +10,9 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from node.core.loop import Connection, Session
-from node.core.wire import Connect, connect_version, encode_connack, parse_connect
+from node.core.wire import Connect, ProtocolError, connect_version, encode_connack, parse_connect
 from node.mqtt import client as codes
-from node.mqtt.client import JOINING, NEVER, SPLIT, Handshake
+from node.mqtt.client import JOINING, NO_LIMIT, SPLIT, Handshake
 from node.sessions.claim import Claim
 
 if TYPE_CHECKING:
@@ -26,20 +26,28 @@ _RETURN_CODES = {
     codes.NOT_AUTHORIZED: 5,
 }
 
+_CONNACK: bytes = encode_connack(False, 0)  # of MQTT 3
+_CONNACK_PRESENT: bytes = encode_connack(True, 0)
+
 
 class Connects:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
+        self._limits = worker.config.limits
+        self._has_peers = bool(worker.config.interconnect.bind)  # other hosts
+        self._throttles = worker.config.auth.connect_rate_per_address > 0
+        self._open = {id(each) for each in worker.config.listeners if worker.authenticator.anonymous_allowed(each)}
 
     def packet(self, connection: Connection, body: bytes) -> None:
-        worker = self.worker
-        limits = worker.config.limits
+        if connection.is_connected:
+            raise ProtocolError(codes.PROTOCOL_ERROR, "a second CONNECT")  # [MQTT-3.1.0-2]
         handshake = connection.handshake = connection.handshake or Handshake()
         connection.version = connect_version(body)
-        packet = parse_connect(body, limits.max_user_properties, limits.max_topic_levels)
+        packet = parse_connect(body, self._limits.max_user_properties, self._limits.max_topic_levels)
         handshake.packet = packet
-        connection.problem_information = packet.properties.get(0x17, 1) == 1
-        connection.max_packet_out = packet.properties.get(0x27, NEVER)
+        if packet.properties:
+            connection.problem_information = packet.properties.get(0x17, 1) == 1
+            connection.max_packet_out = packet.properties.get(0x27, NO_LIMIT)
         connection.hold()
         reason, text = self._judge(connection, packet)
         if reason:
@@ -47,13 +55,12 @@ class Connects:
             return
         self._name(connection, packet)
         if 0x15 in packet.properties:
-            worker.auth_exchange.begin(connection, packet)
+            self.worker.auth_exchange.begin(connection, packet)
         else:
             self._authenticate(connection, packet)
 
     def _judge(self, connection: Connection, packet: Connect) -> tuple[int, str]:
-        limits = self.worker.config.limits
-        listener = connection.listener
+        worker, limits, listener = self.worker, self._limits, connection.listener
         if packet.version not in listener.protocol_versions:
             return codes.UNSUPPORTED_VERSION, "this listener does not speak that version of MQTT"
         if len(packet.client_id.encode()) > limits.max_client_id_bytes:
@@ -62,19 +69,19 @@ class Connects:
             return codes.CLIENT_ID_NOT_VALID, "a client id is needed"  # [MQTT-3.1.3-8]
         if packet.will is not None and len(packet.will.topic) > limits.max_topic_bytes:
             return codes.TOPIC_INVALID, "the will's topic is too long"
-        if self.worker.stopping:
+        if worker.stopping:
             return codes.SERVER_SHUTTING_DOWN, "the server is shutting down"
-        if self.worker.moves.closed:
+        if worker.moves.closed:
             return codes.USE_ANOTHER_SERVER, "this host is about to go"
-        if self.worker.is_joining:
+        if self._has_peers and worker.is_joining:
             return codes.SERVER_UNAVAILABLE, JOINING
-        if self.worker.refuses("connect"):
+        if self._has_peers and worker.refuses("connect"):
             return codes.SERVER_UNAVAILABLE, SPLIT
-        if self.worker.throttled(connection.address):
+        if self._throttles and worker.throttled(connection.address):
             return self._shed("failed_logins", "too many failed attempts from this address")
-        if listener.max_connections and self.worker.loop.connections_at(listener) > listener.max_connections:
+        if listener.max_connections and worker.loop.connections_at(listener) > listener.max_connections:
             return self._shed("listener_full", "too many connections")
-        if limits.max_connections and self.worker.loop.connection_count > limits.max_connections:
+        if limits.max_connections and worker.loop.connection_count > limits.max_connections:
             return self._shed("worker_full", "too many connections")
         return 0, ""
 
@@ -83,8 +90,7 @@ class Connects:
         return codes.SERVER_BUSY, text
 
     def _name(self, connection: Connection, packet: Connect) -> None:
-        limits = self.worker.config.limits
-        handshake = connection.handshake
+        limits, handshake = self._limits, connection.handshake
         connection.client_id = packet.client_id
         if not packet.client_id:
             connection.client_id = "auto-" + secrets.token_hex(10)
@@ -103,19 +109,19 @@ class Connects:
 
     def _authenticate(self, connection: Connection, packet: Connect) -> None:
         worker = self.worker
-        authenticator = worker.authenticator
-        facts = connection.filter.facts() if connection.filter is not None else {}
-        certificate_user = facts.get("user") or connection.handshake.certificate_user
+        certificate_user = connection.handshake.certificate_user
+        if connection.filter is not None:
+            certificate_user = connection.filter.facts().get("user") or certificate_user
         connection.certified = certificate_user is not None
-        anonymous = worker.anonymous_allowed(connection.listener)
         method = worker.tokens.method(packet) if certificate_user is None else None
         if method is not None:
             worker.tokens.judge(connection, packet, method)
             return
-        decision = authenticator.check(packet.user, packet.password, certificate_user, anonymous)
+        is_open = id(connection.listener) in self._open
+        decision = worker.authenticator.check(packet.user, packet.password, certificate_user, is_open)
         if decision is None:
             worker.in_thread(
-                authenticator.verify,
+                worker.authenticator.verify,
                 (packet.user, packet.password),
                 lambda verified: self._authenticated(connection, packet, verified, packet.user),
             )
@@ -144,7 +150,8 @@ class Connects:
         worker = self.worker
         packet: Connect = connection.handshake.packet
         connection.user = user
-        if len(self._connack(connection, True, properties or {})) > connection.max_packet_out:
+        most = connection.max_packet_out
+        if most != NO_LIMIT and len(self._connack(connection, True, properties)) > most:
             self.refuse(connection, codes.PACKET_TOO_LARGE, "CONNACK is larger than the client takes")
             return
         will = None
@@ -169,14 +176,14 @@ class Connects:
                 connection.expiry_s,
                 user,
                 will,
-                worker.now_ms() - connection.silent_ms(),
+                worker.loop.clock_ms() - (connection.silent_ms() if self._has_peers else 0),
             ),
-            lambda ok, result: self._claimed(connection, ok, result, properties or {}),
+            lambda ok, result: self._claimed(connection, ok, result, properties),
         )
 
     # -- its session ----------------------------------------------------------------------------------------------------
 
-    def _claimed(self, connection: Connection, ok: bool, result: Any, properties: dict[int, Any]) -> None:
+    def _claimed(self, connection: Connection, ok: bool, result: Any, properties: dict[int, Any] | None) -> None:
         worker = self.worker
         if not ok and connection.is_closing:
             return
@@ -204,13 +211,14 @@ class Connects:
         if handshake.exchange is None:
             connection.handshake = None
         else:
-            del handshake.packet  # with its password
-        asked = packet.properties.get(0x21, 65535)
-        window = min(asked, worker.config.limits.max_inflight)
+            handshake.packet = None  # with its password
+        window = self._limits.max_inflight
+        if 0x21 in packet.properties:
+            window = min(window, packet.properties[0x21])
         session.attach(connection, window, result.get("sent", 0), result.get("last_qseq", 0))
         connection.accepted(packet.version, handshake.keepalive_s, packet.properties.get(0x22, 0))
-        worker.count("connects_accepted")
-        worker.access("connect", connection, session_present=result["present"], version=packet.version)
+        if worker.config.log.access:  # asked here, too: to gather the fields takes longer
+            worker.access("connect", connection, session_present=result["present"], version=packet.version)
 
     def _session(self, connection: Connection, result: dict[str, Any]) -> Session:
         worker = self.worker
@@ -224,13 +232,12 @@ class Connects:
             session.remember_packet_ids(list(worker.reader.packet_ids(session.sid)), result["taken"])
         return session
 
-    def _connack(self, connection: Connection, present: bool, properties: dict[int, Any]) -> bytes:
+    def _connack(self, connection: Connection, present: bool, properties: dict[int, Any] | None) -> bytes:
+        if connection.version != 5:
+            return _CONNACK_PRESENT if present and connection.version != 3 else _CONNACK
         handshake: Handshake = connection.handshake
-        packet = handshake.packet
-        if packet.version != 5:
-            return bytes(encode_connack(present and packet.version != 3, 0))
-        limits = self.worker.config.limits
-        answer: dict[int, Any] = dict(properties)
+        packet, limits = handshake.packet, self._limits
+        answer: dict[int, Any] = dict(properties or {})
         if connection.expiry_s != packet.properties.get(0x11, 0):
             answer[0x11] = connection.expiry_s
         if handshake.assigned:

@@ -54,7 +54,7 @@ class Replay:
     def _search(self) -> Iterator[tuple[list[bytes], int]]:
         """What the filters find, with their options, in the small lists in which the store is read."""
         worker = self._worker
-        for records, options in worker.reader.retained_of(self.filters, worker.now_ms):
+        for records, options in worker.reader.retained_of(self.filters, worker.loop.clock_ms):
             if not worker.authorizer.allows_all:
                 records = [record for record in records if worker.may_receive_retained(self._session, record)]
             yield records, options

@@ -57,13 +57,13 @@ class Tokens:
 
     def method(self, packet: Connect) -> Method | None:
         """What judges this CONNECT; None: it shows no token."""
-        if not packet.password:
+        if not packet.password or (self.jwt is None and self.introspector is None):
             return None
-        is_jwt = self._auth.has_tokens and looks_like_jwt(packet.password)
-        if is_jwt and self._auth.jwt.on:
+        is_jwt = looks_like_jwt(packet.password)
+        if is_jwt and self.jwt is not None:
             return "jwt"
         is_password = bool(packet.user) and bool(self._auth.password_file) and not is_jwt
-        return "introspection" if self._auth.introspection.on and not is_password else None
+        return "introspection" if self.introspector is not None and not is_password else None
 
     def judge(self, connection: Connection, packet: Connect, method: Method) -> None:
         """Admit or refuse it, later."""

@@ -24,7 +24,7 @@ from node.auth.authenticate import Authenticator
 from node.auth.authorize import Action, Authorizer
 from node.auth.throttle import Throttle
 from node.begin import begin_worker
-from node.config import Config, Listener, run_dir
+from node.config import Config, run_dir
 from node.core import wire
 from node.core.loop import Connection, Link, Loop, Session
 from node.listeners.filters import ListenError
@@ -80,7 +80,7 @@ class Worker:
         self.factories: dict[int, FilterFactory] = {}  # by the listener's place in the configuration
         self.pool = gevent.get_hub().threadpool
         self._packets: dict[int, Callable[[Connection, bytes], None]] = {
-            wire.CONNECT: self._connect,
+            wire.CONNECT: self.connects.packet,
             wire.SUBSCRIBE: self.subscriptions.packet,
             wire.UNSUBSCRIBE: self.subscriptions.unsubscribe_packet,
             wire.DISCONNECT: self.ends.packet,
@@ -212,11 +212,6 @@ class Worker:
             raise wire.ProtocolError(codes.PROTOCOL_ERROR, f"packet type {kind} is not for a server")
         handle(connection, body)
 
-    def _connect(self, connection: Connection, body: bytes) -> None:
-        if connection.is_connected:
-            raise wire.ProtocolError(codes.PROTOCOL_ERROR, "a second CONNECT")  # [MQTT-3.1.0-2]
-        self.connects.packet(connection, body)
-
     def failed(self, connection: Connection, reason: int, text: str) -> None:
         self.ends.failed(connection, reason, text)
 
@@ -270,10 +265,6 @@ class Worker:
     def is_joining(self) -> bool:
         """The host, and has nothing of its cluster yet (node/keeper/joining.py)."""
         return self._keepers[counters.INDEX["joining"]] > 0
-
-    def now_ms(self) -> int:
-        """The store clock."""
-        return time.monotonic_ns() // 1_000_000 + int(self.loop.clock_offset_ms)
 
     def access(self, event: str, connection: Connection, **fields: Any) -> None:
         if self.config.log.access:
@@ -337,9 +328,6 @@ class Worker:
         self.loop.tree.receive_permitted = None if open_to_all else self._receive_permitted
         self.loop.permit_version += 1
         self.loop.tree.invalidate()
-
-    def anonymous_allowed(self, listener: Listener) -> bool:
-        return self.authenticator.anonymous_allowed(listener)
 
     def may_publish(self, connection: Connection, topic: bytes, qos: int, retain: bool) -> bool:
         name = topic.decode()
