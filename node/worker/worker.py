@@ -8,6 +8,7 @@ Everything that runs in a wake-up of the core must return at once; what may bloc
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -102,6 +103,7 @@ class Worker:
         gevent.signal_handler(signal.SIGTERM, self.stop.set)
         gevent.signal_handler(signal.SIGHUP, lambda: gevent.spawn(self.reload))
         self._open_unix_socket()
+        gc.freeze()  # what is here now stays: no collection looks at it again
         self.links.run()
         self.listen()
         self.moves.look()
