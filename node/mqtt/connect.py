@@ -43,8 +43,7 @@ class Connects:
             raise ProtocolError(codes.PROTOCOL_ERROR, "a second CONNECT")  # [MQTT-3.1.0-2]
         handshake = connection.handshake = connection.handshake or Handshake()
         connection.version = connect_version(body)
-        packet = parse_connect(body, self._limits.max_user_properties, self._limits.max_topic_levels)
-        handshake.packet = packet
+        packet = handshake.packet = parse_connect(body, self._limits.max_user_properties, self._limits.max_topic_levels)
         if packet.properties:
             connection.problem_information = packet.properties.get(0x17, 1) == 1
             connection.max_packet_out = packet.properties.get(0x27, NO_LIMIT)
@@ -60,12 +59,12 @@ class Connects:
             self._authenticate(connection, packet)
 
     def _judge(self, connection: Connection, packet: Connect) -> tuple[int, str]:
-        worker, limits, listener = self.worker, self._limits, connection.listener
+        worker, limits, listener, client_id = self.worker, self._limits, connection.listener, packet.client_id
         if packet.version not in listener.protocol_versions:
             return codes.UNSUPPORTED_VERSION, "this listener does not speak that version of MQTT"
-        if len(packet.client_id.encode()) > limits.max_client_id_bytes:
+        if len(client_id.encode()) > limits.max_client_id_bytes:
             return codes.CLIENT_ID_NOT_VALID, "the client id is too long"
-        if not packet.client_id and (packet.version == 3 or (packet.version == 4 and not packet.clean_start)):
+        if not client_id and (packet.version == 3 or (packet.version == 4 and not packet.clean_start)):
             return codes.CLIENT_ID_NOT_VALID, "a client id is needed"  # [MQTT-3.1.3-8]
         if packet.will is not None and len(packet.will.topic) > limits.max_topic_bytes:
             return codes.TOPIC_INVALID, "the will's topic is too long"
@@ -91,17 +90,14 @@ class Connects:
 
     def _name(self, connection: Connection, packet: Connect) -> None:
         limits, handshake = self._limits, connection.handshake
-        connection.client_id = packet.client_id
-        if not packet.client_id:
-            connection.client_id = "auto-" + secrets.token_hex(10)
-            handshake.assigned = True
+        handshake.assigned = not packet.client_id
+        connection.client_id = packet.client_id or "auto-" + secrets.token_hex(10)
         if packet.version == 5:
             connection.expiry_s = min(packet.properties.get(0x11, 0), limits.max_session_expiry_s)
         else:
             connection.expiry_s = 0 if packet.clean_start else limits.max_session_expiry_s
-        handshake.keepalive_s = packet.keepalive_s
-        cap = limits.max_keepalive_s
-        if cap < 65535 and (packet.keepalive_s == 0 or packet.keepalive_s > cap):  # S07
+        handshake.keepalive_s, cap = packet.keepalive_s, limits.max_keepalive_s
+        if cap < 65535 and not 0 < handshake.keepalive_s <= cap:  # S07
             handshake.keepalive_s = cap
             handshake.server_keepalive = packet.version == 5
 
