@@ -26,14 +26,17 @@ _RETURN_CODES = {
     codes.NOT_AUTHORIZED: 5,
 }
 
-_CONNACK: bytes = encode_connack(False, 0)  # of MQTT 3
-_CONNACK_PRESENT: bytes = encode_connack(True, 0)
-
 
 class Connects:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self._limits = worker.config.limits
+        self._limits = limits = worker.config.limits
+        self._told = {0x21: limits.receive_maximum, 0x22: limits.topic_alias_maximum, 0x27: limits.max_packet_bytes}
+        self._connacks: dict[int, tuple[bytes, bytes]] = {  # by version: without a session, with one
+            3: (encode_connack(False, 0), encode_connack(False, 0)),
+            4: (encode_connack(False, 0), encode_connack(True, 0)),
+            5: (encode_connack(False, 0, self._told), encode_connack(True, 0, self._told)),
+        }
         self._has_peers = bool(worker.config.interconnect.bind)  # other hosts
         self._throttles = worker.config.auth.connect_rate_per_address > 0
         self._open = {id(each) for each in worker.config.listeners if worker.authenticator.anonymous_allowed(each)}
@@ -229,21 +232,18 @@ class Connects:
         return session
 
     def _connack(self, connection: Connection, present: bool, properties: dict[int, Any] | None) -> bytes:
-        if connection.version != 5:
-            return _CONNACK_PRESENT if present and connection.version != 3 else _CONNACK
-        handshake: Handshake = connection.handshake
-        packet, limits = handshake.packet, self._limits
-        answer: dict[int, Any] = dict(properties or {})
-        if connection.expiry_s != packet.properties.get(0x11, 0):
-            answer[0x11] = connection.expiry_s
-        if handshake.assigned:
-            answer[0x12] = connection.client_id
-        if handshake.server_keepalive:
-            answer[0x13] = handshake.keepalive_s
-        answer[0x21] = limits.receive_maximum
-        answer[0x22] = limits.topic_alias_maximum
-        answer[0x27] = limits.max_packet_bytes
-        return bytes(encode_connack(present, 0, answer))
+        answer: dict[int, Any] = {**properties} if properties else {}
+        if connection.version == 5:
+            handshake: Handshake = connection.handshake
+            if connection.expiry_s != handshake.packet.properties.get(0x11, 0):
+                answer[0x11] = connection.expiry_s
+            if handshake.assigned:
+                answer[0x12] = connection.client_id
+            if handshake.server_keepalive:
+                answer[0x13] = handshake.keepalive_s
+        if not answer:
+            return self._connacks[connection.version][present]
+        return bytes(encode_connack(present, 0, answer | self._told))
 
     def refuse(self, connection: Connection, reason: int, text: str, cause: str = "") -> None:
         """CONNACK with a reason, and the end. `cause`, if the operator is told another one than the client."""
