@@ -103,7 +103,7 @@ class Directory:
                     self._detached(record, record.expiry_s, None, now_ms)
                 else:
                     self.expiry.later(record)
-        self.wills.orphaned(self.elsewhere.number, {owner.will_id for owner in self.owners.values()}, now_ms)
+        self.wills.orphaned(self.elsewhere.number, self.owners.will_ids(), now_ms)
         self.elsewhere.after_restart(now_ms)
 
     # -- links ----------------------------------------------------------------------------------------------------------
@@ -140,11 +140,14 @@ class Directory:
         """A client is at this worker, and waits for its session."""
         claim = Claim(*fields)
         cid = claim.cid
-        owner = self.owners.get(cid)
+        owner, waiting = self.owners.get(cid), self._claims.get(cid)
+        is_new = owner is None and waiting is None and cid not in self.sessions
+        if is_new and not claim.expiry_s and claim.will is None:
+            self._grant_plain(link, claim, answer, now_ms)
+            return
         if owner is not None and owner.link is link and owner.connection == claim.connection:
             answer(True, self._granted(owner, True))  # asked again after our restart
             return
-        waiting = self._claims.get(cid)
         if waiting is not None:
             waiting.append((link, claim, answer))
         elif owner is not None:
@@ -206,7 +209,7 @@ class Directory:
         former = record = self.sessions.get(cid)
         at_ms = min(now_ms, claim.at_ms)  # a CONNECT that lay here while this host stood still is not the latest
         if former is None and will is None and not claim.expiry_s:
-            self._grant_plain(link, claim, answer, at_ms)
+            self._grant_plain(link, claim, answer, now_ms)
             return
         if record is not None and (claim.clean or record.user != claim.user or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
@@ -228,12 +231,14 @@ class Directory:
         self.elsewhere.announce(cid, at_ms)
         answer(True, self._granted(owner, present))
 
-    def _grant_plain(self, link: Link, claim: Claim, answer: Answer, at_ms: int) -> None:
+    def _grant_plain(self, link: Link, claim: Claim, answer: Answer, now_ms: int) -> None:
         """Nothing outlives this connection: nothing is written, and nobody waits for peers to have it."""
-        cid = claim.cid
-        self.wills.returned(cid, self.now_ms, here=True)
-        self.owners.put_plain(cid, link, claim.connection, at_ms if self.writer.hosts > 1 else 0)
-        self.elsewhere.announce(cid, at_ms)
+        cid, at_ms = claim.cid, 0
+        self.wills.returned(cid, now_ms, here=True)
+        if self.writer.hosts > 1:
+            at_ms = min(now_ms, claim.at_ms)
+            self.elsewhere.announce(cid, at_ms)
+        self.owners.put_plain(cid, link, claim.connection, at_ms)
         answer(True, NO_SESSION)
         self.outbox.hurry()
 

@@ -5,8 +5,6 @@ Plain is who has a live session and no will. There may be a million of them, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 from node.sessions.outbox import Link
@@ -33,6 +31,7 @@ class Owners:
     def __init__(self) -> None:
         self._entries: dict[str, Owner | int] = {}
         self._links: list[Link] = []  # None: a free place
+        self._places: dict[Link, int] = {}
 
     def __contains__(self, cid: str) -> bool:
         return cid in self._entries
@@ -49,7 +48,10 @@ class Owners:
     def put_plain(self, cid: str, link: Link, connection: int, at_ms: int) -> None:
         """The owner has neither session nor will."""
         assert connection >> _NUMBER_BITS == 0
-        self._entries[cid] = (at_ms << _PLACE_BITS | self._place(link)) << _NUMBER_BITS | connection
+        place = self._places.get(link)
+        if place is None:
+            place = self._place(link)
+        self._entries[cid] = (at_ms << _PLACE_BITS | place) << _NUMBER_BITS | connection
 
     def __delitem__(self, cid: str) -> None:
         del self._entries[cid]
@@ -58,8 +60,8 @@ class Owners:
         found = self._entries.get(cid)
         return None if found is None else self._unpacked(found)
 
-    def values(self) -> Iterator[Owner]:
-        return map(self._unpacked, self._entries.values())
+    def will_ids(self) -> set[int]:
+        return {found.will_id for found in self._entries.values() if not isinstance(found, int)}
 
     def since(self, ms: int) -> list[str]:
         """The client ids without a session that connected then or later."""
@@ -77,15 +79,17 @@ class Owners:
 
     def left(self, link: Link) -> None:
         """It is gone, and so are its clients."""
-        self._links = [None if each is link else each for each in self._links]
+        if link in self._places:
+            self._links[self._places.pop(link)] = None
 
     def _place(self, link: Link) -> int:
-        if link not in self._links:
-            if None not in self._links:
-                self._links.append(None)
-            assert len(self._links) <= 1 << _PLACE_BITS
-            self._links[self._links.index(None)] = link
-        return self._links.index(link)
+        """A new one, the first that is free."""
+        if None not in self._links:
+            assert len(self._links) < 1 << _PLACE_BITS
+            self._links.append(None)
+        place = self._places[link] = self._links.index(None)
+        self._links[place] = link
+        return place
 
     def _unpacked(self, found: Owner | int) -> Owner:
         if isinstance(found, Owner):

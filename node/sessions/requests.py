@@ -17,7 +17,7 @@ KICKED = 0x98
 
 class Requests:
     def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+        self._directory, self._reply = directory, directory.outbox.reply
         self._handlers: dict[str, Callable[..., None]] = {
             "claim": directory.claim,
             "unclaim": directory.unclaim,
@@ -35,7 +35,7 @@ class Requests:
 
     def take(self, link: Link, number: int, method: str, arguments: dict[str, Any] | list[Any], now_ms: int) -> None:
         """`arguments` by name, or in their order, which costs less: names that were just decoded are compared letter by letter."""
-        answer = partial(self._directory.outbox.reply, link, number)
+        answer = partial(self._reply, link, number)
         handler = self._handlers.get(method)
         if handler is None:
             answer(False, f"unknown request {method}")

@@ -65,7 +65,9 @@ class Wills:
     def returned(self, client_id: str, now_ms: int, here: bool = False) -> None:
         """The client is back before its will's delay was over. `here`: so its last connection is, too, wherever that was; its host
         may have died, and could not say so."""
-        for will_id in list(self._of.get(client_id, ())):
+        if client_id not in self._of:
+            return
+        for will_id in list(self._of[client_id]):
             due_ms = self._due_ms.get(will_id)
             is_early = due_ms > now_ms if due_ms is not None else here and self._wills[will_id].delay_s > 0
             if will_id not in self._firing and is_early:
