@@ -1262,7 +1262,7 @@ cdef class Writer:
         cdef int verdict = self.judge(database, key, ours, value, dot, context)
         if verdict != BOTH:
             return ours if verdict == NOTHING else value
-        if dot_of(ours) == self.dot and not self.covering:
+        if dot_of(ours) == self.dot and not (self.covering or self.repairing):
             return ours     # put in this very commit: whoever gets that learns that we knew theirs, and takes ours
         best, beaten = (value, ours) if rank(database, value) > rank(database, ours) else (ours, value)
         self.beat(database, key, beaten)
