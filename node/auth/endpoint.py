@@ -10,6 +10,7 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,12 +39,14 @@ class Endpoint:
     def ask(self, headers: dict[str, str], body: bytes | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
         """POST of `body`, or GET. Status (200 or 304), headers and content. Raises IssuerAway."""
         connection, is_late = self._connection(), threading.Event()
-        timer = threading.Timer(self._timeout_s, self._end, (connection, is_late))
-        timer.start()
+        timer = None
+        began = time.monotonic()
         try:
             connection.connect()
-            if is_late.is_set():
-                raise TimeoutError
+            left_s = max(0.0, began + self._timeout_s - time.monotonic())
+            timer = threading.Timer(left_s, self._end, (connection.sock, is_late))
+            timer.daemon = True
+            timer.start()
             connection.request(
                 "GET" if body is None else "POST", self._path, body, {"Accept": "application/json"} | headers
             )
@@ -54,7 +57,8 @@ class Endpoint:
                 raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s") from None
             raise IssuerAway(f"{self.url}: {error or type(error).__name__}") from None
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             connection.close()
         if is_late.is_set():
             raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s")
@@ -66,12 +70,11 @@ class Endpoint:
         return answer.status, answer.headers, content
 
     @staticmethod
-    def _end(connection: http.client.HTTPConnection, is_late: threading.Event) -> None:
+    def _end(connected: socket.socket, is_late: threading.Event) -> None:
         """However slowly it comes: a timeout of the socket begins anew with each byte."""
         is_late.set()
         with suppress(OSError):
-            if connection.sock is not None:
-                connection.sock.shutdown(socket.SHUT_RDWR)
+            connected.shutdown(socket.SHUT_RDWR)
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._tls is None:

@@ -55,7 +55,7 @@ class Joining:
             self._log.info("copy_complete", effect="clients are let in")
         self._show()
         if not self.is_on:
-            self._replicas.joined()
+            self._replicas.say_in_sync()
 
     def _remember(self, cluster: bytes) -> None:
         if self._writer.get("meta", META_CLUSTER) != cluster:

@@ -170,9 +170,11 @@ class Keeper:
         self.writer.begin()
         self.directory.tick(now_ms)
         for link, kind, body in frames:
+            counters.beat(self.slot)  # many claims, or parts of snapshots of several hosts, may take seconds together
             self._take(link, kind, body, now_ms)
         if self.writer.is_settling and self.replicas.is_settled(now_ms - self.started_ms):
             self.writer.settle()
+            self.replicas.say_in_sync()  # again: now this host serves
             self.replicas.old_copy.serves(not self.directory.elsewhere.peers)
         self.joining.look()
         for will_id in self.writer.fired_wills:
@@ -213,7 +215,6 @@ class Keeper:
 
     def _take(self, link: Link, kind: int, body: bytes, now_ms: int) -> None:
         if kind == OPS:
-            counters.beat(self.slot)
             batch = int.from_bytes(body[:8], "little")
             if batch > link.applied:  # else it was committed before our restart
                 before = len(self.writer.refused)
@@ -237,7 +238,6 @@ class Keeper:
         elif kind == REPLY:
             self.directory.outbox.answered(*_decode(body))
         elif kind == PEER:
-            counters.beat(self.slot)  # parts of snapshots of several hosts may take seconds together
             self.replicas.frame(body, now_ms)
         elif kind == EVENT:
             method, arguments = _decode(body)

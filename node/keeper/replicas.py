@@ -295,8 +295,8 @@ class Replicas:
         self.heals.has_all(peer, "there", self._directory.now_ms)
         self._say(peer, Say.IN_SYNC, self.clock.told())
 
-    def joined(self) -> None:
-        """What this host has is no longer only what it brought: who waits for that may go on."""
+    def say_in_sync(self) -> None:
+        """This host serves since: who joins and waits for one that does may go on."""
         for peer in self.peers.values():
             if self.replication.is_in_sync(peer):
                 self._say(peer, Say.CONTEXT, _encode(self._writer.context()))

@@ -109,20 +109,21 @@ class Directory:
     # -- links ----------------------------------------------------------------------------------------------------------
 
     def worker_came(self, link: Link, clients: list[list[Any]], now_ms: int) -> None:
-        """A worker said HELLO, and we serve: these clients are its own still."""
+        """A worker said HELLO, and we serve: these clients are its own still, connected for so many seconds."""
         self.outbox.links.append(link)
         self._have_said = self._have_said or len(self.outbox.links) >= self.outbox.workers
-        for cid, connection, sid in clients:
+        for cid, connection, sid, age_s in clients:
             record = self.by_sid.get(sid)
             taken = bool(sid) and (record is None or not self.elsewhere.owns(record))  # by another host
             if taken or cid in self.owners:  # came back elsewhere while we started
                 self.outbox.ask(link, "takeover", {"cid": cid, "conn": connection, "reason": TAKEN_OVER})
                 continue
             self._left.pop(sid, None)
-            self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), 0)
+            at_ms = max(1, now_ms - age_s * 1000) if self.writer.hosts > 1 else 0
+            self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), at_ms)
             if record is not None:
                 self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
-        self.presence.tell(*(self.by_sid.get(sid) for _, _, sid in clients))
+        self.presence.tell(*(self.by_sid.get(sid) for _, _, sid, _ in clients))
         self.presence.tell_all(link)
 
     def worker_left(self, link: Link, now_ms: int) -> None:

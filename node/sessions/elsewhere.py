@@ -9,8 +9,9 @@ Of two sessions of one client id that born later counts, of two records of one t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -49,6 +50,7 @@ class Elsewhere:
         self.number, self.heals = number, heals
         self.peers: dict[int, Link] = {}  # number -> peer that can be asked
         self.evicted: set[int] = set()
+        self._emptied: set[int] = set()  # of them, those that were removed and whose sessions are all taken
         self._unheard_ms: dict[int, int] = {}  # since when a host may not have heard whose clients are here
         self.members: set[int] = set()  # numbers of the cluster's hosts
         self.are_all_known = True  # the numbers of all of them
@@ -119,24 +121,31 @@ class Elsewhere:
     def _announce_to(self, peer: Link, cid: str, at_ms: int) -> None:
         self._directory.outbox.event(peer, "connected", {"cid": cid, "at_ms": at_ms, "number": self.number})
 
-    def _announce_late(self, peer: Link, cids: list[str], now_ms: int) -> None:
-        """Who connected here while that host was gone, some at a time."""
-        if self.peers.get(peer.number) is not peer:
+    def _announce_late(self, peer: Link, cids: Iterator[str], now_ms: int) -> None:
+        """Who connected here while that host was gone, some at a time. What was said is lost with the link, until it is in sync."""
+        number = peer.number
+        if self.peers.get(number) is not peer:
             return
-        for cid in cids[:ANNOUNCED]:
+        some = list(islice(cids, ANNOUNCED))
+        for cid in some:
             owner = self._directory.owners.get(cid)
             if owner is not None:
                 self._announce_to(peer, cid, owner.at_ms)
-        if cids[ANNOUNCED:]:
-            self._directory.timers.at(now_ms + ANNOUNCE_MS, partial(self._announce_late, peer, cids[ANNOUNCED:]))
+        if some or not self.is_in_sync(peer):
+            self._directory.timers.at(now_ms + ANNOUNCE_MS, partial(self._announce_late, peer, cids))
+        else:
+            self._unheard_ms.pop(number, None)
 
     def connected(self, cid: str, at_ms: int, number: int) -> None:
-        """At another host, at `at_ms` of the clock that the hosts share."""
+        """At another host, at `at_ms` of the clock that the hosts share. If that is earlier, it did not know of ours."""
         directory = self._directory
         owner = directory.owners.get(cid)
         if owner is None:
             directory.wills.returned(cid, directory.now_ms)
-        elif owner.session is None and (owner.at_ms, self.number) < (at_ms, number):
+        elif (owner.at_ms, self.number) > (at_ms, number):
+            if number in self.peers:
+                self._announce_to(self.peers[number], cid, owner.at_ms)
+        elif owner.session is None:
             directory.end(cid, owner, TAKEN_OVER)
 
     def kick(self, link: Link, answer: Answer, cid: str) -> None:
@@ -329,8 +338,8 @@ class Elsewhere:
         self.evicted.discard(peer.number)
         self._directory.wills.host_back(peer.number)
         if peer.number in self._unheard_ms:
-            late = self._directory.owners.since(self._unheard_ms.pop(peer.number))
-            self._announce_late(peer, late, self._directory.now_ms)
+            late = self._directory.owners.since(self._unheard_ms[peer.number])
+            self._announce_late(peer, iter(late), self._directory.now_ms)
         self._look_for_orphans()
         self._directory.presence.host_changed(peer.number)
 
@@ -343,6 +352,7 @@ class Elsewhere:
     def gone(self, number: int, now_ms: int) -> None:
         """Evicted: one of us fires the wills of its clients that do not come back in time."""
         self.evicted.add(number)
+        self._emptied.discard(number)
         self._look_for_orphans()
         self._directory.wills.host_gone(number, now_ms, WILL_GRACE_MS)
         self._directory.presence.host_changed(number)
@@ -350,7 +360,7 @@ class Elsewhere:
     def forgotten(self, number: int) -> None:
         """It is no member any more, and nothing is its own."""
         self._unheard_ms.pop(number, None)
-        self.evicted.discard(number)
+        self._emptied.add(number)
         self._look_for_orphans()
 
     def renumbered(self, peer: Link) -> None:
@@ -375,8 +385,8 @@ class Elsewhere:
                 self._directory.wills.host_gone(number, now_ms, WILL_GRACE_MS)
 
     def _look_for_orphans(self) -> None:
-        """The writer asks of each message only while a host is evicted."""
-        self._directory.writer.is_orphan = self._is_orphan if self.evicted else None
+        """The writer asks of each message only while an evicted host has sessions."""
+        self._directory.writer.is_orphan = self._is_orphan if self.evicted - self._emptied else None
 
     def _is_orphan(self, sid: int) -> bool:
         record = self._directory.by_sid.get(sid)

@@ -64,14 +64,12 @@ class Owners:
         return {found.will_id for found in self._entries.values() if not isinstance(found, int)}
 
     def since(self, ms: int) -> list[str]:
-        """The client ids without a session that connected then or later."""
+        """The client ids that connected then or later."""
 
-        def is_late(found: Owner | int) -> bool:
-            if isinstance(found, int):
-                return found >> _AT_SHIFT >= ms
-            return found.session is None and found.at_ms >= ms
+        def at_ms(found: Owner | int) -> int:
+            return found >> _AT_SHIFT if isinstance(found, int) else found.at_ms
 
-        return [cid for cid, found in self._entries.items() if is_late(found)]
+        return [cid for cid, found in self._entries.items() if at_ms(found) >= ms]
 
     def at(self, link: Link) -> list[str]:
         """The client ids whose connections this worker has."""

@@ -94,8 +94,9 @@ class Links:
         return True
 
     def _hello(self) -> dict[str, Any]:
+        now_s = int(time.time())
         clients = [
-            [client_id, connection.number, connection.session.sid]
+            [client_id, connection.number, connection.session.sid, max(0, now_s - connection.connected_at)]
             for client_id, connection in self._worker.clients.items()
             if connection.session is not None
         ] + list(self._worker.leaving.values())  # those of whom the keeper before has not heard that they are gone

@@ -311,7 +311,7 @@ class Worker:
             [connection.client_id, number, connection.expiry_s, will, sent],
             lambda ok, result: self.leaving.pop(number),
         )
-        self.leaving[number] = [connection.client_id, number, session.sid if session is not None else 0]
+        self.leaving[number] = [connection.client_id, number, session.sid if session is not None else 0, 0]
         connection.claimed = False
 
     def left(self, connection: Connection) -> None:

@@ -351,7 +351,16 @@ def test_an_issuer_is_found_by_its_address_too(url: str, place: tuple[str, int])
     assert (connection.host, connection.port) == place
 
 
-@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n",
+    ],
+)
 def test_an_issuer_that_answers_byte_by_byte_is_away(begin: bytes) -> None:
     """Whatever it is that does not end: a timeout of the socket begins anew with each byte."""
     over = threading.Event()

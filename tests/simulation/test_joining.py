@@ -66,6 +66,16 @@ def test_hosts_that_join_together_take_nothing_of_each_other_for_all_that_there_
         assert host.keeper.directory.sessions["it"].sid == sid
 
 
+def test_who_joins_with_one_that_dies_waits_for_no_more_than_the_one_that_serves(joiners: Joiners) -> None:
+    """That one says it before it serves, while it does not know yet that the third host is dead, and then again."""
+    a, b, c = joiners.hosts
+    c.stop("for good")
+    joiners.world.run(5000)
+    a.start()
+    joiners.world.run(8000)
+    assert joiners.lets_in(b)
+
+
 def test_who_has_joined_lets_in_who_joined_with_it(joiners: Joiners) -> None:
     """The host that both copied is dead before the second one had all."""
     a, b, c = joiners.hosts

@@ -66,7 +66,7 @@ def test_sessions_of_a_removed_host_are_taken_whichever_keeper_was_away(members:
     assert members.owner(a) in (1, 2)
     for host in (a, b):
         assert host.keeper is not None
-        assert not host.keeper.directory.elsewhere.evicted  # else each message to another host's session is looked at
+        assert host.keeper.writer.is_orphan is None  # else each message to another host's session is looked at
 
 
 def test_sessions_of_a_removed_host_are_taken_though_who_is_to_do_that_dies(members: Members) -> None:

@@ -123,6 +123,20 @@ def test_who_left_a_host_that_had_not_answered_yet_is_not_ended_where_it_went(tw
     assert not two.client.is_connected
 
 
+def test_of_two_connections_without_a_session_the_later_one_stays_though_the_earlier_was_granted_last(two: Two) -> None:
+    """Its password took long to be judged: nobody was told of it when the later one came."""
+    ended: list[tuple[str, int]] = []
+    assert two.a.keeper is not None
+    came_ms = two.a.keeper.directory.now_ms
+    two.world.run(100)
+    for host, number, at_ms in ((two.b, 5, came_ms + 50), (two.a, 6, came_ms)):
+        assert host.worker is not None
+        host.worker._on_takeover = lambda cid, conn, reason: ended.append((cid, conn))  # type: ignore[method-assign]
+        host.worker.call("claim", claim("plain", number, expiry_s=0, at_ms=at_ms))
+        two.world.run(100)
+    assert ended == [("plain", 6)]
+
+
 @pytest.mark.parametrize("clean", [False, True])
 def test_a_connect_that_lay_at_a_host_that_stood_still_ends_no_later_connection(two: Two, clean: bool) -> None:
     """Its client has long gone to another host."""
@@ -266,6 +280,7 @@ def test_what_a_host_has_acknowledged_alone_is_not_undone_though_it_had_evicted_
     three.mortal(a, "it", 0)
     three.world.run(200)
     three.cut("ab", "ac")
+    three.world.run(1000)  # for as long one direction may go on
     a.stop_keeper()
     members, a.interconnect.members = a.interconnect.members, lambda: {"members": [], "left": [], "cluster": bytes(16)}  # type: ignore[method-assign]
     a.start_keeper()

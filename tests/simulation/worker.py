@@ -57,6 +57,7 @@ class Connection:
     def __init__(self, worker: Worker, client: Client, number: int, clean: bool) -> None:
         world = worker.host.world
         self.worker, self.client, self.number, self.clean = worker, client, number, clean
+        self.since = world.now
         self.sid = self.position = self.sent_before = self.until = 0
         self.present = self.closed = self.claimed = False
         self.will = "keep" if client.will else "drop"  # at its end
@@ -192,7 +193,8 @@ class Worker:
         self._pipe = pipe = Pipe(self.host.world, self._frame)
         keeper.attach(pipe)
         self._wire = Wire(self.host.world, lambda frame: self.host.take(pipe, *frame), 0.5)
-        clients = [[cid, each.number, each.sid] for cid, each in self.clients.items()]
+        now = self.host.world.now
+        clients = [[cid, each.number, each.sid, int(now - each.since) // 1000] for cid, each in self.clients.items()]
         hello = {
             "role": "worker",
             "index": 0,
@@ -337,7 +339,10 @@ class Worker:
         self._connections += 1
         connection = Connection(self, client, self._connections, clean)
         self.all.append(connection)
-        arguments = claim(client.cid, connection.number, clean=clean, expiry_s=client.expiry_s, will=client.will)
+        at_ms = self.host.keeper.now_ms() if self.host.keeper is not None else 1 << 62
+        arguments = claim(
+            client.cid, connection.number, clean=clean, expiry_s=client.expiry_s, will=client.will, at_ms=at_ms
+        )
         self.call("claim", arguments, lambda ok, result: self._claimed(connection, ok, result))
         return connection
 
