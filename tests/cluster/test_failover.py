@@ -15,6 +15,9 @@ from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
 from tests.faults.ledger import Ledger
 from tests.faults.test_kill import SEED
+from tests.mqtt import DISCONNECT
+
+TAKEN_OVER = 0x8E
 
 
 @pytest.fixture
@@ -87,6 +90,23 @@ def test_kill_9_of_any_process_of_either_host_loses_nothing(pair: tuple[Host, Ho
             host.wait_ready()
         in_sync(first, second)
         ledger.settle(60)
+
+
+def test_of_two_connections_without_a_session_that_began_on_both_sides_of_a_cut_the_later_stays(
+    pair: tuple[Host, Host],
+) -> None:
+    """[MQTT-3.1.4-3]"""
+    first, second = pair
+    first.network.cut_interconnect(first.name)
+    wait_for(lambda: first.metric("mqnode_degraded") == second.metric("mqnode_degraded") == 1, 15, "not degraded")
+    with second.client() as earlier, first.client() as later:
+        earlier.connect("roams")
+        later.connect("roams")
+        first.network.heal()
+        in_sync(first, second)
+        assert earlier.expect(DISCONNECT).reason == TAKEN_OVER
+        later.nothing()
+    wait_for(lambda: first.metric("mqnode_degraded") == second.metric("mqnode_degraded") == 0, 15, "degraded")
 
 
 @pytest.mark.timeout(180)
