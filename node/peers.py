@@ -19,12 +19,12 @@ encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder().decode
 
 
-_HEADER = struct.Struct("<IB")
-_unpack = _HEADER.unpack_from
+HEADER = struct.Struct("<IB")  # of a frame: length of its body, kind
+_unpack = HEADER.unpack_from
 
 
 def frame(kind: int, body: bytes) -> bytes:
-    return _HEADER.pack(len(body), kind) + body
+    return HEADER.pack(len(body), kind) + body
 
 
 def take_frames(buffer: bytearray) -> list[tuple[int, bytes]]:

@@ -167,6 +167,25 @@ class Broker:
         os.kill(pid, number)
         return pid
 
+    @contextmanager
+    def standing_still(self, *names: str) -> Iterator[None]:
+        """These processes, or all, are stopped meanwhile."""
+        pids = [pid for name in names if (pid := self.pid(name))]
+        if not names:
+            assert self.process is not None
+            pids = [self.process.pid, *self.children()]
+        self._signal_all(pids, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal_all(pids, signal.SIGCONT)
+
+    @staticmethod
+    def _signal_all(pids: list[int], number: int) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     # -- what it says ---------------------------------------------------------------------------------------------------
 
     def get(self, path: str, method: str = "GET") -> tuple[int, Any]:

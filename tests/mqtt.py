@@ -10,6 +10,7 @@ from typing import Any
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 1, 2, 3, 4, 5, 6, 7
 SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT, AUTH = 8, 9, 10, 11, 12, 13, 14, 15
+TAKEN_OVER = 0x8E  # reason code
 
 # property identifier -> (name, kind), MQTT 5.0 table 2-4
 PROPERTIES = {

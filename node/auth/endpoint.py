@@ -39,11 +39,10 @@ class Endpoint:
     def ask(self, headers: dict[str, str], body: bytes | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
         """POST of `body`, or GET. Status (200 or 304), headers and content. Raises IssuerAway."""
         connection, is_late = self._connection(), threading.Event()
-        timer = None
-        began = time.monotonic()
+        until, timer = time.monotonic() + self._timeout_s, None
         try:
             connection.connect()
-            left_s = max(0.0, began + self._timeout_s - time.monotonic())
+            left_s = max(0.0, until - time.monotonic())
             timer = threading.Timer(left_s, self._end, (connection.sock, is_late))
             timer.daemon = True
             timer.start()
@@ -52,6 +51,8 @@ class Endpoint:
             )
             answer = connection.getresponse()
             content = answer.read(self._bytes_max + 1)
+            if is_late.is_set():
+                raise TimeoutError
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(error, TimeoutError) or is_late.is_set():
                 raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s") from None
@@ -60,8 +61,6 @@ class Endpoint:
             if timer is not None:
                 timer.cancel()
             connection.close()
-        if is_late.is_set():
-            raise IssuerAway(f"{self.url} took longer than {self._timeout_s:g} s")
         if len(content) > self._bytes_max:
             raise IssuerAway(f"{self.url} answered more than {self._bytes_max} bytes")
         if answer.status not in (200, 304):

@@ -6,16 +6,14 @@ Frames are those of docs/internals.md. Never blocks; knows nothing of what the f
 from __future__ import annotations
 
 import socket
-import struct
 
-from node.peers import take_frames
+from node.peers import HEADER, take_frames
 
 RECEIVE_BYTES = 1 << 20
 SEND_BUFFER_BYTES = 1 << 20
-_received = memoryview(
-    bytearray(RECEIVE_BYTES)
-)  # of whichever link is read: a new one each time is new pages each time
-_header = struct.Struct("<IB").pack
+# Of whichever link is read: a new one each time is new pages each time
+_received = memoryview(bytearray(RECEIVE_BYTES))
+_header = HEADER.pack
 LOST = -1  # the kind of the frame that stands for the end of the connection
 
 

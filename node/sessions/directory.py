@@ -20,7 +20,7 @@ from node.sessions.claim import Claim
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.expiry import Expiry, is_expired
 from node.sessions.outbox import Answer, Link, Outbox
-from node.sessions.owners import Owner, Owners
+from node.sessions.owners import TAKEN_OVER, Owner, Owners
 from node.sessions.presence import Presence
 from node.sessions.purges import Purges
 from node.sessions.requests import Requests
@@ -33,7 +33,6 @@ WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewher
 MOVED_GRACE_MS = 10_000  # a client that was sent to another host, before its will fires
 RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom they have
 
-TAKEN_OVER = 0x8E
 NO_SESSION = {"sid": 0, "present": False, "will_id": 0, "sent": 0}  # the answer to a claim that begins none
 
 _encode = msgspec.msgpack.encode
@@ -142,10 +141,6 @@ class Directory:
         claim = Claim(*fields)
         cid = claim.cid
         owner, waiting = self.owners.get(cid), self._claims.get(cid)
-        is_new = owner is None and waiting is None and cid not in self.sessions
-        if is_new and not claim.expiry_s and claim.will is None:
-            self._grant_plain(link, claim, answer, now_ms)
-            return
         if owner is not None and owner.link is link and owner.connection == claim.connection:
             answer(True, self._granted(owner, True))  # asked again after our restart
             return
@@ -210,7 +205,7 @@ class Directory:
         former = record = self.sessions.get(cid)
         at_ms = min(now_ms, claim.at_ms)  # a CONNECT that lay here while this host stood still is not the latest
         if former is None and will is None and not claim.expiry_s:
-            self._grant_plain(link, claim, answer, now_ms)
+            self._grant_plain(link, claim, answer, at_ms, now_ms)
             return
         if record is not None and (claim.clean or record.user != claim.user or is_expired(record, now_ms)):
             self.end_session(record, now_ms)
@@ -232,14 +227,11 @@ class Directory:
         self.elsewhere.announce(cid, at_ms)
         answer(True, self._granted(owner, present))
 
-    def _grant_plain(self, link: Link, claim: Claim, answer: Answer, now_ms: int) -> None:
+    def _grant_plain(self, link: Link, claim: Claim, answer: Answer, at_ms: int, now_ms: int) -> None:
         """Nothing outlives this connection: nothing is written, and nobody waits for peers to have it."""
-        cid, at_ms = claim.cid, 0
-        self.wills.returned(cid, now_ms, here=True)
-        if self.writer.hosts > 1:
-            at_ms = min(now_ms, claim.at_ms)
-            self.elsewhere.announce(cid, at_ms)
-        self.owners.put_plain(cid, link, claim.connection, at_ms)
+        self.wills.returned(claim.cid, now_ms, here=True)
+        self.owners.put_plain(claim.cid, link, claim.connection, at_ms if self.writer.hosts > 1 else 0)
+        self.elsewhere.announce(claim.cid, at_ms)
         answer(True, NO_SESSION)
         self.outbox.hurry()
 

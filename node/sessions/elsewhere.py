@@ -21,12 +21,12 @@ from node.sessions.estate import Estate, unite
 from node.sessions.fetch import Fetch
 from node.sessions.handover import Handover
 from node.sessions.outbox import Answer, Link
+from node.sessions.owners import TAKEN_OVER
 from storage.layout import HEADER_BYTES, NUMBER_BITS, SessionRecord, WillRecord, client_key
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
 
-TAKEN_OVER = 0x8E
 STRAY_MS = 20_000
 SILENT_MS = 10_000  # before a host is known to be down
 ANNOUNCED, ANNOUNCE_MS = 1000, 50  # so many clients in such a time

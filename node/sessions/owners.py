@@ -10,6 +10,7 @@ import msgspec
 from node.sessions.outbox import Link
 from storage.layout import SessionRecord
 
+TAKEN_OVER = 0x8E  # why a connection ends: its client has a later one
 _NUMBER_BITS, _PLACE_BITS = 48, 8  # of an int: the connection's number, the place of its link, above them `at_ms`
 _AT_SHIFT = _NUMBER_BITS + _PLACE_BITS
 

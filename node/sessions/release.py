@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from node.sessions.fetch import RETRY_MS
 from node.sessions.outbox import Answer, Link
+from node.sessions.owners import TAKEN_OVER
 from storage.layout import SessionRecord
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
-
-TAKEN_OVER = 0x8E
 
 
 def release(

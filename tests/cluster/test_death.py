@@ -14,10 +14,9 @@ from mesh import channel
 from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
-from tests.mqtt import CONNACK, DISCONNECT, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Closed, connect_packet
+from tests.mqtt import CONNACK, DISCONNECT, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, TAKEN_OVER, Closed, connect_packet
 
 Pair = tuple[Host, Host]
-TAKEN_OVER = 0x8E
 AT_ONCE_S = 2.5  # a second, and what a busy machine takes; less than the 3 s of an eviction without proof
 
 
@@ -151,24 +150,11 @@ def test_the_death_of_one_process_is_not_that_of_the_host(pair: Pair, name: str)
         assert channel.STOPPED not in said()
 
 
-@contextmanager
-def _standing_still(host: Host) -> Iterator[None]:
-    assert host.process is not None
-    pids = [host.process.pid, *host.children()]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
 def test_a_host_that_is_only_paused_has_three_seconds(pair: Pair) -> None:
     first, second = pair
     with said_by(first) as said:
         started = time.monotonic()
-        with _standing_still(second):
+        with second.standing_still():
             wait_for(lambda: _evicted(first), 15, said)
             evicted_s = time.monotonic() - started
         assert evicted_s > AT_ONCE_S
@@ -182,7 +168,7 @@ def test_who_tried_a_paused_host_first_stays_at_the_one_that_answered(pair: Pair
     first, second = pair
     second.wait_ready()
     with said_by(second) as said, first.client() as client:
-        with _standing_still(second):
+        with second.standing_still():
             tried = second.client()
             tried.send(connect_packet("roams", session_expiry=600))
             wait_for(lambda: _evicted(first), 15, first.log)

@@ -15,9 +15,7 @@ from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
 from tests.faults.ledger import Ledger
 from tests.faults.test_kill import SEED
-from tests.mqtt import DISCONNECT
-
-TAKEN_OVER = 0x8E
+from tests.mqtt import DISCONNECT, TAKEN_OVER
 
 
 @pytest.fixture
@@ -101,9 +99,7 @@ def test_of_two_connections_without_a_session_that_began_on_both_sides_of_a_cut_
     wait_for(lambda: first.metric("mqnode_degraded") == second.metric("mqnode_degraded") == 1, 15, "not degraded")
     with second.client() as earlier, first.client() as later:
         earlier.connect("roams")
-        time.sleep(
-            0.5
-        )  # more than the clocks of the hosts differ by: nearer to each other either may count as the later one
+        time.sleep(0.5)  # more than the hosts' clocks differ by: nearer, either may count as the later one
         later.connect("roams")
         first.network.heal()
         in_sync(first, second)

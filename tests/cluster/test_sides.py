@@ -12,11 +12,10 @@ from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, join, running_hosts
 from tests.cluster.network import Network
 from tests.faults.ledger import Connect, Peer, Publisher, Subscriber
-from tests.mqtt import DISCONNECT, PUBREL, Client, Closed, Packet
+from tests.mqtt import DISCONNECT, PUBREL, TAKEN_OVER, Client, Closed, Packet
 
 RATE = 80.0
 STEP = 15  # messages between two moves
-TAKEN_OVER = 0x8E
 
 
 def comes_again(packet: Packet) -> None:

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.broker import Broker, wait_for
-from tests.mqtt import CONNACK, PUBLISH, Client, Closed, connect_packet
+from tests.mqtt import CONNACK, PUBLISH, TAKEN_OVER, Client, Closed, connect_packet
 from tests.placement import on_worker
 from tests.security.guarded import Guarded, guarded, password_of
 
 SECONDS, IDS, THREADS, SEED = 10.0, 20, 8, 19
 TAKEOVERS_MIN = 200
-TAKEN_OVER = 0x8E
 
 
 @pytest.fixture(scope="module")

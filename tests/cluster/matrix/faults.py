@@ -7,7 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from random import Random
 
@@ -67,16 +67,8 @@ def host_kill(cluster: Cluster, chance: Random, history: History) -> None:
 
 
 def _pause(host: Host, names: list[str], seconds: float) -> None:
-    pids = [pid for name in names if (pid := host.pid(name))]
-    if not names:
-        assert host.process is not None
-        pids = [host.process.pid, *host.children()]
-    for number in (signal.SIGSTOP, signal.SIGCONT):
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        if number == signal.SIGSTOP:
-            time.sleep(seconds)
+    with host.standing_still(*names):
+        time.sleep(seconds)
     host.wait_ready()
 
 
