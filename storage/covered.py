@@ -4,6 +4,9 @@ A part is what a host held there when it had seen a context. That goes for the w
 and for the part at once: what the context covers and is not here was deleted, or replaced by what is here. So whoever else still
 has it, or a next source if the first one dies, brings nothing back. A position is (number of a database, key); a part begins
 behind one, and ends with one. It is forgotten once this store has seen as much everywhere.
+
+What a host sends again lacks what later commits, of others too, have changed: until these are here there are holes. A part that
+ends where it begins says so.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from storage.layout import NUMBER_BITS, REPLICATED
 Position = tuple[int, bytes]
 Context = dict[int, int]  # number of a host -> its last commit that a store has
 
+BEGIN: Position = (0, b"")
 END: Position = (len(REPLICATED), b"")
 
 
@@ -30,21 +34,32 @@ class Part(NamedTuple):
 class Covered:
     def __init__(self) -> None:
         self.parts: dict[int, Part] = {}  # by the numbers under which they are stored
-        self._until: Position = (0, b"")
+        self._until = BEGIN
 
     def put(self, number: int, part: Part) -> None:
         self.parts[number] = part
         self._until = max(self._until, part.end)
 
     def add(self, part: Part) -> int:
-        """Returns its number. One that goes on where the last one ends, and says the same, becomes one with it."""
+        """Returns its number. One that goes on where the last one ends, and says the same, becomes one with it; so do holes."""
         number, last = next(reversed(self.parts.items()), (0, None))
-        if last is not None and last.end == part.begin and last.context == part.context:
-            part = part._replace(begin=last.begin)
+        if (
+            last is not None
+            and last.end == part.begin
+            and (last.context == part.context or last.end == part.end == BEGIN)
+        ):
+            context = {host: max(last.context.get(host, 0), seq) for host, seq in part.context.items()}
+            part = part._replace(begin=last.begin, context=last.context | context)
         else:
             number += 1
         self.put(number, part)
         return number
+
+    def tells(self, context: Context) -> bool:
+        """Does one of the parts say as much?"""
+        return any(
+            all(part.context.get(host, 0) >= seq for host, seq in context.items()) for part in self.parts.values()
+        )
 
     def is_over(self, at: Position, dot: int) -> bool:
         """Had a host whose part this is seen what `dot` put there?"""
@@ -64,7 +79,7 @@ class Covered:
         for number in over:
             del self.parts[number]
         if not self.parts:
-            self._until = (0, b"")
+            self._until = BEGIN
         return over
 
     def without(self, host: int) -> None:

@@ -25,7 +25,7 @@ from heapq import heappop, heappush
 import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
-from storage.covered import Covered, Part
+from storage.covered import BEGIN, Covered, Part
 from storage.layout import META_COVERED, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
@@ -1030,6 +1030,11 @@ cdef class Writer:
         number = self.covered.add(part)
         self.transaction.put(META_COVERED + u64(number), msgspec.msgpack.encode(self.covered.parts[number]), db=self.databases["meta"])
 
+    def may_lack(self, dict context):
+        """What is here of the host with this context is not all: it was sent again, without what has changed since."""
+        if not self.has_seen(context) and not self.covered.tells(context):
+            self.cover(BEGIN, BEGIN, context)
+
     def forget_host(self, uint64_t number):
         """It is gone for good: nobody waits for what only parts have of its commits."""
         self.covered.without(number)
@@ -1318,8 +1323,8 @@ cdef class Writer:
             self.strays.add(sid)
         queue = self.queue_of(sid)
         if ours is not None:
-            if database == QUEUE and value[FLAGS] & RECEIVED and self.may_be_held(sid, get_big(<const char*>key + 8), ours):
-                self.held.add(key)
+            if database == QUEUE and value[FLAGS] & RECEIVED:
+                self.done_there(sid, key, ours)
             self.replace_entry(database, sid, key, ours, value, verdict)
         elif not self.delivers(sid):
             self.put_entry(database, sid, key, None, value)
@@ -1335,11 +1340,16 @@ cdef class Writer:
 
     cdef int apply_erased(self, int database, uint64_t sid, bytes key, bytes ours) except -1:
         if ours is not None and database == QUEUE:
-            if self.moved:
-                self.moved.pop((sid, hash(ours[HEADER:])), None)
-            if self.may_be_held(sid, get_big(<const char*>key + 8), ours):
-                self.held.add(key)
+            self.done_there(sid, key, ours)
         return self.put_entry(database, sid, key, ours, None)
+
+    cdef int done_there(self, uint64_t sid, bytes key, bytes ours) except -1:
+        """Another host has done with an entry of ours, or had the PUBREC; perhaps because it has a copy of its own: that counts, then."""
+        if self.moved:
+            self.moved.pop((sid, hash(ours[HEADER:])), None)
+        if self.may_be_held(sid, get_big(<const char*>key + 8), ours):
+            self.held.add(key)
+        return 0
 
     def lose(self, uint64_t sid, uint64_t sent_qseq):
         """Another host delivers the queue, and did so before it knew that we did."""
@@ -1356,10 +1366,14 @@ cdef class Writer:
         """What is left of the entry: its packet id. Whatever other hosts have done with that, we have seen."""
         cdef uint64_t sid = get_big(<const char*>key)
         cdef bytes ours = self.transaction.get(key, db=self.queue_db), entry = sealed(RECEIVED_ENTRY[HEADER:], self.dot)
-        if sid in self.queues and (ours is None or ours[FLAGS] & RECEIVED):
-            self.store(QUEUE, key, ours, entry)
-            if ours is None:
-                self.count_entry(self.queue_of(sid), entry)
+        if sid not in self.queues or (ours is not None and not ours[FLAGS] & RECEIVED):
+            return 0
+        if self.delivers(sid):      # its client may have been sent what is behind that number
+            self.done(sid, get_big(<const char*>key + 8))
+            return self.append_late(QUEUE, sid, entry, get_big(<const char*>key + 8))
+        self.store(QUEUE, key, ours, entry)
+        if ours is None:
+            self.count_entry(self.queue_of(sid), entry)
         return 0
 
     cdef int number_behind(self, Queue queue, uint64_t qseq) except -1:

@@ -63,6 +63,7 @@ class PeerCommits:
             number, context, changes, is_new = message
             if not is_new:  # without what later commits have changed
                 peer.ahead = context
+                self._writer.may_lack(context)
             self._changes(peer, number, context, changes, now_ms)
 
     def _changes(self, peer: Peer, number: int, context: Context, changes: bytes, now_ms: int) -> None:

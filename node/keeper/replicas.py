@@ -188,8 +188,7 @@ class Replicas:
         elif say == Say.OPEN:
             self._opened(peer, *OPEN.unpack(message))
         elif say == Say.TAIL:
-            self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
-            self._say(peer, Say.RESET, self._writer.values_of(message))
+            self._say_instead(peer, message)
         elif say == Say.RESET:
             self._tail.answered(peer, message, list(self.peers.values()), now_ms)
         elif say == Say.CONTEXT:
@@ -214,6 +213,12 @@ class Replicas:
         else:
             self._commits.came(peer, say, message, now_ms)
             self.sources.came(peer, now_ms)
+
+    def _say_instead(self, peer: Peer, keys: bytes) -> None:
+        """What its commits have changed and nobody was told of; but not with something here that came of them."""
+        if self._writer.covered.last(peer.number) <= self._writer.peer_seq(peer.number):
+            self._say(peer, Say.CONTEXT, _encode(self._writer.context()))
+            self._say(peer, Say.RESET, self._writer.values_of(keys))
 
     def _refuse(self, peer: Peer, what: str) -> None:
         """The link ends."""

@@ -1,6 +1,6 @@
 """Our last commits of earlier lives, if all others lack them: they waited for a host that has gone on without us when we died, so
 nobody was told of them. What they said may have been said there again: so they are undone before we begin with anybody, unless
-that host has not seen all that we have of third hosts, for what our commits made of that would be lost.
+that host has not seen all that we have of third hosts, or only what came of it: what our commits made of that would be lost.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Tail:
             return True
         if self._until_ms is None:
             self._until_ms = now_ms + MOST_MS
-        sources = [peer for peer in there if peer.went_on and peer.is_heard and peer.has == known]
+        sources = [peer for peer in there if peer.went_on and peer.is_heard and peer.has == known >= peer.saw]
         if now_ms >= self._until_ms or (are_all and not sources):
             self._asked = None
             self._first = 0  # they stay: from now on clients are told of them

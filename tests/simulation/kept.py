@@ -46,4 +46,7 @@ KEPT: dict[int, str] = {
     11000091: "what a member had left was put anew by another host after a worker had moved it: nobody was asked again",
     8013038: "what a host put anew and held in a commit in which another put had beaten it the others forgot",
     8000077: "who ended a session which went on elsewhere, and then heard of that, told only what was gone of it",
+    25927: "commits were undone by the word of a host that had only what came of them: what they had moved was lost",
+    83719: "the packet id of a message that another side had done with was kept where its connected client is sent nothing",
+    10001627: "two of three sides that had numbered a message each took it for the other's: it was lost",
 }

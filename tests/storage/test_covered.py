@@ -87,3 +87,20 @@ def test_parts_of_one_context_are_one(writer: Writer) -> None:
 def test_who_is_told_of_such_a_range_is_told_its_context(writer: Writer) -> None:
     assert writer.covered.behind(BEGIN, {OTHER: 4, HERE: 2}) == ({**SEEN, HERE: 2}, MIDDLE)
     assert writer.covered.behind(MIDDLE, {OTHER: 4, HERE: 2}) == ({OTHER: 4, HERE: 2}, END)
+
+
+def test_what_was_sent_again_may_lack_what_its_host_had_seen(store: Store, writer: Writer) -> None:
+    """Until that is here, also after a restart; and it says nothing of what else is here."""
+    writer.forget_host(SOURCE)
+    for seen in ({OTHER: 5}, {OTHER: 6, SOURCE: 4}):
+        writer.may_lack(seen)
+    assert [part[:2] for part in writer.covered.parts.values()] == [(BEGIN, MIDDLE), (BEGIN, BEGIN)]
+    writer.apply_changes(OTHER, put(b"z", OTHER, 6), {OTHER: 6})
+    assert writer.get("packet_ids", b"z") == b"6"
+    writer.commit()
+    again = opened(store)
+    assert (again.covered.last(OTHER), again.covered.last(SOURCE)) == (6, 4)
+    again.learn({OTHER: 6})
+    assert again.covered.last(SOURCE) == 4
+    again.learn({SOURCE: 4})
+    assert not again.covered.parts
