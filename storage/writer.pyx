@@ -173,6 +173,7 @@ cdef class Writer:
     cdef list ahead             # dots: up to them other hosts are known to the one whose changes are applied, and not to us
     cdef readonly set over      # sids of sessions that have left something to `purge`: nobody delivers that
     cdef readonly list answered # [(sid, number)] of what workers were asked to give to other members: they have
+    cdef readonly dict heirs    # sid of a session that is over -> sid of the one of its client that has what it had
     cdef public set late        # sids of sessions that were over when a shared message came for them
     cdef dict moved             # (sid, hash of an entry) -> its number, of those last moved from inboxes, oldest first
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
@@ -223,6 +224,7 @@ cdef class Writer:
         self.place, self.hosts = 0, 1
         self.may_have_sent = lambda sid, qseq: True
         self.foreign = set()
+        self.heirs = {}
         self.queue_db = databases["queue"]
         self.messages_max = limits.max_queued_messages
         self.bytes_max = limits.max_queued_bytes
@@ -623,11 +625,15 @@ cdef class Writer:
         cdef uint16_t i
         cdef Queue queue
         for i in range(count):
-            queue = self.queues.get(get_u64(target))
+            queue = self.queues.get(self.living(get_u64(target)))
             if queue is not None and self.is_full(queue, size, self.is_orphaned(queue)):
                 return False
             target += 10 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
         return True
+
+    cdef uint64_t living(self, uint64_t sid) except? 0:
+        """Whose queue takes what a worker has for this session: it may not have heard yet that another one has what this one had."""
+        return self.heirs.get(sid, sid) if self.heirs else sid
 
     cdef bint is_retained(self, const char* record, uint64_t size) except -1:
         """Is that what its topic retains? It was read for a new subscriber, who has been sent what came since then."""
@@ -670,7 +676,7 @@ cdef class Writer:
         memcpy(reference + 8, &size, 4)
         for i in range(count):
             head = 2 + 4 * <uint8_t>target[9] + (2 + get_u16(target + 10 + 4 * <uint8_t>target[9]) if target[8] & 8 else 0)
-            self.enqueue_one(get_u64(target), target + 8, head, record if inline else reference,
+            self.enqueue_one(self.living(get_u64(target)), target + 8, head, record if inline else reference,
                              size if inline else 12, inline)
             target += 8 + head
         if not inline and body in self.references:

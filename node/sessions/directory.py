@@ -301,6 +301,7 @@ class Directory:
         self.sessions[record.client_id] = record
         self.by_sid[record.sid] = record
         self.writer.over.discard(record.sid)
+        self.writer.heirs.update(dict.fromkeys(record.inherits, record.sid))
         (self.attached.add if record.attached else self.attached.discard)(record.sid)
 
     def write(self, record: SessionRecord) -> None:
@@ -320,6 +321,8 @@ class Directory:
         if self.sessions.get(record.client_id) is record:
             del self.sessions[record.client_id]
         self.by_sid.pop(record.sid, None)
+        for sid in record.inherits:
+            self.writer.heirs.pop(sid, None)
         self.attached.discard(record.sid)
         self.outbox.broadcast("session_ended", {"sid": record.sid}, urgent=True)  # before what it has if it goes on
         self.purges.add(record, ended_here)

@@ -3,7 +3,8 @@ what the other one has: its subscriptions, its messages, the packet ids of QoS 2
 
 Only the host that delivers the session which ends does this, in the commit in which it learns of the other one: when other hosts
 hear that its queue is gone, they have what became of it. Whoever sees first that neither knew of the other, a third host perhaps,
-says so in the heir's record (`inherits`). A session that its client asked to be new inherits nothing older.
+says so in the heir's record (`inherits`). A session that its client asked to be new inherits nothing older. What workers send for
+the session that has ended, before they hear of that or after their keeper was away, becomes the heir's, too (`Writer.heirs`).
 """
 
 from __future__ import annotations

@@ -49,4 +49,5 @@ KEPT: dict[int, str] = {
     25927: "commits were undone by the word of a host that had only what came of them: what they had moved was lost",
     83719: "the packet id of a message that another side had done with was kept where its connected client is sent nothing",
     10001627: "two of three sides that had numbered a message each took it for the other's: it was lost",
+    4000316: "what a worker had for a session that another one of its client had become was acknowledged and dropped",
 }
