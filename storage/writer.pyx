@@ -889,18 +889,19 @@ cdef class Writer:
         again.append((number, entry[4], record, is_late))
         return True
 
-    def bequeath(self, uint64_t sid, uint64_t heir):
-        """The messages of a session that is over become those of another one of its client; so many in a turn, for the keeper must
-        not be silent for long. What is left then ends with the session."""
+    def bequeath(self, uint64_t sid, uint64_t heir, bint delivered):
+        """The messages of a session that is over become those of another one of its client: all of them if it was `delivered` here, else
+        what came from publishers here, which the host that delivered it may not have had. So many in a turn, for the keeper must
+        not be silent for long; what is left then ends with the session."""
         cdef bytes key, value
         cdef Queue queue = self.queue_of(heir)
-        for database in (QUEUE, INBOX):
+        for database in [QUEUE, INBOX] if delivered else [INBOX]:
             for key, value in self.entries(database, u64(sid), BEQUEATHED_MAX - self.bequeathed):
                 self.bequeathed += 1
                 if database == QUEUE:
                     self.bequeath_numbered(queue, get_big(<const char*>key + 8), value)
                     self.done(sid, get_big(<const char*>key + 8))
-                else:
+                elif delivered or get_big(<const char*>key + 8) >> NUMBER_BITS == self.number >> NUMBER_BITS:
                     self.bequeath_new(queue, value)
                     self.erase(INBOX, key)
                     self.forget(value)

@@ -239,7 +239,7 @@ class Elsewhere:
                 return []
         estate = None
         if ours is not None and (theirs is None or is_other):
-            if theirs is not None and self.owns(ours) and ours.sid in theirs.inherits:
+            if theirs is not None and ours.sid in theirs.inherits:
                 estate = Estate(directory, ours)
             self.end_here(ours, theirs is None)
             ours = None

@@ -2,7 +2,8 @@
 what the other one has: its subscriptions, its messages, the packet ids of QoS 2 messages that the client has not released.
 
 Only the host that delivers the session which ends does this, in the commit in which it learns of the other one: when other hosts
-hear that its queue is gone, they have what became of it. Whoever sees first that neither knew of the other, a third host perhaps,
+hear that its queue is gone, they have what became of it. Others leave only what their own publishers sent for it: should that host
+not have had it yet, nobody else would. Whoever sees first that neither knew of the other, a third host perhaps,
 says so in the heir's record (`inherits`). A session that its client asked to be new inherits nothing older. What workers send for
 the session that has ended, before they hear of that or after their keeper was away, becomes the heir's, too (`Writer.heirs`).
 """
@@ -34,13 +35,16 @@ class Estate:
 
     def __init__(self, directory: Directory, former: SessionRecord) -> None:
         self._directory, self._former = directory, former
+        self._is_ours = directory.elsewhere.owns(former)
         self._subscriptions = directory.subscriptions.of(former)
 
     def leave(self, heir: SessionRecord) -> list[list[Any]]:
         """To the client's other session; returns the changes of subscriptions that workers have to be told."""
         writer = self._directory.writer
+        writer.bequeath(self._former.sid, heir.sid, self._is_ours)
+        if not self._is_ours:
+            return []
         for key in writer.keys("packet_ids", u64(self._former.sid)):
             if writer.get("packet_ids", u64(heir.sid) + key[8:]) is None:
                 writer.put("packet_ids", u64(heir.sid) + key[8:], writer.get("packet_ids", key))
-        writer.bequeath(self._former.sid, heir.sid)
         return self._directory.subscriptions.inherit(heir, self._subscriptions)

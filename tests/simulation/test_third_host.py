@@ -85,3 +85,26 @@ def test_a_session_goes_on_whole_though_its_host_was_away_when_its_end_was_told(
     three.world.run(9000)
     assert three.subscriptions(b, c) == [{(sid, "a")}] * 2
     assert three.queued() == [1, 1]
+
+
+@pytest.mark.parametrize("first", ["ac", "ab"])
+def test_what_a_third_host_took_for_a_session_that_another_one_has_become_is_not_lost(three: Three, first: str) -> None:
+    """The host that delivered the session has never had it. `first`: of the links that open."""
+    a, b, c = three.hosts
+    three.cut("ab", "ac")
+    three.world.run(4500)
+    former = three.subscriber(b, "it", 600)
+    three.leave(b, "it", 600)
+    three.world.run(100)
+    three.cut("bc")
+    three.world.run(4500)
+    three.publish(c, "it")
+    heir = three.subscriber(a, "it", 600)
+    three.leave(a, "it", 600)
+    assert heir != former
+    three.heal(first)
+    three.world.run(3000)
+    three.heal("ab", "bc", "ac")
+    three.world.run(20_000)
+    assert three.queued() == [1, 1, 1]
+    assert [three.inbox(host) for host in three.hosts] == [0, 0, 0]
