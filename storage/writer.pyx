@@ -1467,6 +1467,8 @@ cdef class Writer:
                     add_erased(found, database, key, erased)
                 continue
             if value is not None and commit and dot_of(value) != commit:
+                if erased and self.is_theirs(database, value, erased):
+                    add_erased(found, database + BEATEN, key, erased)
                 continue
             if value is not None:
                 add_put(found, database, key, value)
@@ -1476,6 +1478,10 @@ cdef class Writer:
             elif erased:
                 add_erased(found, database, key, erased)
         return found
+
+    cdef bint is_theirs(self, int database, bytes value, uint64_t erased) except -1:
+        """Did another host put this, where we have erased something? It may not have known of that: then its put says nothing of it."""
+        return database != SESSIONS and dot_of(value) != erased and dot_of(value) >> NUMBER_BITS != self.number >> NUMBER_BITS
 
     def missed(self, uint64_t after, uint64_t bytes_max):
         """[(seq, changes)] of our commits after `after`, as much as fits; None if the outbox does not go back so far."""

@@ -19,6 +19,7 @@ KEPT: dict[int, str] = {
     4447: "as 2053",
     4523: "a host served before it had what one that died meanwhile had told a third one: both numbered a queue",
     4527: "as 2175",
+    32561: "a host erased a packet id that it had put and took that of the other side at once: the stores differed",
     2000199: "of a session that went on a third host's own deletions came where it was before its end",
     2000279: "a third host that had heard of the end, and that it went on, told only what was gone of it",
     10000035: "of two that put the PUBREC of a message anew hosts chose differently, and the stores differed",
