@@ -119,10 +119,10 @@ class Replicas:
 
     def peer_down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
         peer = self._peer(node_id)
-        self.sources.left(peer, now_ms)
         peer.waiting.clear()  # it sends that again, or those do who have it
         peer.held.clear()
         self._lost(peer, now_ms)
+        self.sources.left(peer, now_ms)
         if evicted:
             self._members.expected.discard(node_id)
             self.digests.gone(peer)
