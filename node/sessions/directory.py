@@ -82,6 +82,7 @@ class Directory:
             if sid >> NUMBER_BITS == self.elsewhere.number:
                 self.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True)
             else:
+                self.writer.foreign.add(sid)
                 self.writer.strays.add(sid)
         self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
         self.timers.at(now_ms + RESTART_GRACE_MS, lambda later_ms: self.outbox.all_told())

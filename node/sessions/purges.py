@@ -52,6 +52,7 @@ class Purges:
 
     def add(self, record: SessionRecord, ended_here: bool) -> None:
         self._add(record.sid, record.sent_qseq, ended_here)
+        self._writer.over.add(record.sid)  # its turn may come late; until then, too, what comes stays in the inbox
         self.over[record.sid] = None
         if len(self.over) > OVER_MAX:
             del self.over[next(iter(self.over))]

@@ -45,6 +45,7 @@ KEPT: dict[int, str] = {
     11000072: "what came as a session ended was passed on by the host where it came, and by the one that had ended the session",
     11000840: "a session that ended just after its host's restart had sent nothing, as its host took it: as 11000010",
     11000091: "what a member had left was put anew by another host after a worker had moved it: nobody was asked again",
+    11002673: "a host that started anew numbered what came for a session that it had ended before: as 11000072",
     8013038: "what a host put anew and held in a commit in which another put had beaten it the others forgot",
     8000077: "who ended a session which went on elsewhere, and then heard of that, told only what was gone of it",
     25927: "commits were undone by the word of a host that had only what came of them: what they had moved was lost",

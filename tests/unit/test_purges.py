@@ -19,6 +19,7 @@ class Store:
 
     def __init__(self) -> None:
         self.late: set[int] = set()
+        self.over: set[int] = set()
         self.answered: list[tuple[int, int]] = []
         self.left = list(range(1, 1000))
         self.looks = 0
@@ -58,6 +59,13 @@ def test_as_long_as_another_host_gives_them_away_it_is_left_to_that(host: Host) 
         assert not host.step()
     asked = [number for _ in range((LEFT_MS + 2 * RETRY_MS) // STEP_MS) for number in host.step()]
     assert asked == host.store.left, "it does not go on"
+
+
+def test_nobody_delivers_what_has_ended_though_its_turn_has_not_come(host: Host) -> None:
+    """What comes meanwhile from another host's inbox that host gives to others: numbered here it would be given away twice."""
+    host.ended(here=True)
+    assert host.store.over == {SID}
+    assert host.store.looks == 0
 
 
 def test_a_session_is_looked_at_as_often_however_many_of_its_messages_were_moved(host: Host) -> None:
