@@ -148,9 +148,7 @@ class Keeper:
 
     def _has_input(self) -> bool:
         """While stopping: is anything of the workers still on its way?"""
-        if time.monotonic() > self._stop_deadline:
-            return False
-        return bool(self.links)
+        return time.monotonic() <= self._stop_deadline and bool(self.links)
 
     _stop_deadline = float("inf")
 
@@ -172,6 +170,9 @@ class Keeper:
         for link, kind, body in frames:
             counters.beat(self.slot)  # many claims, or parts of snapshots of several hosts, may take seconds together
             self._take(link, kind, body, now_ms)
+        if self.replicas.old_copy.is_found:  # other hosts have another commit of this number
+            self.writer.abort()
+            return
         if self.writer.is_settling and self.replicas.is_settled(now_ms - self.started_ms):
             self.writer.settle()
             self.replicas.say_in_sync()  # again: now this host serves
