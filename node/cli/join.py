@@ -76,7 +76,10 @@ def _look_up(host: str) -> set[str]:
     """Its addresses. OSError: the name has none."""
     import socket
 
-    return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except UnicodeError as error:  # a part of it is empty, or longer than 63 letters
+        raise OSError(0, "no host can be named so") from error
 
 
 def _addresses(place: str) -> set[str]:

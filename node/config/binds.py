@@ -30,7 +30,7 @@ def check_host(host: str) -> None:
             ipaddress.ip_address(host)
         except ValueError:
             raise ValueError(f'"{host}" is no IP address. {_examples()}.') from None
-    elif host and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", host):
+    elif host and not re.fullmatch(r"(?=[A-Za-z0-9])[\w-]{1,63}(\.[\w-]{1,63})*(?<=[A-Za-z0-9])", host, re.ASCII):
         raise ValueError(f'"{host}" is neither an IP address nor a host\'s name. {_examples()}.')
 
 

@@ -209,6 +209,7 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
     at = f"{address(alone)}:7001"  # its port is not that of the others: theirs is found without being named
     reconfigure(alone, ('name = "h2"', 'name = "h4"'), (at, at.replace("7001", "7101")))
     assert "nowhere.invalid: the name has no address" in refusal(alone, "join", "--peer", "nowhere.invalid")
+    assert "two..dots: the name has no address" in refusal(alone, "join", "--peer", "two..dots")
     pending = asked(third, "cluster", "pending")
     assert f"mqnode join --peer {address(third)}:7001\n" in third.mqnode("cluster", "pending").stdout
     said = refusal(alone, "join", "--peer", f"{address(third)}:7001")

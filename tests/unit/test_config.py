@@ -102,6 +102,7 @@ BROKEN: dict[str, tuple[str, int | None, str]] = {
     "impossible IPv6": (TCP.replace("127.0.0.1", "[::g]"), 3, '"::g" is no IP address'),
     "every address as a star": (TCP.replace("127.0.0.1", "*"), 3, "neither an IP address nor a host's name"),
     "address as a URL": (TCP.replace("127.0.0.1", "mqtt//x"), 3, "neither an IP address nor a host's name"),
+    "name with an empty part": (TCP.replace("127.0.0.1", "two..dots"), 3, "neither an IP address nor a host's name"),
     "path on tcp": (TCP + 'path = "/ws"\n', 4, 'type "tcp" has no use for it'),
     "origins on tcp": (TCP + 'origins = ["https://a"]\n', 4, 'type "tcp" has no use for it'),
     "certificate on tcp": (TCP + 'certificate = "{pki}/server.pem"\n', 4, 'type = "tls"'),
