@@ -256,6 +256,8 @@ cdef class Writer:
             self.load_known(transaction)
             for key, entry in transaction.cursor(db=self.queue_db):
                 self.count_entry(self.queue_of(int.from_bytes(key[:8], "big")), entry)
+                if len(entry) >= ENTRY_HEADER and entry[FLAGS] & RECEIVED and dot_of(entry) >> NUMBER_BITS != self.number >> NUMBER_BITS:
+                    self.unsettled.add(key)     # came perhaps while an earlier keeper settled
             for key, entry in transaction.cursor(db=self.databases["inbox"]):
                 self.refer(entry)
                 self.queue_of(int.from_bytes(key[:8], "big"))
@@ -1138,9 +1140,11 @@ cdef class Writer:
         self.unsettled = set()
 
     cdef int append_unsettled(self, uint64_t sid, uint64_t qseq) except -1:
-        """Numbered by the host that we took the session from."""
+        """Numbered by the host that we took the session from, or held by one that had it before: a connected client is sent what is behind."""
         cdef bytes value = self.transaction.get(queue_key(sid, qseq), db=self.queue_db)
-        if value is not None and self.delivers(sid) and qseq >> BRANCH_BITS < self.queue_of(sid).next_qseq >> BRANCH_BITS:
+        if value is None or not self.delivers(sid):
+            return 0
+        if value[FLAGS] & RECEIVED or qseq >> BRANCH_BITS < self.queue_of(sid).next_qseq >> BRANCH_BITS:
             self.append_late(QUEUE, sid, value, qseq)
             self.done(sid, qseq)
         return 0

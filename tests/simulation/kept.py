@@ -53,4 +53,5 @@ KEPT: dict[int, str] = {
     10001627: "two of three sides that had numbered a message each took it for the other's: it was lost",
     4000316: "what a worker had for a session that another one of its client had become was acknowledged and dropped",
     3000157: "a host that had just found its disk an old copy numbered messages as others knew other commits: they were lost",
+    1000851: "as 83719, of what came while a keeper settled after its restart",
 }
