@@ -240,6 +240,7 @@ cdef class Writer:
         cdef bytes key
         cdef Queue queue
         cdef uint64_t body
+        cdef list last = []
         self.queues = {}
         self.references = {}
         self.queued_messages = self.queued_bytes = 0
@@ -258,6 +259,8 @@ cdef class Writer:
                 self.count_entry(self.queue_of(int.from_bytes(key[:8], "big")), entry)
                 if len(entry) >= ENTRY_HEADER and entry[FLAGS] & RECEIVED and dot_of(entry) >> NUMBER_BITS != self.number >> NUMBER_BITS:
                     self.unsettled.add(key)     # came perhaps while an earlier keeper settled
+                self.may_have_moved(last, key, entry)
+            self.moved = {(get_big(<const char*>key), of): get_big(<const char*>key + 8) for _, key, of in sorted(last)}
             for key, entry in transaction.cursor(db=self.databases["inbox"]):
                 self.refer(entry)
                 self.queue_of(int.from_bytes(key[:8], "big"))
@@ -272,12 +275,23 @@ cdef class Writer:
             if self.recording:
                 self.sum_up(transaction)
 
+    cdef int may_have_moved(self, list last, bytes key, bytes entry) except -1:
+        """Before our start: of what waits here and was put by us the `last` entries are taken for such (`append_moved`)."""
+        cdef uint64_t dot = dot_of(entry)
+        cdef bint is_many = len(last) == MOVED_MAX
+        if not self.recording or dot >> NUMBER_BITS != self.number >> NUMBER_BITS or is_many and dot <= <uint64_t>last[0][0]:
+            return 0
+        heappush(last, (dot, key, hash(entry[HEADER:])))
+        if is_many:
+            heappop(last)
+        return 0
+
     cdef load_known(self, transaction):
         self.known = {int.from_bytes(name, "big"): int.from_bytes(value, "big") for name, value in self.meta(transaction, META_PEER)}
         self.covered = Covered()
         for name, value in self.meta(transaction, META_COVERED):
             self.covered.put(int.from_bytes(name, "big"), msgspec.msgpack.decode(value, type=Part))
-        self.erased, self.buried, self.moved = {}, {}, {}
+        self.erased, self.buried = {}, {}
         self.over, self.late, self.answered = set(), set(), []
         for key in transaction.cursor(db=self.databases["erased"]).iternext(values=False):
             self.keep_burial(key[0], key[9:], int.from_bytes(key[1:9], "big"))
@@ -865,6 +879,7 @@ cdef class Writer:
         for key, value in found:
             number = get_big(<const char*><bytes>key + 8)
             if not self.may_move(number, value, sent_qseq, None, again):
+                self.forget_moved(sid, value)
                 self.done(sid, number)
                 self.count("dropped_session_ended")
         self.operations += len(found)
@@ -1356,10 +1371,15 @@ cdef class Writer:
 
     cdef int done_there(self, uint64_t sid, bytes key, bytes ours) except -1:
         """Another host has done with an entry of ours, or had the PUBREC; perhaps because it has a copy of its own: that counts, then."""
-        if self.moved:
-            self.moved.pop((sid, hash(ours[HEADER:])), None)
+        self.forget_moved(sid, ours)
         if self.may_be_held(sid, get_big(<const char*>key + 8), ours):
             self.held.add(key)
+        return 0
+
+    cdef int forget_moved(self, uint64_t sid, bytes entry) except -1:
+        """It is not here any more, and perhaps its client has not had it: what another host has of it counts."""
+        if self.moved:
+            self.moved.pop((sid, hash(entry[HEADER:])), None)
         return 0
 
     def lose(self, uint64_t sid, uint64_t sent_qseq):
@@ -1627,6 +1647,8 @@ cdef class Writer:
             self.put("outbox", u64(number), b"")
         for database, key, value, dot in decode(changes):
             ours = self.transaction.get(key, db=self.handles[database])
+            if ours is not None and database == QUEUE:
+                self.forget_moved(get_big(<const char*>key), ours)
             if value is not None and database == INBOX and self.delivers(get_big(<const char*>key)):
                 self.append(self.queue_of(get_big(<const char*>key)), bytes(bytearray(value)))
                 self.record_over(database, key, dot)

@@ -215,6 +215,7 @@ class Client:
         elif self.connection is not None and self.connection.clean:
             self._is_unsure = True
         self.connection, self.is_connected = None, False
+        self._came.clear()
 
     def _on_connack(self, present: bool, sid: int) -> None:
         self._world.say(f"{self.cid} is connected, session {sid:x}")
@@ -234,7 +235,6 @@ class Client:
         self._born_ms.setdefault(sid, 0)
         self._had_session = sid
         self.is_connected = True
-        self._came.clear()
         for packet_id, message in self._open.items():
             self._send(packet_id, message)
 

@@ -54,4 +54,8 @@ KEPT: dict[int, str] = {
     4000316: "what a worker had for a session that another one of its client had become was acknowledged and dropped",
     3000157: "a host that had just found its disk an old copy numbered messages as others knew other commits: they were lost",
     1000851: "as 83719, of what came while a keeper settled after its restart",
+    41217: "a host that restarted did not know what it had moved into a queue, as the other side had, too: QoS 2 twice",
+    42073: "as 41217",
+    4000229: "a message came again over a later connection, and was taken for one that had come twice on one",
+    4001357: "as 4000229",
 }

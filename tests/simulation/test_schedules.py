@@ -258,6 +258,32 @@ def test_what_a_dead_host_had_moved_into_a_queue_as_one_knows_is_not_moved_again
     assert three.queued() == [1, 1]
 
 
+def test_what_a_host_had_moved_before_its_restart_does_not_come_from_another_side_too(three: Three) -> None:
+    a, b, c = three.hosts
+    three.mortal(a, "it", 0)
+    three.world.run(500)
+    for wire in (three.pairs["ab"].sides[a.index].wire, three.pairs["bc"].sides[c.index].wire):
+        assert wire is not None
+        wire.stall(three.world.now + 100)
+    three.publish(b, "it")
+    three.world.run(50)
+    three.cut("ab", "bc")
+    assert three.queued() == [1, 0, 1]
+    three.world.run(4500)
+    a.stop_keeper()
+    three.world.run(100)
+    a.start_keeper()
+    three.world.run(4000)
+    three.connect(b, "it", 9)  # finds its session as it was at the cut
+    three.world.run(500)
+    three.connect(a, "it", 10)
+    three.world.run(500)
+    assert three.queued()[:2] == [1, 1]
+    three.heal("ab", "bc")
+    three.world.run(9000)
+    assert three.queued() == [1, 1, 1]
+
+
 def test_a_session_goes_on_whole_though_a_third_host_has_heard_of_its_end_first(three: Three) -> None:
     """It expires on one side of a cut while its client is connected on the other one, which meets the third host first."""
     a, b, c = three.hosts
