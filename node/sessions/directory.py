@@ -212,7 +212,7 @@ class Directory:
             self.end_session(record, now_ms)
             record = None
         else:
-            self.wills.returned(cid, now_ms, here=True)
+            self.wills.returned(cid, now_ms)
         present = record is not None
         if record is None and claim.expiry_s:
             record = self._begin(claim, former, at_ms)
@@ -230,7 +230,7 @@ class Directory:
 
     def _grant_plain(self, link: Link, claim: Claim, answer: Answer, at_ms: int, now_ms: int) -> None:
         """Nothing outlives this connection: nothing is written, and nobody waits for peers to have it."""
-        self.wills.returned(claim.cid, now_ms, here=True)
+        self.wills.returned(claim.cid, now_ms)
         self.owners.put_plain(claim.cid, link, claim.connection, at_ms if self.writer.hosts > 1 else 0)
         self.elsewhere.announce(claim.cid, at_ms)
         answer(True, NO_SESSION)

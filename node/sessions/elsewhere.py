@@ -141,7 +141,7 @@ class Elsewhere:
         directory = self._directory
         owner = directory.owners.get(cid)
         if owner is None:
-            directory.wills.returned(cid, directory.now_ms)
+            directory.wills.returned(cid, directory.now_ms, number)
         elif (owner.at_ms, self.number) > (at_ms, number):
             if number in self.peers:
                 self._announce_to(self.peers[number], cid, owner.at_ms)

@@ -62,14 +62,16 @@ class Wills:
         self._due_ms.pop(will_id, None)
         return will_id
 
-    def returned(self, client_id: str, now_ms: int, here: bool = False) -> None:
-        """The client is back before its will's delay was over. `here`: so its last connection is, too, wherever that was; its host
-        may have died, and could not say so."""
+    def returned(self, client_id: str, now_ms: int, at: int = 0) -> None:
+        """The client is back before its will's delay was over, `at` the host of that number, or here: then its last connection is
+        over, too, wherever that was; its host may have died, and could not say so."""
         if client_id not in self._of:
             return
         for will_id in list(self._of[client_id]):
+            if will_id >> NUMBER_BITS == at:
+                continue  # that host knows whether it is of that connection, or of an earlier one
             due_ms = self._due_ms.get(will_id)
-            is_early = due_ms > now_ms if due_ms is not None else here and self._wills[will_id].delay_s > 0
+            is_early = due_ms > now_ms if due_ms is not None else not at and self._wills[will_id].delay_s > 0
             if will_id not in self._firing and is_early:
                 self.drop(will_id)  # [MQTT-3.1.3-9]
 

@@ -36,6 +36,7 @@ KEPT: dict[int, str] = {
     6000783: "a session handed over to a host for a client that had gone was still its when it had left",
     7000038: "a will with a delay came, of a host that started anew, though its client was back at another one",
     7000112: "as 7000038",
+    7001075: "a will was lost: a host that had given up its client's one took that one's word of it for a return",
     5030023: "two sessions whose queues were put anew came at once: the keeper did not end its turn",
     3013038: "a host that joined with data of its own let clients in before it had what the others have",
     5000043: "an ended session came back without its subscriptions: who had undone commits took an old put of it for new",
