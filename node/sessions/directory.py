@@ -120,7 +120,7 @@ class Directory:
                 continue
             self._left.pop(sid, None)
             at_ms = max(1, now_ms - age_s * 1000) if self.writer.hosts > 1 else 0
-            self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid), at_ms)
+            self.owners[cid] = Owner(link, connection, record, self.wills.connected(cid, self.elsewhere.number), at_ms)
             if record is not None:
                 self.writer.wake(self.writer.queue_of(sid))  # what came while no worker had the session
         self.presence.tell(*(self.by_sid.get(sid) for _, _, sid, _ in clients))

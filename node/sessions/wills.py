@@ -56,9 +56,9 @@ class Wills:
         self._writer.put("wills", u64(will_id), _encode(will))
         return will_id
 
-    def connected(self, client_id: str) -> int:
-        """After our restart the client is still connected; the id of its will, 0 without one."""
-        will_id = max(self._of.get(client_id, ()), default=0)
+    def connected(self, client_id: str, number: int) -> int:
+        """After our restart the client is still connected at this host, of that number; the id of its will, 0 without one."""
+        will_id = max((each for each in self._of.get(client_id, ()) if each >> NUMBER_BITS == number), default=0)
         self._due_ms.pop(will_id, None)
         return will_id
 
