@@ -5,8 +5,7 @@ and for the part at once: what the context covers and is not here was deleted, o
 has it, or a next source if the first one dies, brings nothing back. A position is (number of a database, key); a part begins
 behind one, and ends with one. It is forgotten once this store has seen as much everywhere.
 
-What a host sends again lacks what later commits, of others too, have changed: until these are here there are holes. A part that
-ends where it begins says so.
+What a host sends again lacks what later commits, of others too, have changed. Until these are here, if ever, there are *holes*.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ Context = dict[int, int]  # number of a host -> its last commit that a store has
 
 BEGIN: Position = (0, b"")
 END: Position = (len(REPLICATED), b"")
+HOLES = 0  # number under which they are stored, as a part that ends where it begins
 
 
 class Part(NamedTuple):
@@ -34,43 +34,48 @@ class Part(NamedTuple):
 class Covered:
     def __init__(self) -> None:
         self.parts: dict[int, Part] = {}  # by the numbers under which they are stored
+        self.holes: Context = {}  # where these commits are missing
         self._until = BEGIN
 
     def put(self, number: int, part: Part) -> None:
+        if number == HOLES:
+            self.holes = part.context
+            return
         self.parts[number] = part
         self._until = max(self._until, part.end)
 
     def add(self, part: Part) -> int:
-        """Returns its number. One that goes on where the last one ends, and says the same, becomes one with it; so do holes."""
+        """Returns its number. One that goes on where the last one ends, and says the same, becomes one with it."""
         number, last = next(reversed(self.parts.items()), (0, None))
-        if (
-            last is not None
-            and last.end == part.begin
-            and (last.context == part.context or last.end == part.end == BEGIN)
-        ):
-            context = {host: max(last.context.get(host, 0), seq) for host, seq in part.context.items()}
-            part = part._replace(begin=last.begin, context=last.context | context)
+        if last is not None and last.end == part.begin and last.context == part.context:
+            part = part._replace(begin=last.begin)
         else:
             number += 1
         self.put(number, part)
         return number
 
-    def tells(self, context: Context) -> bool:
-        """Does one of the parts say as much?"""
-        return any(
-            all(part.context.get(host, 0) >= seq for host, seq in context.items()) for part in self.parts.values()
-        )
+    def lacks(self, context: Context, known: Context, own: int) -> bool:
+        """What was sent again is here, of a host with this context. Are there other holes than before?"""
+        found = {
+            host: seq
+            for host, seq in context.items()
+            if host != own and seq > max(known.get(host, 0), self.holes.get(host, 0))
+        }
+        self.holes = self.holes | found
+        return bool(found)
 
     def is_over(self, at: Position, dot: int) -> bool:
         """Had a host whose part this is seen what `dot` put there?"""
         return at <= self._until and any(part.begin < at <= part.end and part.has(dot) for part in self.parts.values())
 
     def last(self, host: int) -> int:
-        """Of this host's commits of which a part shows something."""
-        return max((part.context.get(host, 0) for part in self.parts.values()), default=0)
+        """Of this host's commits of which a part, or a hole, shows something."""
+        return max([self.holes.get(host, 0), *(part.context.get(host, 0) for part in self.parts.values())])
 
     def seen(self, known: Context, own: int) -> list[int]:
         """Forget the parts that the store's context covers by now; returns their numbers."""
+        had = bool(self.holes)
+        self.holes = {host: seq for host, seq in self.holes.items() if known.get(host, 0) < seq}
         over = [
             number
             for number, part in self.parts.items()
@@ -80,7 +85,7 @@ class Covered:
             del self.parts[number]
         if not self.parts:
             self._until = BEGIN
-        return over
+        return over + [HOLES] * (had and not self.holes)
 
     def without(self, host: int) -> None:
         """That host is gone for good, and what only parts have of its commits will not come any more."""

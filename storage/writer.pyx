@@ -25,7 +25,7 @@ from heapq import heappop, heappush
 import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
-from storage.covered import BEGIN, Covered, Part
+from storage.covered import BEGIN, HOLES, Covered, Part
 from storage.layout import META_COVERED, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
@@ -1044,7 +1044,7 @@ cdef class Writer:
         for key in sorted(self.held):
             self.hold(key)
         self.held = set()
-        if self.covered.parts:
+        if self.covered.parts or self.covered.holes:
             for seq in self.covered.seen(self.known, self.number >> NUMBER_BITS):
                 self.transaction.delete(META_COVERED + u64(seq), db=self.databases["meta"])
 
@@ -1056,8 +1056,9 @@ cdef class Writer:
 
     def may_lack(self, dict context):
         """What is here of the host with this context is not all: it was sent again, without what has changed since."""
-        if not self.has_seen(context) and not self.covered.tells(context):
-            self.cover(BEGIN, BEGIN, context)
+        if self.covered.lacks(context, self.known, self.number >> NUMBER_BITS):
+            holes = Part(BEGIN, BEGIN, self.covered.holes)
+            self.transaction.put(META_COVERED + u64(HOLES), msgspec.msgpack.encode(holes), db=self.databases["meta"])
 
     def forget_host(self, uint64_t number):
         """It is gone for good: nobody waits for what only parts have of its commits."""

@@ -60,4 +60,5 @@ KEPT: dict[int, str] = {
     4000229: "a message came again over a later connection, and was taken for one that had come twice on one",
     4001357: "as 4000229",
     7000471: "the will of a connected client came: its host took one that another host had of it for its own",
+    6000495: "as 25927, by a host that had forgotten that, as the one whose commits they were had been removed",
 }
