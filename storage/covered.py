@@ -17,9 +17,7 @@ from storage.layout import NUMBER_BITS, REPLICATED
 Position = tuple[int, bytes]
 Context = dict[int, int]  # number of a host -> its last commit that a store has
 
-BEGIN: Position = (0, b"")
 END: Position = (len(REPLICATED), b"")
-HOLES = 0  # number under which they are stored, as a part that ends where it begins
 
 
 class Part(NamedTuple):
@@ -35,12 +33,9 @@ class Covered:
     def __init__(self) -> None:
         self.parts: dict[int, Part] = {}  # by the numbers under which they are stored
         self.holes: Context = {}  # where these commits are missing
-        self._until = BEGIN
+        self._until: Position = (0, b"")
 
     def put(self, number: int, part: Part) -> None:
-        if number == HOLES:
-            self.holes = part.context
-            return
         self.parts[number] = part
         self._until = max(self._until, part.end)
 
@@ -74,7 +69,6 @@ class Covered:
 
     def seen(self, known: Context, own: int) -> list[int]:
         """Forget the parts that the store's context covers by now; returns their numbers."""
-        had = bool(self.holes)
         self.holes = {host: seq for host, seq in self.holes.items() if known.get(host, 0) < seq}
         over = [
             number
@@ -84,8 +78,8 @@ class Covered:
         for number in over:
             del self.parts[number]
         if not self.parts:
-            self._until = BEGIN
-        return over + [HOLES] * (had and not self.holes)
+            self._until = (0, b"")
+        return over
 
     def without(self, host: int) -> None:
         """That host is gone for good, and what only parts have of its commits will not come any more."""

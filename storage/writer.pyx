@@ -25,8 +25,8 @@ from heapq import heappop, heappush
 import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
-from storage.covered import BEGIN, HOLES, Covered, Part
-from storage.layout import META_COVERED, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
+from storage.covered import Covered, Part
+from storage.layout import META_COVERED, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
     INLINE = 1
@@ -276,10 +276,12 @@ cdef class Writer:
                 self.sum_up(transaction)
 
     cdef int may_have_moved(self, list last, bytes key, bytes entry) except -1:
-        """Before our start: of what waits here and was put by us the `last` entries are taken for such (`append_moved`)."""
+        """Before our start: of what waits here of QoS 2 and was put by us the `last` entries are taken for such (`append_moved`)."""
         cdef uint64_t dot = dot_of(entry)
         cdef bint is_many = len(last) == MOVED_MAX
-        if not self.recording or dot >> NUMBER_BITS != self.number >> NUMBER_BITS or is_many and dot <= <uint64_t>last[0][0]:
+        if not self.recording or dot >> NUMBER_BITS != self.number >> NUMBER_BITS or entry[OPTIONS] & 3 != 2:
+            return 0
+        if is_many and dot <= <uint64_t>last[0][0]:
             return 0
         heappush(last, (dot, key, hash(entry[HEADER:])))
         if is_many:
@@ -291,6 +293,8 @@ cdef class Writer:
         self.covered = Covered()
         for name, value in self.meta(transaction, META_COVERED):
             self.covered.put(int.from_bytes(name, "big"), msgspec.msgpack.decode(value, type=Part))
+        holes = msgspec.msgpack.decode(transaction.get(META_HOLES, b"\x80", db=self.databases["meta"]))
+        self.covered.holes = {host: seq for host, seq in holes.items() if self.known.get(host, 0) < seq}
         self.erased, self.buried = {}, {}
         self.over, self.late, self.answered = set(), set(), []
         for key in transaction.cursor(db=self.databases["erased"]).iternext(values=False):
@@ -912,13 +916,14 @@ cdef class Writer:
         not be silent for long; what is left then ends with the session."""
         cdef bytes key, value
         cdef Queue queue = self.queue_of(heir)
+        cdef bytes whose = b"" if delivered else u64(self.number)[:8 - NUMBER_BITS // 8]
         for database in [QUEUE, INBOX] if delivered else [INBOX]:
-            for key, value in self.entries(database, u64(sid), BEQUEATHED_MAX - self.bequeathed):
+            for key, value in self.entries(database, u64(sid) + whose, BEQUEATHED_MAX - self.bequeathed):
                 self.bequeathed += 1
                 if database == QUEUE:
                     self.bequeath_numbered(queue, get_big(<const char*>key + 8), value)
                     self.done(sid, get_big(<const char*>key + 8))
-                elif delivered or get_big(<const char*>key + 8) >> NUMBER_BITS == self.number >> NUMBER_BITS:
+                else:
                     self.bequeath_new(queue, value)
                     self.erase(INBOX, key)
                     self.forget(value)
@@ -1057,8 +1062,7 @@ cdef class Writer:
     def may_lack(self, dict context):
         """What is here of the host with this context is not all: it was sent again, without what has changed since."""
         if self.covered.lacks(context, self.known, self.number >> NUMBER_BITS):
-            holes = Part(BEGIN, BEGIN, self.covered.holes)
-            self.transaction.put(META_COVERED + u64(HOLES), msgspec.msgpack.encode(holes), db=self.databases["meta"])
+            self.transaction.put(META_HOLES, msgspec.msgpack.encode(self.covered.holes), db=self.databases["meta"])
 
     def forget_host(self, uint64_t number):
         """It is gone for good: nobody waits for what only parts have of its commits."""

@@ -63,15 +63,16 @@ class PeerCommits:
             number, context, changes, is_new = message
             if not is_new:  # without what later commits have changed
                 peer.ahead = context
-                self._writer.may_lack(context)
-            self._changes(peer, number, context, changes, now_ms)
+            self._changes(peer, number, context, changes, is_new, now_ms)
 
-    def _changes(self, peer: Peer, number: int, context: Context, changes: bytes, now_ms: int) -> None:
+    def _changes(self, peer: Peer, number: int, context: Context, changes: bytes, is_new: bool, now_ms: int) -> None:
         known = self._writer.peer_seq(peer.number)
         if number <= known:  # sent again
             peer.applying.append([known, 0])
             self._have.append(peer)
         elif number == known + 1:
+            if not is_new:
+                self._writer.may_lack(context)
             told = self._apply(peer, changes, context, now_ms)
             self._writer.learn({peer.number: number})
             self._known(peer, number, told)

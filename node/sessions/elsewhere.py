@@ -240,7 +240,10 @@ class Elsewhere:
         estate = None
         if ours is not None and (theirs is None or is_other):
             if theirs is not None and ours.sid in theirs.inherits:
-                estate = Estate(directory, ours)
+                given = (
+                    both and directory.writer.dot_at("sessions", key) >> NUMBER_BITS == self.number
+                )  # they do not know
+                estate = Estate(directory, ours, given or self.owns(ours))
             self.end_here(ours, theirs is None)
             ours = None
         if theirs is not None and value is not None:

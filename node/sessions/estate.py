@@ -2,10 +2,11 @@
 what the other one has: its subscriptions, its messages, the packet ids of QoS 2 messages that the client has not released.
 
 Only the host that delivers the session which ends does this, in the commit in which it learns of the other one: when other hosts
-hear that its queue is gone, they have what became of it. Others leave only what their own publishers sent for it: should that host
-not have had it yet, nobody else would. Whoever sees first that neither knew of the other, a third host perhaps,
-says so in the heir's record (`inherits`). A session that its client asked to be new inherits nothing older. What workers send for
-the session that has ended, before they hear of that or after their keeper was away, becomes the heir's, too (`Writer.heirs`).
+hear that its queue is gone, they have what became of it. So does one that has handed it over to a host which did not know yet.
+Others leave only what their own publishers sent for it: should that host not have had it yet, nobody else would.
+Whoever sees first that neither knew of the other, a third host perhaps, says so in the heir's record (`inherits`). A session that
+its client asked to be new inherits nothing older. What workers send for the session that has ended, before they hear of that or
+after their keeper was away, becomes the heir's, too (`Writer.heirs`).
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ def unite(heir: SessionRecord, other: SessionRecord) -> bool:
 class Estate:
     """Of a session that is about to end here."""
 
-    def __init__(self, directory: Directory, former: SessionRecord) -> None:
-        self._directory, self._former = directory, former
-        self._is_ours = directory.elsewhere.owns(former)
+    def __init__(self, directory: Directory, former: SessionRecord, is_ours: bool) -> None:
+        self._directory, self._former, self._is_ours = directory, former, is_ours
         self._subscriptions = directory.subscriptions.of(former)
 
     def leave(self, heir: SessionRecord) -> list[list[Any]]:

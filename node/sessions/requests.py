@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.sessions.outbox import Answer, Link
 from node.sessions.release import release
+from storage.layout import SessionRecord
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
@@ -50,16 +51,31 @@ class Requests:
         record = self._directory.by_sid.get(sid)
         if record is None:
             answer(False, "the session is over")
-            return
-        self._directory.subscriptions.subscribe(record, subs, answer)
-        self._directory.presence.tell(record)
+        elif not self._is_connected(link, sid):
+            self._too_late(link, answer, record, [filter for filter, _, _ in subs])
+        else:
+            self._directory.subscriptions.subscribe(record, subs, answer)
+            self._directory.presence.tell(record)
 
     def _unsubscribe(self, link: Link, answer: Answer, now_ms: int, sid: int, filters: list[str]) -> None:
         record = self._directory.by_sid.get(sid)
         if record is None:
             answer(True, True)
+        elif not self._is_connected(link, sid):
+            self._too_late(link, answer, record, filters)
         else:
             self._directory.subscriptions.unsubscribe(record, filters, answer)
+
+    def _is_connected(self, link: Link, sid: int) -> bool:
+        owner = self._directory.owners.get(self._directory.by_sid[sid].client_id)
+        return owner is not None and owner.link is link and owner.session is not None and owner.session.sid == sid
+
+    def _too_late(self, link: Link, answer: Answer, record: SessionRecord, filters: list[str]) -> None:
+        """Asked over an earlier connection, while we were away perhaps: its client was not told that it holds, and may have asked
+        otherwise since. The worker hears how it is."""
+        changes = self._directory.subscriptions.stored(record, filters)
+        self._directory.outbox.ask(link, "subs_changed", {"changes": changes})
+        answer(False, "its client is connected elsewhere")
 
     # -- this host leaves, or another one has -------------------------------------------------------------------------------
 

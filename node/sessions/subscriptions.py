@@ -65,6 +65,15 @@ class Subscriptions:
             [record.sid, record.client_id, record.user, each.filter, each.options, each.identifier] for each in found
         ]
 
+    def stored(self, record: SessionRecord, filters: list[str]) -> list[Change]:
+        """How it is with these."""
+        changes: list[Change] = []
+        for filter in filters:
+            found = self._writer.get("subs", subscription_key(record.sid, filter))
+            options, identifier = (None, 0) if found is None else (_decode(found).options, _decode(found).identifier)
+            changes.append([record.sid, record.client_id, record.user, filter, options, identifier])
+        return changes
+
     def adopt(self, record: SessionRecord) -> list[Change]:
         """Those that came before the record of their session, as if they came now: of what is sent again the record comes last."""
         changes = self.of(record)

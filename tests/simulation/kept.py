@@ -61,4 +61,6 @@ KEPT: dict[int, str] = {
     4001357: "as 4000229",
     7000471: "the will of a connected client came: its host took one that another host had of it for its own",
     6000495: "as 25927, by a host that had forgotten that, as the one whose commits they were had been removed",
+    2008067: "an UNSUBSCRIBE of an earlier connection, which its keeper had not heard, undid what the client had asked elsewhere",
+    4002118: "a session was handed over to a host that was just told of another one of its client: what it had was lost",
 }
