@@ -74,7 +74,7 @@ class Requests:
         """Asked over an earlier connection, while we were away perhaps: its client was not told that it holds, and may have asked
         otherwise since. The worker hears how it is."""
         changes = self._directory.subscriptions.stored(record, filters)
-        self._directory.outbox.ask(link, "subs_changed", {"changes": changes})
+        self._directory.outbox.ask(link, "subs_changed", {"changes": changes}, urgent=True)
         answer(False, "its client is connected elsewhere")
 
     # -- this host leaves, or another one has -------------------------------------------------------------------------------

@@ -63,4 +63,5 @@ KEPT: dict[int, str] = {
     6000495: "as 25927, by a host that had forgotten that, as the one whose commits they were had been removed",
     2008067: "an UNSUBSCRIBE of an earlier connection, which its keeper had not heard, undid what the client had asked elsewhere",
     4002118: "a session was handed over to a host that was just told of another one of its client: what it had was lost",
+    2000503: "a worker that had heard late how a subscription stands kept that, though it had been told otherwise meanwhile",
 }
