@@ -46,6 +46,8 @@ def includes(outer: Levels, inner: Levels) -> bool:
         return False
     if inner == ("#",):
         return outer in (("#",), ("+", "#"))  # the same set: no topic has less than one level
+    if inner == ("", "#"):
+        inner = ("", "+", "#")  # the same set: no topic is empty
     open_ended = outer[-1] == "#"
     if open_ended:
         outer = outer[:-1]

@@ -50,6 +50,7 @@ def test_matches_as_the_specification_says(filter: Levels, topic: Levels) -> Non
 
 @settings(max_examples=300, deadline=None)
 @given(FILTERS, FILTERS)
+@example(("", "+", "#"), ("", "#"))  # the empty topic is none
 def test_includes_is_inclusion_of_the_topics(outer: Levels, inner: Levels) -> None:
     if not language(inner):  # only ("",): the empty filter, which is none
         return
