@@ -240,10 +240,9 @@ class Elsewhere:
         estate = None
         if ours is not None and (theirs is None or is_other):
             if theirs is not None and ours.sid in theirs.inherits:
-                given = (
-                    both and directory.writer.dot_at("sessions", key) >> NUMBER_BITS == self.number
-                )  # they do not know
-                estate = Estate(directory, ours, given or self.owns(ours))
+                # Given away by us, and they do not know of that
+                is_given = both and directory.writer.dot_at("sessions", key) >> NUMBER_BITS == self.number
+                estate = Estate(directory, ours, is_given or self.owns(ours))
             self.end_here(ours, theirs is None)
             ours = None
         if theirs is not None and value is not None:

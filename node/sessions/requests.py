@@ -51,7 +51,7 @@ class Requests:
         record = self._directory.by_sid.get(sid)
         if record is None:
             answer(False, "the session is over")
-        elif not self._is_connected(link, sid):
+        elif not self._is_connected(link, record):
             self._too_late(link, answer, record, [filter for filter, _, _ in subs])
         else:
             self._directory.subscriptions.subscribe(record, subs, answer)
@@ -61,14 +61,16 @@ class Requests:
         record = self._directory.by_sid.get(sid)
         if record is None:
             answer(True, True)
-        elif not self._is_connected(link, sid):
+        elif not self._is_connected(link, record):
             self._too_late(link, answer, record, filters)
         else:
             self._directory.subscriptions.unsubscribe(record, filters, answer)
 
-    def _is_connected(self, link: Link, sid: int) -> bool:
-        owner = self._directory.owners.get(self._directory.by_sid[sid].client_id)
-        return owner is not None and owner.link is link and owner.session is not None and owner.session.sid == sid
+    def _is_connected(self, link: Link, record: SessionRecord) -> bool:
+        owner = self._directory.owners.get(record.client_id)
+        if owner is None or owner.session is None:
+            return False
+        return owner.link is link and owner.session.sid == record.sid
 
     def _too_late(self, link: Link, answer: Answer, record: SessionRecord, filters: list[str]) -> None:
         """Asked over an earlier connection, while we were away perhaps: its client was not told that it holds, and may have asked

@@ -69,8 +69,9 @@ class Subscriptions:
         """How it is with these."""
         changes: list[Change] = []
         for filter in filters:
-            found = self._writer.get("subs", subscription_key(record.sid, filter))
-            options, identifier = (None, 0) if found is None else (_decode(found).options, _decode(found).identifier)
+            value = self._writer.get("subs", subscription_key(record.sid, filter))
+            found = None if value is None else _decode(value)
+            options, identifier = (found.options, found.identifier) if found else (None, 0)
             changes.append([record.sid, record.client_id, record.user, filter, options, identifier])
         return changes
 
