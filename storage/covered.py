@@ -49,8 +49,8 @@ class Covered:
         self.put(number, part)
         return number
 
-    def lacks(self, context: Context, known: Context, own: int) -> bool:
-        """What was sent again is here, of a host with this context. Are there other holes than before?"""
+    def add_holes(self, context: Context, known: Context, own: int) -> bool:
+        """What was sent again is here, of a host with this context. Returns whether there are more holes than before."""
         found = {
             host: seq
             for host, seq in context.items()

@@ -1061,7 +1061,7 @@ cdef class Writer:
 
     def may_lack(self, dict context):
         """What is here of the host with this context is not all: it was sent again, without what has changed since."""
-        if self.covered.lacks(context, self.known, self.number >> NUMBER_BITS):
+        if self.covered.add_holes(context, self.known, self.number >> NUMBER_BITS):
             self.transaction.put(META_HOLES, msgspec.msgpack.encode(self.covered.holes), db=self.databases["meta"])
 
     def forget_host(self, uint64_t number):
