@@ -556,8 +556,8 @@ cdef class Loop:
             if size == 0 or (errno != EAGAIN and errno != EINTR):
                 self.peer_ended(stream)
             return 0
-        if size < BUFFER_SIZE and not stream.ended:
-            stream.readable = False
+        if size < BUFFER_SIZE and not stream.ended and (connection is not None or (<Link>stream).passed < 0):
+            stream.readable = False     # the kernel ends a read behind a descriptor, whatever else there is
         elif not stream.again:
             stream.again = True
             self.again.append(stream)

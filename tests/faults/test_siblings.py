@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from node.interconnect.crossing import ROUTES
+from node.interconnect.routes import THERE
+from node.peers import CROSSING, frame
+from node.siblings import greeted
 from tests.broker import Broker, running, wait_for
 from tests.mqtt import PINGREQ, PINGRESP, SUBACK, UNSUBACK, Client, packet, properties, text
 from tests.placement import on_worker
@@ -146,6 +150,24 @@ def test_thousands_of_subscribes_at_once_are_all_answered(clean: bool) -> None:
         client.subscribe("many/t")
         client.publish("many/t", b"for me")
         assert client.take().payload == b"for me"
+
+
+def test_what_comes_right_behind_hello_is_read() -> None:
+    """As from the interconnect: it dials a worker that has just begun and has nothing to say that would wake it again."""
+    with running(workers=1) as broker, socket.socket(socket.AF_UNIX) as link:
+        with standing_still(broker, 0):
+            link.connect(str(broker.run_dir / "worker-0.sock"))
+            with greeted(link, CROSSING):
+                link.sendall(frame(ROUTES, struct.pack("<BHHH", THERE, 7, 0, 0) + b"there/t"))
+        link.settimeout(0.1)
+        with on_worker(broker, 0, "from") as publisher:
+            wait_for(lambda: publisher.publish("there/t", b"x") or received(link))
+
+
+def received(link: socket.socket) -> bytes:
+    with suppress(TimeoutError):
+        return link.recv(1000)
+    return b""
 
 
 def hangs_up(listening: socket.socket) -> None:
