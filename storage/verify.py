@@ -26,6 +26,7 @@ from storage.layout import (
     META_BOOT,
     META_CLOCK,
     META_FORMAT,
+    META_HAD,
     META_INCARNATION,
     META_INSTANCE,
     META_NEXT,
@@ -165,8 +166,8 @@ def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
     elif key.startswith(META_QSEQ):
         _require(len(key) == len(META_QSEQ) + 8 and len(value) == 8, "it is not of 8 bytes")
         seen.reserved[int.from_bytes(key[len(META_QSEQ) :], "big")] = int.from_bytes(value, "big")
-    elif key.startswith(META_INSTANCE):
-        _require(len(key) == len(META_INSTANCE) + 8 and len(value) == 16, "it is not of 16 bytes")
+    elif key.startswith((META_INSTANCE, META_HAD)):
+        _require(len(key.partition(b"/")[2]) == 8 and len(value) == 16, "it is not of 16 bytes")
 
 
 def _check_session(key: bytes, value: bytes, seen: _Seen) -> None:

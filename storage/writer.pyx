@@ -20,18 +20,21 @@ from libc.string cimport memcpy
 from storage.changes cimport add_erased, add_key, add_put
 
 import zlib
+from hashlib import blake2b
 from heapq import heappop, heappush
 
 import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
 from storage.covered import Covered, Part
-from storage.layout import META_COVERED, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
+from storage.layout import META_COVERED, META_HAD, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
     INLINE = 1
     RECEIVED = 2
     SHARED = 4
+
+    RETAIN = 4              # of the options
 
     OP_PUBLISH = 1
     OP_DONE = 2
@@ -176,6 +179,8 @@ cdef class Writer:
     cdef readonly dict heirs    # sid of a session that is over -> sid of the one of its client that has what it had
     cdef public set late        # sids of sessions that were over when a shared message came for them
     cdef dict moved             # (sid, hash of an entry) -> its number, of those last moved from inboxes, oldest first
+    cdef dict had               # (sid, `digest` of an entry) -> its number in META_HAD, oldest first: clients had these while hosts were apart
+    cdef public bint is_apart   # another host may have copies of what is here without our knowing, or we of what is there
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
     cdef public bint recording  # are changes kept for peers?
     cdef readonly bytearray changes     # since `begin`, see storage/changes.py
@@ -295,6 +300,9 @@ cdef class Writer:
             self.covered.put(int.from_bytes(name, "big"), msgspec.msgpack.decode(value, type=Part))
         holes = msgspec.msgpack.decode(transaction.get(META_HOLES, b"\x80", db=self.databases["meta"]))
         self.covered.holes = {host: seq for host, seq in holes.items() if self.known.get(host, 0) < seq}
+        self.had = {
+            (int.from_bytes(value[:8], "big"), value[8:]): int.from_bytes(name, "big") for name, value in self.meta(transaction, META_HAD)
+        }
         self.erased, self.buried = {}, {}
         self.over, self.late, self.answered = set(), set(), []
         for key in transaction.cursor(db=self.databases["erased"]).iternext(values=False):
@@ -861,10 +869,28 @@ cdef class Writer:
         cdef bytes left
         if value is None or value[FLAGS] & RECEIVED:
             return
+        if self.is_apart and not value[OPTIONS] & RETAIN:    # a retained one may be due again
+            self.keep_had(sid, value)
         left = sealed(RECEIVED_ENTRY[HEADER:], self.dot)
         self.store(QUEUE, key, value, left)
         self.discount_entry(sid, value)
         self.count_entry(self.queue_of(sid), left)
+
+    cdef int keep_had(self, uint64_t sid, bytes entry) except -1:
+        """If another host has a copy its client is not sent that, though this keeper starts anew before it comes (`has_moved`)."""
+        cdef bytes what = digest(entry)
+        cdef object number = next(reversed(self.had.values()), 0) + 1
+        if (sid, what) not in self.had:
+            self.had[sid, what] = number
+            self.transaction.put(META_HAD + u64(number), u64(sid) + what, db=self.databases["meta"])
+            self.forget_had(len(self.had) - MOVED_MAX)
+        return 0
+
+    def forget_had(self, int most):
+        """The oldest ones."""
+        while self.had and most > 0:
+            self.transaction.delete(META_HAD + u64(self.had.pop(next(iter(self.had)))), db=self.databases["meta"])
+            most -= 1
 
     cdef released(self, uint64_t sid, const char* packet_id):
         self.erase(PACKET_IDS, u64(sid) + int.to_bytes(get_u16(packet_id), 2, "big"))
@@ -1204,7 +1230,10 @@ cdef class Writer:
         self.mixed = self.mixed or len(self.touched) > 0
         self.applying = True
         self.look_ahead(peer, context)
-        for database, key, value, dot in decode(changes, ALL, True):
+        found = decode(changes, ALL, True)
+        if self.is_apart:
+            self.keep_copied(found)
+        for database, key, value, dot in found:
             if database % BEATEN == QUEUE or database % BEATEN == INBOX:
                 self.apply_entry(database % BEATEN, key, value, dot, context, database >= BEATEN)
             elif database == BODIES:
@@ -1381,6 +1410,26 @@ cdef class Writer:
             self.held.add(key)
         return 0
 
+    cdef int keep_copied(self, list changes) except -1:
+        """QoS 2 messages that another host has appended in the place of ours, as it took their queue for its own: our client may have had
+        them from here. So ours stay, and those are known (`has_moved`)."""
+        cdef bytes key, value, ours
+        cdef uint64_t sid
+        copies = {
+            (key[:8], value[HEADER:]) for database, key, value, dot in changes
+            if database == QUEUE and value is not None and not self.is_over(database, key, dot)
+        }
+        for database, key, value, dot in changes if copies else ():
+            if database != QUEUE or value is not None:
+                continue
+            sid, ours = get_big(<const char*>key), self.transaction.get(key, db=self.queue_db)
+            if ours is None or dot_of(ours) != dot or ours[FLAGS] & RECEIVED or ours[OPTIONS] & 3 != 2:
+                continue
+            if (key[:8], ours[HEADER:]) in copies and self.delivers(sid):
+                self.moved[sid, hash(ours[HEADER:])] = get_big(<const char*>key + 8)
+                self.store(QUEUE, key, ours, sealed(ours[HEADER:], self.dot))
+        return 0
+
     cdef int forget_moved(self, uint64_t sid, bytes entry) except -1:
         """It is not here any more, and perhaps its client has not had it: what another host has of it counts."""
         if self.moved:
@@ -1453,13 +1502,15 @@ cdef class Writer:
         return 0
 
     cdef bint has_moved(self, int database, uint64_t sid, bytes value) except -1:
-        """Has this message come into the session's queue here, from its inbox, as it has at the other host?
+        """Has this message come into the session's queue here, as it has at the other host, or has its client had it?
 
         That host may say the same of ours: what we hold is put anew, and so outlives that.
         """
         cdef bytes key, ours
-        if database != QUEUE or self.repairing or (sid, hash(value[HEADER:])) not in self.moved:
+        if database != QUEUE or self.repairing:
             return False
+        if (sid, hash(value[HEADER:])) not in self.moved:
+            return self.had and (sid, digest(value)) in self.had
         key = queue_key(sid, self.moved[sid, hash(value[HEADER:])])
         ours = self.transaction.get(key, db=self.queue_db)
         if ours is not None and not ours[FLAGS] & RECEIVED:
@@ -1701,6 +1752,11 @@ cdef seal(bytes value, uint64_t dot):
     memcpy(PyBytes_AS_STRING(value) + 4, &dot, 8)
     crc = zlib.crc32(memoryview(value)[4:])
     memcpy(PyBytes_AS_STRING(value), &crc, 4)
+
+
+cdef bytes digest(bytes entry):
+    """Of what the entry says, whoever put it."""
+    return blake2b(entry[HEADER:], digest_size=8).digest()
 
 
 cdef inline uint64_t dot_of(bytes value) noexcept:

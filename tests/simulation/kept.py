@@ -64,4 +64,6 @@ KEPT: dict[int, str] = {
     2008067: "an UNSUBSCRIBE of an earlier connection, which its keeper had not heard, undid what the client had asked elsewhere",
     4002118: "a session was handed over to a host that was just told of another one of its client: what it had was lost",
     2000503: "a worker that had heard late how a subscription stands kept that, though it had been told otherwise meanwhile",
+    48625: "of messages under way, numbered anew by a host that took their queue for its own, the client got both: QoS 2 twice",
+    11003813: "as 41217, of what had been moved and delivered before the restart",
 }

@@ -11,7 +11,7 @@ import msgspec
 from node.config.keys import Limits
 from storage.writer import parse_entry
 from tests.simulation.host import Host
-from tests.simulation.worker import PUBLISH, claim, message, operation
+from tests.simulation.worker import DONE, PUBLISH, RECEIVED, claim, message, operation
 from tests.simulation.world import Pair, World
 
 
@@ -65,6 +65,15 @@ class Three:
             operation(PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + message("a", "it", 2, False, 0)),
             lambda: None,
         )
+
+    def take(self, host: Host) -> None:
+        """A client of this host gets the first message that is queued, and ends its QoS 2 flow."""
+        assert host.worker is not None
+        assert host.keeper is not None
+        with host.keeper.store.environment.begin() as transaction:
+            first = next(iter(transaction.cursor(db=host.keeper.store.databases["queue"]).iternext(values=False)))
+        for kind in (RECEIVED, DONE):
+            host.worker.operate(operation(kind, struct.pack("<QQ", *struct.unpack(">QQ", first))), lambda: None)
 
     def queue_unknown_to_b(self) -> None:
         """Of C's client "it": a message that C has moved there, when only A was told."""

@@ -1,0 +1,90 @@
+"""A host that takes a queue for its own numbers anew what another one delivers; that client gets nothing twice."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from storage.layout import META_HAD
+from storage.writer import Writer, parse_entry
+from tests.simulation.worker import DONE, PUBLISH, RECEIVED, message, operation
+from tests.storage.test_erased_and_taken import A, B, Host, hosts, tell
+
+__all__ = ["hosts"]  # a fixture
+SID = 7
+
+
+def operate(writer: Writer, kind: int, body: bytes) -> None:
+    writer.begin()
+    writer.apply(struct.pack("<Q", 1) + operation(kind, body), 0, 0, 0)
+    writer.commit()
+
+
+def queue(host: Host) -> list[tuple[int, bool]]:
+    """(packet id, is PUBREC here?) of each entry."""
+    found = []
+    with host[0].environment.begin() as transaction:
+        for key, value in transaction.cursor(db=host[0].databases["queue"]):
+            entry = parse_entry(value)
+            assert entry is not None
+            found.append((1 + int.from_bytes(key[8:], "big") % 65535, entry[0]))
+    return found
+
+
+def had(host: Host) -> int:
+    """So many messages its store knows its clients to have had."""
+    with host[0].environment.begin() as transaction:
+        keys = transaction.cursor(db=host[0].databases["meta"]).iternext(values=False)
+        return sum(key.startswith(META_HAD) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("client", "left"),
+    [
+        ((), [(2, False), (2, True)]),
+        ((RECEIVED,), [(2, True), (2, True)]),
+        ((RECEIVED, DONE), [(2, True)]),
+    ],
+)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_is_under_way_is_not_sent_again(
+    hosts: tuple[Host, Host], client: tuple[int, ...], left: list[tuple[int, bool]], restarts: bool
+) -> None:
+    """`client`: what B's does before it hears of that from A. `left`: behind what B has sent there is PUBREL only."""
+    (_, a), (_, b) = hosts
+    for writer in (a, b):
+        writer.begin_queue(SID, False)
+        writer.is_apart = True
+    target = struct.pack("<QBB", SID, 2, 0)
+    record = message("t", "m", 2, False, 0)
+    operate(b, PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + record)
+    tell(b, B, a)
+    for kind in client:
+        operate(b, kind, struct.pack("<QQ", SID, 1))
+    if restarts:
+        b.load()
+    tell(a, A, b)
+    assert queue(hosts[1]) == left
+    a.foreign.add(SID)  # it has heard whose the queue is
+    tell(b, B, a)
+    assert queue(hosts[0]) == queue(hosts[1])
+    assert a.digests() == b.digests()
+    assert had(hosts[1]) == (RECEIVED in client)
+
+
+def test_it_is_forgotten_when_the_hosts_are_together_again(hosts: tuple[Host, Host]) -> None:
+    _, (_, b) = hosts
+    b.begin_queue(SID, False)
+    b.is_apart = True
+    target = struct.pack("<QBB", SID, 2, 0)
+    for number in (1, 2):
+        record = message("t", str(number), 2, False, 0)
+        operate(b, PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + record)
+        operate(b, RECEIVED, struct.pack("<QQ", SID, number))
+    assert had(hosts[1]) == 2
+    for most, rest in ((1, 1), (9, 0)):
+        b.begin()
+        b.forget_had(most)
+        b.commit()
+        assert had(hosts[1]) == rest
