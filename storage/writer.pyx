@@ -1047,9 +1047,12 @@ cdef class Writer:
         return bytes(found)
 
     cdef bint is_over(self, int database, bytes key, uint64_t dot) except -1:
-        if self.saw(dot) or <uint64_t>self.erased.get((database, key, dot >> NUMBER_BITS), 0) >= dot & COMMIT_MASK:
+        if self.saw(dot) or self.is_buried(database, key, dot):
             return True
         return self.covered.parts and self.covered.is_over((database, key), dot)
+
+    cdef bint is_buried(self, int database, bytes key, uint64_t dot) except -1:
+        return <uint64_t>self.erased.get((database, key, dot >> NUMBER_BITS), 0) >= dot & COMMIT_MASK
 
     cdef look_ahead(self, uint64_t peer, dict context):
         """What another host changed may replace what a third one put, and that may come later."""
@@ -1117,7 +1120,11 @@ cdef class Writer:
         if theirs is None and not is_over:
             self.bury(database, key, dot)
         if ours is None:
-            return NOTHING if theirs is None or is_over and not self.repairing else TAKE
+            if theirs is None:
+                return NOTHING
+            if is_over and not self.saw(dot) and not self.repairing and self.is_buried(database, key, dot):
+                self.record_over(database, key, dot)    # who has replaced it may have undone that, and so tell nobody
+            return NOTHING if is_over and not self.repairing else TAKE
         if dot_of(ours) == dot:
             return TAKE if ours != theirs else NOTHING      # differs within one commit only
         if dot_of(ours) >> NUMBER_BITS == dot >> NUMBER_BITS and not self.repairing:    # two commits of one host: the later one counts

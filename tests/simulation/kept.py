@@ -66,4 +66,8 @@ KEPT: dict[int, str] = {
     2000503: "a worker that had heard late how a subscription stands kept that, though it had been told otherwise meanwhile",
     48625: "of messages under way, numbered anew by a host that took their queue for its own, the client got both: QoS 2 twice",
     11003813: "as 41217, of what had been moved and delivered before the restart",
+    7000295: "what a host had deleted, which another one had put over it, it did not tell to a third one that still had that",
+    5000287: "of two sessions that a client began, that of the host whose clock was 90 s ahead counted: promised is no other",
+    3004081: "a host whose disk was an old copy served without what one had that had never committed anything itself",
+    6004023: "a host that settles after its start does not yet take what a removed one had",
 }
