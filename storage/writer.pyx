@@ -27,7 +27,7 @@ import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
 from storage.covered import Covered, Part
-from storage.layout import META_COVERED, META_HAD, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
+from storage.layout import META_COVERED, META_HAD, META_HALF_DONE, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
     INLINE = 1
@@ -55,6 +55,7 @@ cdef enum:
 
     BEQUEATHED_MAX = 20_000 # messages in a turn: 0.3 s
     MOVED_MAX = 50_000      # entries that are known to have been moved here: some MB
+    HALF_DONE_MAX = 50_000  # sessions that are known to have ended with QoS 2 flows half done: some MB
     QSEQ_RESERVED = 256     # numbers of a queue that are made durable at once
     BRANCH_BITS = 40        # of a qseq: above them the branch, one for each takeover from a host that could not be asked
     PACKET_ID_COUNT = 65535 # a packet id is 1 + qseq % 65535
@@ -163,6 +164,7 @@ cdef class Writer:
     cdef public object may_have_sent    # (sid, qseq) -> may a client have had this entry from here?
     cdef dict lost              # sid of a queue that was ours, without another host's knowing -> last number that its client may have had
     cdef set held               # keys of entries whose packet ids clients may hold, though other hosts have done with them
+    cdef dict half_done         # sid of a session that was purged while hosts were apart -> keys of entries whose packet ids its client may hold
     cdef public bint drops_orphans  # cluster.on_owner_down
     cdef public bint is_settling    # other hosts may deliver what we believe to be ours
     cdef set unsettled          # keys of the entries of such queues that came meanwhile
@@ -252,7 +254,7 @@ cdef class Writer:
         self.strays = set()
         self.loose, self.looser = set(), set()
         self.unsettled = set()
-        self.lost, self.held = {}, set()
+        self.lost, self.held, self.half_done = {}, set(), {}
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
@@ -271,6 +273,8 @@ cdef class Writer:
                 self.queue_of(int.from_bytes(key[:8], "big"))
                 self.count_waiting(key, None, entry)
             self.load_numbers(transaction)
+            for key, _ in self.meta(transaction, META_HALF_DONE):
+                self.half_done.setdefault(get_big(<const char*><bytes>key), []).append(key)
             for key in transaction.cursor(db=self.databases["bodies"]).iternext(values=False):
                 if int.from_bytes(key, "big") not in self.references:
                     self.loose.add(int.from_bytes(key, "big"))
@@ -886,7 +890,15 @@ cdef class Writer:
             self.forget_had(len(self.had) - MOVED_MAX)
         return 0
 
-    def forget_had(self, int most):
+    def set_apart(self, bint is_apart, int most):
+        """Once hosts are together, what was kept for when they meet is forgotten: so much at a time, the oldest first."""
+        self.is_apart = is_apart
+        if not is_apart:
+            while self.half_done and most > 0:
+                most -= len(self.forget_half_done(next(iter(self.half_done))))
+            self.forget_had(most)
+
+    cdef forget_had(self, int most):
         """The oldest ones."""
         while self.had and most > 0:
             self.transaction.delete(META_HAD + u64(self.had.pop(next(iter(self.had)))), db=self.databases["meta"])
@@ -910,6 +922,7 @@ cdef class Writer:
             number = get_big(<const char*><bytes>key + 8)
             if not self.may_move(number, value, sent_qseq, None, again):
                 self.forget_moved(sid, value)
+                self.note_half_done(sid, key, value, number <= sent_qseq)
                 self.done(sid, number)
                 self.count("dropped_session_ended")
         self.operations += len(found)
@@ -924,6 +937,22 @@ cdef class Writer:
         if not again:
             self.purge_rest(sid)
         return False, again
+
+    cdef int note_half_done(self, uint64_t sid, bytes key, bytes value, bint is_sent) except -1:
+        """Should the session go on at a host that has never had this entry its client may wait for PUBREL (`goes_on`)."""
+        if not self.is_apart or len(value) < ENTRY_HEADER or value[OPTIONS] & 3 != 2 or not (is_sent or value[FLAGS] & RECEIVED):
+            return 0
+        self.half_done.setdefault(sid, []).append(key)
+        self.transaction.put(META_HALF_DONE + key, b"", db=self.databases["meta"])
+        if len(self.half_done) > HALF_DONE_MAX:
+            self.forget_half_done(next(iter(self.half_done)))
+        return 0
+
+    cdef list forget_half_done(self, uint64_t sid):
+        cdef list keys = self.half_done.pop(sid, [])
+        for key in keys:
+            self.transaction.delete(META_HALF_DONE + key, db=self.databases["meta"])
+        return keys
 
     cdef bint may_move(self, uint64_t number, bytes value, uint64_t sent_qseq, object is_late, list again) except -1:
         """Is it a shared message that may go to another member? QoS 2 only if it was never sent [MQTT-4.8.2-5]. Then it is in `again`."""
@@ -1296,6 +1325,10 @@ cdef class Writer:
                 self.store(database, key, value, sealed(value[HEADER:], self.dot))
                 self.renewed_bytes += len(value)
 
+    def goes_on(self, uint64_t sid):
+        """At another host, though it was over here: that one knows nothing of the flows that only we had begun."""
+        self.held.update(self.forget_half_done(sid))
+
     def say_over(self, uint64_t sid):
         """The session has ended here: the outbox keeps that, though it says nothing more of the record if the session is back since."""
         if self.recording:
@@ -1466,6 +1499,7 @@ cdef class Writer:
         self.store(QUEUE, key, ours, entry)
         if ours is None:
             self.count_entry(self.queue_of(sid), entry)
+            self.number_behind(self.queue_of(sid), get_big(<const char*>key + 8))
         return 0
 
     cdef int number_behind(self, Queue queue, uint64_t qseq) except -1:

@@ -397,5 +397,4 @@ class Replicas:
         if until > 0:
             self._writer.trim(until, TRIM)
         self._writer.forget_burials(TRIM)
-        self._writer.is_apart = self.degraded or not self.has_all()
-        self._writer.forget_had(0 if self._writer.is_apart else TRIM)
+        self._writer.set_apart(self.degraded or not self.has_all(), TRIM)

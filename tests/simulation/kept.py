@@ -70,4 +70,5 @@ KEPT: dict[int, str] = {
     5000287: "of two sessions that a client began, that of the host whose clock was 90 s ahead counted: promised is no other",
     3004081: "a host whose disk was an old copy served without what one had that had never committed anything itself",
     6004023: "a host that settles after its start does not yet take what a removed one had",
+    2007421: "a session ended on one side went on on the other, which knew nothing of what its client had half received",
 }

@@ -85,6 +85,6 @@ def test_it_is_forgotten_when_the_hosts_are_together_again(hosts: tuple[Host, Ho
     assert had(hosts[1]) == 2
     for most, rest in ((1, 1), (9, 0)):
         b.begin()
-        b.forget_had(most)
+        b.set_apart(False, most)
         b.commit()
         assert had(hosts[1]) == rest

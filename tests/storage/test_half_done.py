@@ -1,0 +1,48 @@
+"""A session ended here, with QoS 2 messages that its client may have, and goes on at another host."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from node.config import Limits
+from storage.layout import u64
+from storage.store import open_store
+from storage.writer import Writer, parse_entry
+from tests.storage.writer_state import message
+
+SID, NOW_MS = 1 << 40 | 1, 5
+SENT = 2  # of three messages
+
+
+def publish(writer: Writer, number: int, qos: int) -> None:
+    record = message(b"t", b"x", False)
+    body = struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + struct.pack("<QBB", SID, qos, 0) + record
+    writer.apply(u64(number)[::-1] + struct.pack("<BI", 1, len(body)) + body, 0, 1, NOW_MS)
+
+
+def test_what_its_client_waits_for_is_known_after_a_restart(tmp_path: Path) -> None:
+    store = open_store(tmp_path, 1 << 24, 1 << 30)
+    writer = Writer(store.environment, store.databases, Limits(), 1)
+    writer.begin()
+    writer.begin_recording()
+    writer.is_apart = True
+    writer.queue_of(SID)
+    for number, qos in enumerate((1, 2, 2), 1):
+        publish(writer, number, qos)
+    writer.purge(SID, 10, SENT)
+    writer.commit()
+    for went_on in ([2], []):  # said once
+        again = Writer(store.environment, store.databases, Limits(), 1)
+        again.begin()
+        again.foreign.add(SID)
+        again.queue_of(SID)
+        again.goes_on(SID)
+        again.learn({})
+        left = {int.from_bytes(key[8:], "big"): parse_entry(value)[0] for key, value in again.cursor("queue")}
+        assert left == dict.fromkeys(went_on, True)
+        assert again.queue_of(SID).next_qseq > max(went_on, default=0)
+        for number in left:
+            again.delete("queue", u64(SID) + u64(number))
+        again.commit()
+    store.environment.close()
