@@ -58,7 +58,7 @@ class Leaving(Scenario):
 
     def _look(self) -> None:
         for host in self.hosts:
-            if host.is_refused:
+            if host.has_left:
                 host.send_away()
         self.world.at(LOOK_MS, self._look)
 
@@ -155,10 +155,11 @@ class Leaving(Scenario):
         if all(host.node_id in each.interconnect.others() for each in others) and host.interconnect.is_member:
             return True
         doors = [
-            each for each in others
-            if each.interconnect.runs and each.interconnect.is_member and not host.pairs[each.node_id].is_cut
-        ]  # fmt: skip
-        if not (doors and host.keeper is not None and (host.is_refused or host.admin.has_left)):
+            each
+            for each in others
+            if each.interconnect.runs and not each.has_left and not host.pairs[each.node_id].is_cut
+        ]
+        if not (doors and host.keeper is not None and host.has_left):
             return False
         door = world.random.choice(doors)
         world.say(f"{host} joins again, at {door}")

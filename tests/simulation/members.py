@@ -147,17 +147,26 @@ class MemberHost(Host):
         self.lacks = False  # it has joined anew, and has not all yet
 
     @property
+    def has_left(self) -> bool:
+        """As Interconnect.has_left: it serves nobody, and lets nobody into the cluster."""
+        return not self.interconnect.is_member or self.is_refused
+
+    @property
     def is_refused(self) -> bool:
-        """Nobody has it as a member, and it is told so."""
-        pairs = [pair for pair in self.pairs.values() if isinstance(pair, MemberPair)]
-        reached = [pair for pair in pairs if not pair.is_cut and pair.sides[self.index].other.interconnect.runs]
-        return not any(pair.sides[self.index].is_up for pair in pairs) and any(not pair.is_allowed for pair in reached)
+        """As Interconnect._is_refused: removed while it was away. Who removed it is not refused, though neither has a link."""
+        is_up = any(pair.sides[self.index].is_up for pair in self.pairs.values())
+        return not is_up and any(self._is_refused_by(other) for other in self.others)
+
+    def _is_refused_by(self, other: Any) -> bool:
+        """Does it dial that host, which is there and does not know it?"""
+        is_dialled = other.node_id in self.interconnect.others() and not self.pairs[other.node_id].is_cut
+        there = other.interconnect
+        return is_dialled and there.runs and there.is_member and self.node_id not in there.others()
 
     @property
     def serves(self) -> bool:
         self.lacks = self.lacks and (self.keeper is None or not self.keeper.replicas.has_all())
-        is_member = self.interconnect.is_member and not self.is_refused
-        return self.worker is not None and is_member and not self.admin.draining and not self.lacks
+        return self.worker is not None and not self.has_left and not self.admin.draining and not self.lacks
 
     def ended(self, is_over: bool) -> None:
         if is_over:
