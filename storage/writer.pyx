@@ -79,6 +79,7 @@ cdef enum:
 
 cdef uint64_t ODD = 0x9E3779B97F4A7C15      # of the golden ratio: its multiples are spread well
 cdef uint64_t ALL = <uint64_t>-1
+cdef uint64_t RECEIVED_MS = (<uint64_t>1 << 44) - 1   # of when a message came in; above, what tells equal ones of one ms apart
 cdef uint64_t COMMIT_MASK = (<uint64_t>1 << NUMBER_BITS) - 1
 cdef bytes RECEIVED_ENTRY = sealed(bytes((INLINE | RECEIVED, 2, 0)), 0)
 DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
@@ -123,6 +124,11 @@ cdef inline uint16_t get_u16(const char* p) noexcept:
     cdef uint16_t value
     memcpy(&value, p, 2)
     return value
+
+
+cdef inline uint64_t received_at(const char* record) noexcept:
+    """When the message of this record came in, ms of the store clock."""
+    return get_u64(record + 1) & RECEIVED_MS
 
 
 cdef inline void put_big(char* p, uint64_t value) noexcept:
@@ -680,7 +686,7 @@ cdef class Writer:
         cdef uint16_t topic = get_u16(record + 17)
         cdef bytes key = topic_key(record[RECORD_HEADER:RECORD_HEADER + topic])
         cdef bytes value, ours = self.transaction.get(key, db=self.retained)
-        if self.known and ours is not None and get_u64(record + 1) < self.began_ms and get_u64(<const char*>ours + HEADER + 1) > get_u64(record + 1):
+        if self.known and ours is not None and received_at(record) < self.began_ms and received_at(<const char*>ours + HEADER) > received_at(record):
             return True     # done again after a restart, and another host has had a later one meanwhile
         if get_u32(record + 25) == 0:
             if self.erase(RETAINED, key):
@@ -1235,7 +1241,7 @@ cdef class Writer:
         """Of an entry's message: a publisher that went from one host to another has its messages in order by it."""
         entry = parse_entry(item[1])
         record = None if entry is None else entry[3] if entry[3] is not None else self.body(entry[5])
-        return 0 if not record else get_u64(<const char*>record + 1)
+        return 0 if not record else received_at(<const char*>record)
 
     cdef uint64_t first_of_branch(self, uint64_t qseq) noexcept:
         return self.apart(qseq, self.branch_above(qseq))
@@ -1827,7 +1833,7 @@ cdef bint is_first(int database, bytes value) noexcept:
 cdef rank(int database, bytes value):
     """Of two values that were put without knowing of each other the one with the higher rank stays, at every host."""
     if database == RETAINED:    # what was received later
-        return get_u64(<const char*>value + HEADER + 1), value[HEADER:], dot_of(value)
+        return received_at(<const char*>value + HEADER), value[HEADER:], dot_of(value)
     return 0, value[HEADER:], dot_of(value)
 
 

@@ -7,6 +7,7 @@ from base64 import b64encode
 from typing import Any
 
 _HEADER = struct.Struct("<BQQHHII")
+_RECEIVED_MS = (1 << 44) - 1  # above, what tells equal messages of one ms apart
 
 
 def payload(record: bytes) -> bytes:
@@ -16,14 +17,14 @@ def payload(record: bytes) -> bytes:
 
 def describe(record: bytes) -> dict[str, Any]:
     """All but the payload."""
-    flags, received_ms, expires_ms, topic, author, _, size = _HEADER.unpack_from(record)
+    flags, received, expires_ms, topic, author, _, size = _HEADER.unpack_from(record)
     names = _HEADER.size
     return {
         "topic": record[names : names + topic].decode(),
         "qos": flags & 3,
         "user": record[names + topic : names + topic + author].decode() or None,
         "bytes": size,
-        "received_at": received_ms / 1000,
+        "received_at": (received & _RECEIVED_MS) / 1000,
         "expires_at": expires_ms / 1000 if expires_ms else None,
     }
 

@@ -16,6 +16,7 @@ cdef enum:
     UNACKED_BYTES_MAX = 67108864    # of operations not committed yet; beyond it publishers wait
 
     RECORD_HEADER = 29
+    RECEIVED_BITS = 44      # of the time in a record; above them what tells equal messages of one ms apart
     OP_HEADER = 5
 
 
@@ -71,10 +72,16 @@ cdef inline uint32_t record_size(Publication* pub, uint32_t author) noexcept:
     return RECORD_HEADER + pub.topic_length + author + pub.properties_length + pub.payload_length
 
 
+cdef inline uint64_t received_now(Loop loop) noexcept:
+    """As a message record has it: no other message has the same, as good as certainly, whichever worker or host it came to."""
+    loop.serial += <uint64_t>1 << RECEIVED_BITS
+    return loop.serial | (loop.now_ms + loop.clock_offset_ms)
+
+
 cdef char* write_record(char* p, Publication* pub, const char* author, uint32_t author_length) noexcept:
     """The message record of docs/internals.md."""
     p[0] = <char>(pub.qos | (4 if pub.retain else 0))
-    p = put_u64(p + 1, pub.received_ms)
+    p = put_u64(p + 1, pub.received)
     p = put_u64(p, pub.expires_ms)
     p = put_u16(p, <uint16_t>pub.topic_length)
     p = put_u16(p, <uint16_t>author_length)
@@ -96,7 +103,7 @@ cdef bint read_record(const char* p, size_t size, Publication* pub) noexcept:
     cdef uint32_t properties, payload
     if size < RECORD_HEADER:
         return False
-    memcpy(&pub.received_ms, p + 1, 8)
+    memcpy(&pub.received, p + 1, 8)
     memcpy(&pub.expires_ms, p + 9, 8)
     memcpy(&topic, p + 17, 2)
     memcpy(&author, p + 19, 2)

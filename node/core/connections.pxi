@@ -260,6 +260,7 @@ cdef int read_publish(Connection connection, uint8_t header, const char* body, u
     cdef Session session = connection.session
     cdef PublishProperties properties
     cdef Publication pub
+    cdef uint64_t now_ms = loop.now_ms + loop.clock_offset_ms
     cdef uint16_t packet_id = 0
     cdef uint32_t at, size = 0
     cdef int digits, problem
@@ -281,7 +282,7 @@ cdef int read_publish(Connection connection, uint8_t header, const char* body, u
             return 0x82
     pub.properties = NULL
     pub.properties_length = 0
-    pub.received_ms = loop.now_ms + loop.clock_offset_ms
+    pub.received = received_now(loop)
     pub.expires_ms = 0
     if connection.version == 5:
         digits = read_varint(body + at, length - at, &size)
@@ -298,7 +299,7 @@ cdef int read_publish(Connection connection, uint8_t header, const char* body, u
             pub.properties = properties.forward
             pub.properties_length = properties.forward_length
             if properties.has_expiry:
-                pub.expires_ms = pub.received_ms + <uint64_t>properties.expiry_s * 1000
+                pub.expires_ms = now_ms + <uint64_t>properties.expiry_s * 1000
             if properties.has_alias:
                 problem = use_alias(connection, &pub, properties.alias)
                 if problem:
@@ -307,8 +308,8 @@ cdef int read_publish(Connection connection, uint8_t header, const char* body, u
             return 0x82                                                     # [MQTT-3.3.2-8]
     pub.payload = body + at
     pub.payload_length = length - at
-    if loop.message_expiry_ms and (pub.expires_ms == 0 or pub.expires_ms > pub.received_ms + loop.message_expiry_ms):
-        pub.expires_ms = pub.received_ms + loop.message_expiry_ms
+    if loop.message_expiry_ms and (pub.expires_ms == 0 or pub.expires_ms > now_ms + loop.message_expiry_ms):
+        pub.expires_ms = now_ms + loop.message_expiry_ms
     loop.stats[S_PUBLISH_RECEIVED + pub.qos] += 1
     loop.stats[S_PUBLISH_BYTES_RECEIVED] += pub.payload_length
     if pub.qos == 2 and not header & 8 and session.flows != NULL and session.flows.unsure_ids:
@@ -390,7 +391,7 @@ cdef int accept_publish(Connection connection, Session session, Publication* pub
         if pub.qos:
             acknowledge(connection, 4 if pub.qos == 1 else 5, packet_id, 0x87, False)
         return 0
-    if pub.expires_ms and pub.expires_ms <= pub.received_ms:
+    if pub.expires_ms and pub.expires_ms <= loop.now_ms + loop.clock_offset_ms:
         loop.stats[S_DROPPED_EXPIRED] += 1
         if pub.qos:
             acknowledge(connection, 4 if pub.qos == 1 else 5, packet_id, 0, False)

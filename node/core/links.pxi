@@ -225,7 +225,6 @@ cdef int read_publishes(Link link, const char* p, uint32_t length) except -1:
     cdef Publication pub
     cdef Match* match = NULL        # of the message before; delivery does not change the tree
     cdef const char* end = p + length
-    pub.received_ms = loop.now_ms + loop.clock_offset_ms
     while p < end:
         if <uint8_t>p[0] == REPEATED and match != NULL and is_one_plain(match):
             p = deliver_run(link, &pub, match, p, end)
@@ -327,6 +326,7 @@ cdef int read_shared(Loop loop, Publication* pub, const char* p) except -1:
     cdef uint16_t length
     memcpy(&length, p + 19, 2)
     read_body(pub, p, p + 21 + length)
+    pub.received = received_now(loop)
     return take_shared(loop, pub, p[21:21 + length])
 
 

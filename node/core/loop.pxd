@@ -15,7 +15,7 @@ cdef struct Publication:    # a publish on its way, wherever its bytes lie
     uint32_t topic_length
     uint32_t properties_length
     uint32_t payload_length
-    uint64_t received_ms    # store clock
+    uint64_t received       # see received_now
     uint64_t expires_ms     # store clock, 0: never
     uint8_t qos
     bint retain
@@ -256,6 +256,7 @@ cdef class Loop:
     cdef void* wheel[256]
     cdef uint64_t wheel_second
     cdef uint64_t random
+    cdef uint64_t serial            # of the last message that came in, above RECEIVED_BITS
     cdef int sibling_count
 
     cdef uint64_t take_slot(self, object stream) except 0

@@ -297,6 +297,7 @@ cdef class Loop:
         self.now_ms = monotonic_us() // 1000
         self.wheel_second = self.now_ms // 1000
         self.random = int.from_bytes(os.urandom(8), "little") | 1
+        self.serial = self.random << RECEIVED_BITS
         self.share_strategy = SHARE_STRATEGIES[share_strategy]
         self.set_limits(limits)
 
@@ -943,7 +944,7 @@ cdef class Loop:
         pub.payload_length = <uint32_t>len(payload)
         pub.properties = NULL
         pub.properties_length = 0
-        pub.received_ms = self.now_ms + self.clock_offset_ms
+        pub.received = received_now(self)
         pub.expires_ms = 0
         pub.qos = 0
         pub.retain = False
@@ -981,8 +982,8 @@ cdef class Loop:
         pub.payload_length = <uint32_t>len(payload)
         pub.properties = properties
         pub.properties_length = <uint32_t>len(properties)
-        pub.received_ms = self.now_ms + self.clock_offset_ms
-        pub.expires_ms = 0 if expiry_s is None else pub.received_ms + <uint64_t>expiry_s * 1000
+        pub.received = received_now(self)
+        pub.expires_ms = 0 if expiry_s is None else self.now_ms + self.clock_offset_ms + <uint64_t>expiry_s * 1000
         pub.qos = qos
         pub.retain = retain
         out = bytearray(record_size(&pub, <uint32_t>len(name)))

@@ -225,7 +225,7 @@ cdef Message* message_of(Publication* pub) except NULL:
     memcpy(message.data, pub.topic, pub.topic_length)
     memcpy(message.data + pub.topic_length, pub.properties, pub.properties_length)
     memcpy(message.data + pub.topic_length + pub.properties_length, pub.payload, pub.payload_length)
-    message.received_ms = pub.received_ms
+    message.received = pub.received
     message.expires_ms = pub.expires_ms
     message.flags = pub.qos | (4 if pub.retain else 0)
     return message
@@ -238,7 +238,7 @@ cdef void publication_of(Message* message, Publication* pub) noexcept:
     pub.properties_length = message.properties_length
     pub.payload = pub.properties + message.properties_length
     pub.payload_length = message.payload_length
-    pub.received_ms = message.received_ms
+    pub.received = message.received
     pub.expires_ms = message.expires_ms
     pub.qos = message.flags & 3
     pub.retain = bool(message.flags & 4)

@@ -12,7 +12,7 @@ cdef struct Message:        # a publish that waits in memory for live sessions, 
     uint32_t topic_length
     uint32_t properties_length
     uint32_t payload_length
-    uint64_t received_ms
+    uint64_t received
     uint64_t expires_ms
     uint8_t flags           # bits 0-1 QoS published, 2 retain
     char data[1]            # topic, properties, payload

@@ -113,8 +113,10 @@ class Leaving(Scenario):
 
     def _remove(self, host: MemberHost) -> None:
         by = self.world.random.choice([each for each in self.hosts if each is not host])
-        self.world.say(f"{by} removes {host}")
         try:
+            if by.lacks:
+                raise LinkError("it has no copy yet: no operator removes who has")
+            self.world.say(f"{by} removes {host}")
             found = removal.remove(by.admin, str(host))  # type: ignore[arg-type]
             self._nothing_is_its(found["number"], [by])
         except (LinkError, MembershipError, HTTPNotFound) as error:
