@@ -14,7 +14,7 @@ import gevent
 from mesh.approval import Approvals, Here, KnockServer
 from mesh.hlc import Stamp
 from mesh.join import JoinServer
-from mesh.membership import Member, Membership
+from mesh.membership import Member, Membership, MembershipError
 from mesh.zap import TransportError
 from node import log
 from node.interconnect.cluster import Cluster
@@ -37,10 +37,10 @@ def port_above(bind: str, count: int) -> str:
 
 
 class Door:
-    """`changed`: the table has one more member."""
+    """`changed`: the table has one more member. `is_member`: of the cluster, still, so that it may let others in."""
 
-    def __init__(self, cluster: Cluster, bind: str, changed: Callable[[], None]) -> None:
-        self._cluster, self._bind, self._changed = cluster, bind, changed
+    def __init__(self, cluster: Cluster, bind: str, changed: Callable[[], None], is_member: Callable[[], bool]) -> None:
+        self._cluster, self._bind, self._changed, self._is_member = cluster, bind, changed, is_member
         self._log = log.logger("interconnect")
         self.tokens = cluster.tokens
         self.approvals = Approvals()
@@ -90,6 +90,10 @@ class Door:
     # -- for mesh/join.py -----------------------------------------------------------------------------------------------------
 
     def membership(self) -> Membership:
+        if not self._is_member():
+            raise MembershipError(
+                "that host is no member of its cluster any more: join another one. Nothing was changed"
+            )
         return self._cluster.settled()
 
     def stamp(self) -> Stamp:

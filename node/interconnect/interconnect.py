@@ -59,7 +59,7 @@ class Interconnect:
             interconnect.advertise or interconnect.bind,
             config.cluster.name,
         )
-        self.door = Door(self.cluster, interconnect.bind, self.table_changed)
+        self.door = Door(self.cluster, interconnect.bind, self.table_changed, lambda: not self.has_left)
         self._keeper = KeeperBridge(
             self._run_dir, self._members, lambda node_id, message: self._send(node_id, KEEPER, message), self._welcome,
             self.refuse,

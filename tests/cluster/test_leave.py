@@ -122,6 +122,7 @@ def reasons(host: Host) -> list[str]:
 def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
     """Rows 87, 88, 90, 92, 93, 94."""
     host = hosts[2]
+    made = host.mqnode("cluster", "token", "create", "--json")
     for number in range(20):
         queued(host, f"away{number}", 3)
     clients = [host.client() for _ in range(20)]
@@ -158,6 +159,9 @@ def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
         asked = host.mqnode("cluster", *arguments)
         assert asked.returncode == 1
         assert "no member" in asked.stderr
+    joined = hosts[1].mqnode("join", "--token", json.loads(made.stdout)["token"])
+    assert joined.returncode == 1
+    assert "no member of its cluster any more: join another one" in joined.stderr
 
 
 def test_a_host_that_left_serves_nobody_until_it_joins_again(hosts: list[Host]) -> None:

@@ -27,7 +27,7 @@ def test_doors_are_open_while_somebody_is_expected(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(door, "now_ms", lambda: now_ms)
     port = free_port()
     cluster = Cluster(tmp_path, "n1", f"127.0.0.1:{port}", "mqnode")
-    doors = door.Door(cluster, f"127.0.0.1:{port}", lambda: None)
+    doors = door.Door(cluster, f"127.0.0.1:{port}", lambda: None, lambda: True)
 
     def are_open() -> tuple[bool, bool]:
         doors.look()
@@ -62,7 +62,7 @@ def test_a_token_that_was_used_is_used_after_a_restart(tmp_path: Path) -> None:
     one.tokens.issue(token, HOUR_S, 0)
     one.tokens.use(token.number, "k" * 40)
     joined = Member(b"j" * 16, "n2", "127.0.0.1:7101", "k" * 40, "active", one.stamp())
-    door.Door(one, "127.0.0.1:7001", lambda: None).admit(joined)
+    door.Door(one, "127.0.0.1:7001", lambda: None, lambda: True).admit(joined)
     again = cluster()
     assert joined.node_id in again.table.members
     given = proof(token.key, one.identity.public_key, "o" * 40, b"n")
@@ -75,7 +75,7 @@ def test_what_is_refused_again_and_again_is_logged_once_a_minute(
 ) -> None:
     now_ms = 1_000_000
     monkeypatch.setattr(door, "now_ms", lambda: now_ms)
-    doors = door.Door(Cluster(tmp_path, "n1", "127.0.0.1:7001", "mqnode"), "127.0.0.1:7001", lambda: None)
+    doors = door.Door(Cluster(tmp_path, "n1", "127.0.0.1:7001", "mqnode"), "127.0.0.1:7001", lambda: None, lambda: True)
     said: list[str] = []
     monkeypatch.setattr(doors._log, "warning", lambda event, **fields: said.append(fields["cause"]))
     for _ in range(3):
