@@ -114,6 +114,7 @@ class Peer:
         while self.monitor is not None and zap.events(self.monitor) & zap.POLLIN:
             self.monitor.recv_multipart()
             self.counters.refuses_us = True
+            self.channel.trouble = channel.NO_MEMBER
 
 
 def now_ms() -> float:

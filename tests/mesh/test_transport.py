@@ -175,6 +175,20 @@ def test_names_and_ipv6(hosts: str) -> None:
             host.transport.stop()
 
 
+def test_a_host_that_has_removed_this_one_is_told() -> None:
+    identities, table = pair_of_tables((f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"))
+    removed = table.without(identities[0].node_id, Stamp(9, identities[1].node_id))
+    hosts = [
+        Host(identities[0], table, table.find("n1").address),
+        Host(identities[1], removed, table.find("n2").address),
+    ]
+    try:
+        green_wait(lambda: hosts[0].transport.counters()[identities[1].node_id].trouble == channel.NO_MEMBER, QUICK_S)
+    finally:
+        for host in hosts:
+            host.transport.stop()
+
+
 def test_a_name_without_an_address_is_told() -> None:
     identities, table = pair_of_tables((f"127.0.0.1:{free_port()}", "no..where:7001"))
     host = Host(identities[0], table, table.find("n1").address)
