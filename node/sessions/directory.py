@@ -20,7 +20,6 @@ from node.sessions.claim import Claim
 from node.sessions.elsewhere import Elsewhere
 from node.sessions.expiry import Expiry, is_expired
 from node.sessions.outbox import Answer, Link, Outbox
-from node.sessions.outlived import Outlived
 from node.sessions.owners import TAKEN_OVER, Owner, Owners
 from node.sessions.presence import Presence
 from node.sessions.purges import Purges
@@ -55,7 +54,6 @@ class Directory:
         self.subscriptions = Subscriptions(writer, self.outbox)
         self.purges = Purges(writer, self.timers, self.outbox, self.by_sid, lambda: self.elsewhere.is_first())
         self.expiry = Expiry(self)
-        self.outlived = Outlived(self)
         self.presence = Presence(self)
         self.requests = Requests(self)
         self.tally: dict[str, int] = {}
@@ -318,7 +316,6 @@ class Directory:
             self.writer.delete("sessions", client_key(record.client_id))
         self.wills.session_ended(record.client_id, now_ms)
         self.subscriptions.drop(record.sid)
-        self.outlived.ended(record)
         self.forget(record, True)
 
     def forget(self, record: SessionRecord, ended_here: bool) -> None:

@@ -286,7 +286,6 @@ class Elsewhere:
             ours = theirs
             directory.writer.queue_of(ours.sid)
             directory.writer.goes_on(ours.sid)
-            directory.outlived.came(ours)
             if ours.sid in directory.purges.over:
                 directory.writer.say_over(ours.sid)
                 # A part of a snapshot, or a commit of which another host has told what came of it, may be older than the end.

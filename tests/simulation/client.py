@@ -249,6 +249,8 @@ class Client:
             is_right = not had or may_be_over or (not self.is_strict and self.expiry_s != NEVER)
         else:
             is_right = sid == had or self._is_unsure or may_be_over or not self.is_strict
+        if present and may_be_over and not self.is_strict:
+            self.over.discard(sid)  # those after it have expired, on another side of a cut
         if not is_right or (self.is_strict and sid in self.over):
             self._world.fault(f"session of {self.cid} is lost: {had:x}, now {sid:x}, present {present}")
 

@@ -71,6 +71,6 @@ KEPT: dict[int, str] = {
     3004081: "a host whose disk was an old copy served without what one had that had never committed anything itself",
     6004023: "a host that settles after its start does not yet take what a removed one had",
     2007421: "a session ended on one side went on on the other, which knew nothing of what its client had half received",
-    2000947: "a session came back that its client had left for a new one on the other side of a cut, which had ended",
     6002151: "a host joined at one that was removed itself, which the real one refuses: both were apart from the cluster",
+    2000947: "a session that was its client's only one in the end, as a later one had expired on another side of a cut",
 }
