@@ -217,7 +217,7 @@ cdef class Writer:
     cdef bint next_changed
     cdef uint64_t bequeathed    # messages since `begin`
     cdef readonly uint64_t renewed_bytes    # since `begin`
-    cdef public uint64_t began_ms   # when this keeper did: what a worker had received before may be done again
+    cdef public uint64_t welcome_ms     # when a worker last was: what it had received before comes late, or again
     cdef public bint full       # the disk: nothing new is taken, deleting goes on
     cdef uint64_t messages_max
     cdef uint64_t bytes_max
@@ -638,7 +638,7 @@ cdef class Writer:
                 self.erase(PACKET_IDS, key)
             self.refuse(batch, index, "refused_quota")
             return
-        if record[0] & 4 and not self.retain(record, end - record):
+        if record[0] & 4 and not self.retain(record, end - record, will > 0):
             if packet_id:
                 self.erase(PACKET_IDS, key)
             self.refuse(batch, index, "refused_quota")
@@ -681,13 +681,16 @@ cdef class Writer:
         cdef uint64_t rest = <uint64_t>get_u32(record + 21) + get_u32(record + 25)
         return ours is not None and ours[HEADER + 1:HEADER + 17] == record[1:17] and ours.endswith(record[size - rest:size])
 
-    cdef bint retain(self, const char* record, uint64_t size) except -1:
-        """Set or delete the retained message of the record's topic; False if a limit forbids it."""
+    cdef bint retain(self, const char* record, uint64_t size, bint is_will) except -1:
+        """Set or delete the retained message of the record's topic; False if a limit forbids it.
+
+        A will's record says when its client connected, not when it was due.
+        """
         cdef uint16_t topic = get_u16(record + 17)
         cdef bytes key = topic_key(record[RECORD_HEADER:RECORD_HEADER + topic])
         cdef bytes value, ours = self.transaction.get(key, db=self.retained)
-        if self.known and ours is not None and received_at(record) < self.began_ms and received_at(<const char*>ours + HEADER) > received_at(record):
-            return True     # done again after a restart, and another host has had a later one meanwhile
+        if not is_will and self.known and ours is not None and received_at(record) < min(self.welcome_ms, received_at(<const char*>ours + HEADER)):
+            return True     # it waited in its worker, and another host has had a later one meanwhile
         if get_u32(record + 25) == 0:
             if self.erase(RETAINED, key):
                 self.retained_messages -= 1

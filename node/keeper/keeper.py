@@ -100,7 +100,7 @@ class Keeper:
                 self.directory.load(*contents, self.now_ms())
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, msgspec.MsgspecError) as error:
                 raise damaged(self.store.path, error) from error
-        self.started_ms = self.writer.began_ms = self.now_ms()
+        self.started_ms = self.now_ms()
         self.writer.is_settling = bool(self.config.interconnect.bind)
         self.listening = self._listen(self.run_dir / "keeper.sock")
 
@@ -257,14 +257,13 @@ class Keeper:
             for node_id in hello["left"]:
                 self.replicas.peer_left(node_id, now_ms)
             link.queue(EVENT, _encode(["welcome", about]))
-        if link.role != "worker":
+        if link.role != "worker" or link.socket.fileno() not in self.links:  # lost while it waited
             return
-        if link.socket.fileno() not in self.links:
-            return  # lost while it waited
         self.directory.elsewhere.tell(link, hello["loaded"])
         if self.writer.is_settling:
             self.directory.timers.at(now_ms + SETTLE_MS, lambda later_ms: self._hello(link, hello, later_ms))
             return
+        self.writer.welcome_ms = now_ms  # so long it has kept what it received
         link.index, link.instance = hello["index"], hello["instance"]
         stored = self.writer.get("meta", META_INSTANCE + u64(link.index))
         if stored is not None and stored[:8] == u64(link.instance):
