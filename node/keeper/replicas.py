@@ -287,8 +287,8 @@ class Replicas:
     def _begin(self, peer: Peer, has: int) -> None:
         peer.is_heard = False  # and begun with
         self.old_copy.began()
-        if has == 0 and (self._writer.seq > 1 or self._writer.known.keys() - {peer.number}):
-            # What third hosts have put is not in our commits
+        gone = self._writer.known.keys() - {each.number for each in self.peers.values()}
+        if has == 0 and (self._writer.seq > 1 or gone):  # what others have put is not in our commits
             peer.snapshot = (0, b"", self._writer.context())
         self.replication.opened(peer, has)
         self._directory.elsewhere.up(peer)
