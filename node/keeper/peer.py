@@ -76,6 +76,7 @@ class Peer:
         self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
         self.context: Context = {}
         self.ahead: Context = {}  # our store is none that has ever been before it has this: what the peer sent again is not all
+        self.sends_again = False  # what is applied now: nothing that it has changed since
         self.rests_until_ms = 0  # it is not asked for a snapshot again before
         self.rests = False  # and then shall be
         self.is_complete = False  # since it was evicted last it has said that we have all it has
@@ -96,4 +97,4 @@ def is_whole(writer: Writer, peers: Iterable[Peer]) -> bool:
 def is_past(dot: int, peers: Iterable[Peer]) -> bool:
     """Does a store that is `ahead` have what came of the commit that put this, but not the commit itself?"""
     number, seq = dot >> NUMBER_BITS, dot & (1 << NUMBER_BITS) - 1
-    return any(peer.ahead.get(number, 0) >= seq for peer in peers)
+    return any(peer.ahead.get(number, 0) >= seq for peer in peers if not (peer.number == number and peer.sends_again))

@@ -61,6 +61,7 @@ class PeerCommits:
             self._take(peer, say, message, now_ms)
         else:
             number, context, changes, is_new = message
+            peer.sends_again = not is_new
             if not is_new:  # without what later commits have changed
                 peer.ahead = context
             self._changes(peer, number, context, changes, is_new, now_ms)

@@ -225,6 +225,7 @@ class Elsewhere:
         is_other = ours is not None and theirs is not None and theirs.sid != ours.sid
         if both and ours is not None and theirs is None:
             directory.writer.renew(ours.sid)  # not by its owner only: who ended it may meet us first, then know better
+            self._anew.append(ours)  # a third host may have preferred the record whose end this is
             return []
         if ours is not None and theirs is not None and self._is_back_there(ours, theirs, value):
             directory.writer.renew(ours.sid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from node.keeper import sources
@@ -108,3 +110,60 @@ def test_what_a_third_host_took_for_a_session_that_another_one_has_become_is_not
     three.world.run(20_000)
     assert three.queued() == [1, 1, 1]
     assert [three.inbox(host) for host in three.hosts] == [0, 0, 0]
+
+
+def test_a_session_that_goes_on_comes_back_to_a_host_that_had_preferred_the_record_which_is_over(three: Three) -> None:
+    """B's client comes to A across a cut, and leaves. C gets A's record, then its end; B only that."""
+    a, b, c = three.hosts
+    sid = three.subscriber(b, "it", 600)
+    three.cut("ab", "ac")
+    three.world.run(1000)  # until nothing is on its way
+    three.connect(b, "it", 2)
+    three.world.run(4000)
+    three.connect(a, "it", 1)
+    three.world.run(500)
+    assert [each.sessions["it"].owner for each in three.directories()] == [1, 2, 2]
+    three.cut("bc")
+    three.heal("ac")
+    assert c.keeper is not None
+    while c.keeper.directory.sessions["it"].owner != 1:
+        three.world.run(0.5)
+    wire = three.pairs["ac"].sides[c.index].wire
+    assert wire is not None
+    wire.stall(three.world.now + 1000)  # A is not told of B's record
+    three.leave(a, "it", 0)
+    while "it" in c.keeper.directory.sessions:
+        three.world.run(0.5)
+    three.cut("ac")
+    three.heal("ab")
+    three.world.run(8000)
+    three.heal("ac", "bc")
+    three.world.run(20_000)
+    assert [[*each.sessions] for each in three.directories()] == [["it"]] * 3
+    assert three.subscriptions(*three.hosts) == [{(sid, "a")}] * 3
+    assert not any("stores_differ" in each for each in three.world.trace)
+
+
+@pytest.mark.parametrize("seed", [3, 5, 6])
+def test_a_session_goes_on_whole_though_who_ended_it_sends_a_snapshot(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before that it has heard from the session's host, which sent again what it had done meanwhile."""
+    three = Three(tmp_path, seed=seed)
+    a, b, c = three.hosts
+    three.kill(c)
+    sid = three.subscriber(a, "it", 600)
+    three.cut("ab")
+    three.world.run(4500)
+    monkeypatch.setattr(sources, "KEPT_COMMITS", 0)
+    three.leave(a, "it", 0)
+    three.mortal(a, "other", 0)
+    three.world.run(500)
+    monkeypatch.undo()
+    three.connect(b, "it", 2)
+    three.world.run(500)
+    three.heal("ab")
+    three.world.run(9000)
+    assert three.subscriptions(a, b) == [{(sid, "a")}] * 2
+    for host in (a, b):
+        host.stop("at the end")

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from node.config.keys import Limits
+from node.sessions.directory import Directory
 from storage.writer import parse_entry
 from tests.simulation.host import Host
 from tests.simulation.worker import DONE, PUBLISH, RECEIVED, claim, message, operation
@@ -16,8 +17,8 @@ from tests.simulation.world import Pair, World
 
 
 class Three:
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
-        self.world = World(1)
+    def __init__(self, folder: Path, limits: Limits | None = None, seed: int = 1) -> None:
+        self.world = World(seed)
         self.hosts = [Host(self.world, index, folder) for index in range(3)]
         a, b, c = self.hosts
         self.pairs = {
@@ -113,6 +114,9 @@ class Three:
                 entries = map(parse_entry, transaction.cursor(db=store.databases["queue"]).iternext(keys=False))
                 counts.append(sum(entry is not None and not entry[0] for entry in entries))
         return counts
+
+    def directories(self) -> list[Directory]:
+        return [host.keeper.directory for host in self.hosts if host.keeper is not None]
 
     def inbox(self, host: Host) -> int:
         """Entries for sessions of other hosts."""
