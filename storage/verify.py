@@ -27,6 +27,7 @@ from storage.layout import (
     META_CLOCK,
     META_FORMAT,
     META_HAD,
+    META_HALF_DONE,
     META_INCARNATION,
     META_INSTANCE,
     META_NEXT,
@@ -168,6 +169,8 @@ def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
         seen.reserved[int.from_bytes(key[len(META_QSEQ) :], "big")] = int.from_bytes(value, "big")
     elif key.startswith((META_INSTANCE, META_HAD)):
         _require(len(key.partition(b"/")[2]) == 8 and len(value) == 16, "it is not of 16 bytes")
+    elif key.startswith(META_HALF_DONE):
+        _require(len(key) == len(META_HALF_DONE) + 16, "it names no entry of a queue")
 
 
 def _check_session(key: bytes, value: bytes, seen: _Seen) -> None:

@@ -54,8 +54,8 @@ cdef enum:
     QUOTA_EXCEEDED = 0x97
 
     BEQUEATHED_MAX = 20_000 # messages in a turn: 0.3 s
-    MOVED_MAX = 50_000      # entries that are known to have been moved here: some MB
-    HALF_DONE_MAX = 50_000  # sessions that are known to have ended with QoS 2 flows half done: some MB
+    MOVED_MAX = 50_000      # entries that other hosts may have copies of: some MB
+    HALF_DONE_MAX = 50_000  # entries of sessions that have ended, whose packet ids clients may hold: some MB
     QSEQ_RESERVED = 256     # numbers of a queue that are made durable at once
     BRANCH_BITS = 40        # of a qseq: above them the branch, one for each takeover from a host that could not be asked
     PACKET_ID_COUNT = 65535 # a packet id is 1 + qseq % 65535
@@ -170,7 +170,8 @@ cdef class Writer:
     cdef public object may_have_sent    # (sid, qseq) -> may a client have had this entry from here?
     cdef dict lost              # sid of a queue that was ours, without another host's knowing -> last number that its client may have had
     cdef set held               # keys of entries whose packet ids clients may hold, though other hosts have done with them
-    cdef dict half_done         # sid of a session that was purged while hosts were apart -> keys of entries whose packet ids its client may hold
+    cdef readonly dict half_done    # sid of a session that was purged while hosts were apart -> keys of entries whose packet ids its client may hold
+    cdef uint64_t half_done_count   # of these keys
     cdef public bint drops_orphans  # cluster.on_owner_down
     cdef public bint is_settling    # other hosts may deliver what we believe to be ours
     cdef set unsettled          # keys of the entries of such queues that came meanwhile
@@ -186,7 +187,7 @@ cdef class Writer:
     cdef readonly list answered # [(sid, number)] of what workers were asked to give to other members: they have
     cdef readonly dict heirs    # sid of a session that is over -> sid of the one of its client that has what it had
     cdef public set late        # sids of sessions that were over when a shared message came for them
-    cdef dict moved             # (sid, hash of an entry) -> its number, of those last moved from inboxes, oldest first
+    cdef dict moved             # (sid, hash of an entry) -> its number, of those of which other hosts may have copies, oldest first
     cdef dict had               # (sid, `digest` of an entry) -> its number in META_HAD, oldest first: clients had these while hosts were apart
     cdef public bint is_apart   # another host may have copies of what is here without our knowing, or we of what is there
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
@@ -217,7 +218,7 @@ cdef class Writer:
     cdef bint next_changed
     cdef uint64_t bequeathed    # messages since `begin`
     cdef readonly uint64_t renewed_bytes    # since `begin`
-    cdef public uint64_t welcome_ms     # when a worker last was: what it had received before comes late, or again
+    cdef public uint64_t welcome_ms     # when the worker whose operations these are was: what it had received before comes late, or again
     cdef public bint full       # the disk: nothing new is taken, deleting goes on
     cdef uint64_t messages_max
     cdef uint64_t bytes_max
@@ -260,7 +261,9 @@ cdef class Writer:
         self.strays = set()
         self.loose, self.looser = set(), set()
         self.unsettled = set()
-        self.lost, self.held, self.half_done = {}, set(), {}
+        self.lost, self.held = {}, set()
+        self.half_done, self.half_done_count = {}, 0
+        self.is_apart = True    # until `set_apart` says otherwise
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
@@ -281,6 +284,7 @@ cdef class Writer:
             self.load_numbers(transaction)
             for key, _ in self.meta(transaction, META_HALF_DONE):
                 self.half_done.setdefault(get_big(<const char*><bytes>key), []).append(key)
+                self.half_done_count += 1
             for key in transaction.cursor(db=self.databases["bodies"]).iternext(values=False):
                 if int.from_bytes(key, "big") not in self.references:
                     self.loose.add(int.from_bytes(key, "big"))
@@ -291,10 +295,10 @@ cdef class Writer:
                 self.sum_up(transaction)
 
     cdef int may_have_moved(self, list last, bytes key, bytes entry) except -1:
-        """Before our start: of what waits here of QoS 2 and was put by us the `last` entries are taken for such (`append_moved`)."""
+        """Before our start: of what waits here of QoS 2 and was put by us the `last` entries are taken for such (`remember_moved`)."""
         cdef uint64_t dot = dot_of(entry)
         cdef bint is_many = len(last) == MOVED_MAX
-        if not self.recording or dot >> NUMBER_BITS != self.number >> NUMBER_BITS or entry[OPTIONS] & 3 != 2:
+        if not self.recording or dot >> NUMBER_BITS != self.number >> NUMBER_BITS or not is_once(entry):
             return 0
         if is_many and dot <= <uint64_t>last[0][0]:
             return 0
@@ -882,7 +886,7 @@ cdef class Writer:
         cdef bytes left
         if value is None or value[FLAGS] & RECEIVED:
             return
-        if self.is_apart and not value[OPTIONS] & RETAIN:    # a retained one may be due again
+        if self.is_apart and is_once(value):
             self.keep_had(sid, value)
         left = sealed(RECEIVED_ENTRY[HEADER:], self.dot)
         self.store(QUEUE, key, value, left)
@@ -904,7 +908,7 @@ cdef class Writer:
         self.is_apart = is_apart
         if not is_apart:
             while self.half_done and most > 0:
-                most -= len(self.forget_half_done(next(iter(self.half_done))))
+                most -= self.forget_half_done(next(iter(self.half_done)))
             self.forget_had(most)
 
     cdef forget_had(self, int most):
@@ -952,16 +956,19 @@ cdef class Writer:
         if not self.is_apart or len(value) < ENTRY_HEADER or value[OPTIONS] & 3 != 2 or not (is_sent or value[FLAGS] & RECEIVED):
             return 0
         self.half_done.setdefault(sid, []).append(key)
+        self.half_done_count += 1
         self.transaction.put(META_HALF_DONE + key, b"", db=self.databases["meta"])
-        if len(self.half_done) > HALF_DONE_MAX:
+        while self.half_done_count > HALF_DONE_MAX:
             self.forget_half_done(next(iter(self.half_done)))
         return 0
 
-    cdef list forget_half_done(self, uint64_t sid):
+    cdef int forget_half_done(self, uint64_t sid) except -1:
+        """Returns how many entries that were."""
         cdef list keys = self.half_done.pop(sid, [])
+        self.half_done_count -= len(keys)
         for key in keys:
             self.transaction.delete(META_HALF_DONE + key, db=self.databases["meta"])
-        return keys
+        return len(keys)
 
     cdef bint may_move(self, uint64_t number, bytes value, uint64_t sent_qseq, object is_late, list again) except -1:
         """Is it a shared message that may go to another member? QoS 2 only if it was never sent [MQTT-4.8.2-5]. Then it is in `again`."""
@@ -1115,6 +1122,7 @@ cdef class Writer:
                 self.transaction.put(META_PEER + u64(number), u64(seq), db=self.databases["meta"])
         for key in sorted(self.held):
             self.hold(key)
+            self.forget_half_done(get_big(<const char*><bytes>key))
         self.held = set()
         if self.covered.parts or self.covered.holes:
             for seq in self.covered.seen(self.known, self.number >> NUMBER_BITS):
@@ -1150,7 +1158,8 @@ cdef class Writer:
                 most -= 1
 
     cdef int judge(self, int database, bytes key, bytes ours, bytes theirs, uint64_t dot, dict context) except -1:
-        """What does it mean here that another host with this context has put `theirs` or, with None, erased what `dot` put?"""
+        """What does it mean here that another host with this context has put `theirs` or, with None, erased what `dot` put? What comes
+        late and has long been over is said to be so."""
         cdef bint is_over = self.is_over(database, key, dot)
         if self.ahead and (theirs is None or not is_first(database, theirs)):
             for each in self.ahead:
@@ -1214,9 +1223,13 @@ cdef class Writer:
     cdef int append_moved(self, Queue queue, bytes value) except -1:
         """From another host's inbox: who believes that it delivers, too, may do the same (`has_moved`)."""
         self.append(queue, bytes(bytearray(value)))
-        self.moved[queue.sid, hash(value[HEADER:])] = queue.next_qseq - 1
-        if len(self.moved) > MOVED_MAX:
-            del self.moved[next(iter(self.moved))]
+        return self.remember_moved(queue.sid, value, queue.next_qseq - 1)
+
+    cdef int remember_moved(self, uint64_t sid, bytes entry, uint64_t qseq) except -1:
+        if is_once(entry):
+            self.moved[sid, hash(entry[HEADER:])] = qseq
+            if len(self.moved) > MOVED_MAX:
+                del self.moved[next(iter(self.moved))]
         return 0
 
     def settle(self):
@@ -1335,8 +1348,8 @@ cdef class Writer:
                 self.renewed_bytes += len(value)
 
     def goes_on(self, uint64_t sid):
-        """At another host, though it was over here: that one knows nothing of the flows that only we had begun."""
-        self.held.update(self.forget_half_done(sid))
+        """At another host, though it was over here: that one knows nothing of the flows that only we had begun. `learn` ends this."""
+        self.held.update(self.half_done.get(sid, ()))
 
     def say_over(self, uint64_t sid):
         """The session has ended here: the outbox keeps that, though it says nothing more of the record if the session is back since."""
@@ -1463,19 +1476,17 @@ cdef class Writer:
         """QoS 2 messages that another host has appended in the place of ours, as it took their queue for its own: our client may have had
         them from here. So ours stay, and those are known (`has_moved`)."""
         cdef bytes key, value, ours
-        cdef uint64_t sid
         copies = {
             (key[:8], value[HEADER:]) for database, key, value, dot in changes
-            if database == QUEUE and value is not None and not self.is_over(database, key, dot)
+            if database == QUEUE and value is not None and self.delivers(get_big(<const char*><bytes>key)) and is_once(value)
+            and not self.is_over(database, key, dot)
         }
         for database, key, value, dot in changes if copies else ():
             if database != QUEUE or value is not None:
                 continue
-            sid, ours = get_big(<const char*>key), self.transaction.get(key, db=self.queue_db)
-            if ours is None or dot_of(ours) != dot or ours[FLAGS] & RECEIVED or ours[OPTIONS] & 3 != 2:
-                continue
-            if (key[:8], ours[HEADER:]) in copies and self.delivers(sid):
-                self.moved[sid, hash(ours[HEADER:])] = get_big(<const char*>key + 8)
+            ours = self.transaction.get(key, db=self.queue_db)
+            if ours is not None and dot_of(ours) == dot and not ours[FLAGS] & RECEIVED and (key[:8], ours[HEADER:]) in copies:
+                self.remember_moved(get_big(<const char*>key), ours, get_big(<const char*>key + 8))
                 self.store(QUEUE, key, ours, sealed(ours[HEADER:], self.dot))
         return 0
 
@@ -1802,6 +1813,11 @@ cdef seal(bytes value, uint64_t dot):
     memcpy(PyBytes_AS_STRING(value) + 4, &dot, 8)
     crc = zlib.crc32(memoryview(value)[4:])
     memcpy(PyBytes_AS_STRING(value), &crc, 4)
+
+
+cdef inline bint is_once(bytes entry) noexcept:
+    """Is it a QoS 2 message that no session is due twice? A retained one is, with each new subscription."""
+    return len(entry) >= ENTRY_HEADER and entry[OPTIONS] & (3 | RETAIN) == 2
 
 
 cdef bytes digest(bytes entry):

@@ -225,7 +225,7 @@ cdef int read_publishes(Link link, const char* p, uint32_t length) except -1:
     cdef Publication pub
     cdef Match* match = NULL        # of the message before; delivery does not change the tree
     cdef const char* end = p + length
-    pub.received = received_now(loop)
+    pub.received = received_now(loop)   # none of these is stored but shared ones, which get their own
     while p < end:
         if <uint8_t>p[0] == REPEATED and match != NULL and is_one_plain(match):
             p = deliver_run(link, &pub, match, p, end)

@@ -92,7 +92,7 @@ class Door:
     def membership(self) -> Membership:
         if not self._is_member():
             raise MembershipError(
-                "that host is no member of its cluster any more: join another one. Nothing was changed"
+                "the member that was asked is no member of its cluster any more: join another one. Nothing was changed"
             )
         return self._cluster.settled()
 

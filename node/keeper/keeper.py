@@ -219,6 +219,7 @@ class Keeper:
             batch = int.from_bytes(body[:8], "little")
             if batch > link.applied:  # else it was committed before our restart
                 before = len(self.writer.refused)
+                self.writer.welcome_ms = link.welcome_ms
                 self.writer.apply(body, link.index, link.instance, now_ms)
                 link.refused += self.writer.refused[before:]
                 link.applied = batch
@@ -263,7 +264,7 @@ class Keeper:
         if self.writer.is_settling:
             self.directory.timers.at(now_ms + SETTLE_MS, lambda later_ms: self._hello(link, hello, later_ms))
             return
-        self.writer.welcome_ms = now_ms  # so long it has kept what it received
+        link.welcome_ms = now_ms  # so long it has kept what it received
         link.index, link.instance = hello["index"], hello["instance"]
         stored = self.writer.get("meta", META_INSTANCE + u64(link.index))
         if stored is not None and stored[:8] == u64(link.instance):

@@ -18,7 +18,18 @@ LOST = -1  # the kind of the frame that stands for the end of the connection
 
 
 class Link:
-    __slots__ = ("applied", "buffer", "committed", "index", "instance", "output", "refused", "role", "socket")
+    __slots__ = (
+        "applied",
+        "buffer",
+        "committed",
+        "index",
+        "instance",
+        "output",
+        "refused",
+        "role",
+        "socket",
+        "welcome_ms",
+    )
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
@@ -29,6 +40,7 @@ class Link:
         self.role = ""
         self.index = -1
         self.instance = 0
+        self.welcome_ms = 0
         self.applied = 0  # last batch in the open transaction or before
         self.committed = 0  # last batch reported
         self.refused: list[tuple[int, int, int]] = []  # operations (batch, index, reason) to be reported with it

@@ -76,7 +76,7 @@ class Peer:
         self.to_say: deque[tuple[int, Say, bytes]] = deque()  # (behind which commit of ours, …)
         self.context: Context = {}
         self.ahead: Context = {}  # our store is none that has ever been before it has this: what the peer sent again is not all
-        self.sends_again = False  # what is applied now: nothing that it has changed since
+        self.sends_again = False  # its last commit that came: what is in it has not changed since
         self.rests_until_ms = 0  # it is not asked for a snapshot again before
         self.rests = False  # and then shall be
         self.is_complete = False  # since it was evicted last it has said that we have all it has

@@ -83,7 +83,7 @@ class PeerCommits:
         burials: list[tuple[int, bytes, int, bool]], now_ms: int
     ) -> None:  # fmt: skip
         """Of the peer's snapshot: what it has there, and what it has no more."""
-        peer.ahead = context
+        peer.ahead, peer.sends_again = context, False
         gone = self._writer.overtaken(burials) + self._writer.absent(database, after, last, until, part, context)
         self._writer.covering = True
         told = self._apply(peer, part, context, now_ms, gone)

@@ -397,4 +397,4 @@ class Replicas:
         if until > 0:
             self._writer.trim(until, TRIM)
         self._writer.forget_burials(TRIM)
-        self._writer.set_apart(self.degraded or not self.has_all(), TRIM)
+        self._writer.set_apart(self.degraded or (self.link is not None and not self.has_all()), TRIM)

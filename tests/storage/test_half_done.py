@@ -32,17 +32,38 @@ def test_what_its_client_waits_for_is_known_after_a_restart(tmp_path: Path) -> N
         publish(writer, number, qos)
     writer.purge(SID, 10, SENT)
     writer.commit()
-    for went_on in ([2], []):  # said once
+    for learns, went_on in (
+        (False, []),
+        (True, [2]),
+        (True, []),
+    ):  # a keeper that dies before it knows all is asked again
         again = Writer(store.environment, store.databases, Limits(), 1)
         again.begin()
         again.foreign.add(SID)
         again.queue_of(SID)
         again.goes_on(SID)
-        again.learn({})
+        if learns:
+            again.learn({})
         left = {int.from_bytes(key[8:], "big"): parse_entry(value)[0] for key, value in again.cursor("queue")}
         assert left == dict.fromkeys(went_on, True)
         assert again.queue_of(SID).next_qseq > max(went_on, default=0)
         for number in left:
             again.delete("queue", u64(SID) + u64(number))
         again.commit()
+    store.environment.close()
+
+
+def test_it_is_forgotten_when_the_hosts_are_together_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path, 1 << 24, 1 << 30)
+    writer = Writer(store.environment, store.databases, Limits(), 1)
+    writer.begin()
+    writer.queue_of(SID)
+    for number in (1, 2, 3):
+        publish(writer, number, 2)
+    writer.purge(SID, 10, SENT)
+    assert [len(keys) for keys in writer.half_done.values()] == [SENT]
+    writer.set_apart(False, 10)
+    writer.commit()
+    assert not writer.half_done
+    assert not Writer(store.environment, store.databases, Limits(), 1).half_done
     store.environment.close()

@@ -88,3 +88,19 @@ def test_it_is_forgotten_when_the_hosts_are_together_again(hosts: tuple[Host, Ho
         b.set_apart(False, most)
         b.commit()
         assert had(hosts[1]) == rest
+
+
+def test_a_retained_message_is_no_copy_of_the_one_before(hosts: tuple[Host, Host]) -> None:
+    """A session is due the same one with each new subscription."""
+    (_, a), (_, b) = hosts
+    for writer in (a, b):
+        writer.begin_queue(SID, False)
+        writer.is_apart = True
+    target = struct.pack("<QBB", SID, 2 | 4, 0)
+    record = message("t", "m", 2, True, 0)
+    operate(b, PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + record)
+    operate(b, RECEIVED, struct.pack("<QQ", SID, 1))
+    operate(b, DONE, struct.pack("<QQ", SID, 1))
+    operate(a, PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + record)
+    tell(a, A, b)
+    assert [received for _, received in queue(hosts[1])] == [False]
