@@ -19,17 +19,8 @@ LOST = -1  # the kind of the frame that stands for the end of the connection
 
 class Link:
     __slots__ = (
-        "applied",
-        "buffer",
-        "committed",
-        "index",
-        "instance",
-        "output",
-        "refused",
-        "role",
-        "socket",
-        "welcome_ms",
-    )
+        "applied", "buffer", "committed", "index", "instance", "output", "refused", "role", "socket", "welcome_ms",
+    )  # fmt: skip
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
