@@ -69,7 +69,7 @@ class Tail:
         if is_known or any(peer.context.get(number, 0) < seq for number, seq in self._writer.known.items()):
             return  # asked again soon
         told = self._directory.elsewhere.apply(self._writer.records_in(changes), now_ms)
-        self._writer.reset(after, self._first, changes, not all(each.is_heard and each.saw <= after for each in peers))
+        self._writer.reset(after, self._first, changes, self._may_be_seen(after, peers))
         self._directory.subscriptions.make_known(told, lambda ok, result: None)
         peer.ahead = peer.context
         self._heals.undone(peer, self._first - after, now_ms)
@@ -79,3 +79,8 @@ class Tail:
         )  # fmt: skip
         self._first = 0
         self._go_on()
+
+    def _may_be_seen(self, after: int, peers: list[Peer]) -> bool:
+        """By a third host. One that was removed may join again, with its disk."""
+        is_one_removed = bool(self._directory.elsewhere.removed)
+        return is_one_removed or not all(peer.is_heard and peer.saw <= after for peer in peers)

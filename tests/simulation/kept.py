@@ -74,4 +74,5 @@ KEPT: dict[int, str] = {
     6002151: "a host joined at one that was removed itself, which the real one refuses: both were apart from the cluster",
     2000947: "a session that was its client's only one in the end, as a later one had expired on another side of a cut",
     6002697: "as 6000257, of what came to the worker while its new keeper settled",
+    6000179: "what one host undid another one that had seen it, and was removed meanwhile, kept: the stores differed",
 }
