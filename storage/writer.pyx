@@ -904,9 +904,10 @@ cdef class Writer:
         return 0
 
     def set_apart(self, bint is_apart, int most):
-        """Once hosts are together, what was kept for when they meet is forgotten: so much at a time, the oldest first."""
-        self.is_apart = is_apart
-        if not is_apart:
+        """Once hosts are together, what was kept for when they meet is forgotten: so much at a time, the oldest first. A host that
+        settles has not heard yet whether they are."""
+        self.is_apart = is_apart or self.is_settling
+        if not self.is_apart:
             while self.half_done and most > 0:
                 most -= self.forget_half_done(next(iter(self.half_done)))
             self.forget_had(most)

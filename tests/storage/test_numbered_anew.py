@@ -83,7 +83,8 @@ def test_it_is_forgotten_when_the_hosts_are_together_again(hosts: tuple[Host, Ho
         operate(b, PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + record)
         operate(b, RECEIVED, struct.pack("<QQ", SID, number))
     assert had(hosts[1]) == 2
-    for most, rest in ((1, 1), (9, 0)):
+    for is_settling, most, rest in ((True, 9, 2), (False, 1, 1), (False, 9, 0)):
+        b.is_settling = is_settling  # then nobody has told yet who the others are
         b.begin()
         b.set_apart(False, most)
         b.commit()
