@@ -190,6 +190,7 @@ cdef class Writer:
     cdef dict moved             # (sid, hash of an entry) -> its number, of those of which other hosts may have copies, oldest first
     cdef dict had               # (sid, `digest` of an entry) -> its number in META_HAD, oldest first: clients had these while hosts were apart
     cdef public bint is_apart   # another host may have copies of what is here without our knowing, or we of what is there
+    cdef uint64_t told          # our last commit that any such host has
     cdef readonly set strays    # sids with entries from other hosts, of sessions that we do not know
     cdef public bint recording  # are changes kept for peers?
     cdef readonly bytearray changes     # since `begin`, see storage/changes.py
@@ -263,7 +264,7 @@ cdef class Writer:
         self.unsettled = set()
         self.lost, self.held = {}, set()
         self.half_done, self.half_done_count = {}, 0
-        self.is_apart = True    # until `set_apart` says otherwise
+        self.is_apart, self.told = True, 0      # until `set_apart` says otherwise
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
@@ -903,10 +904,10 @@ cdef class Writer:
             self.forget_had(len(self.had) - MOVED_MAX)
         return 0
 
-    def set_apart(self, bint is_apart, int most):
+    def set_apart(self, bint is_apart, uint64_t told, int most):
         """Once hosts are together, what was kept for when they meet is forgotten: so much at a time, the oldest first. A host that
         settles has not heard yet whether they are."""
-        self.is_apart = is_apart or self.is_settling
+        self.is_apart, self.told = is_apart or self.is_settling, told
         if not self.is_apart:
             while self.half_done and most > 0:
                 most -= self.forget_half_done(next(iter(self.half_done)))
@@ -953,7 +954,11 @@ cdef class Writer:
         return False, again
 
     cdef int note_half_done(self, uint64_t sid, bytes key, bytes value, bint is_sent) except -1:
-        """Should the session go on at a host that has never had this entry its client may wait for PUBREL (`goes_on`)."""
+        """Should the session go on at a host that has never had this entry its client may wait for PUBREL (`goes_on`). Who has it goes on
+        with that: its client may not have had the message at all."""
+        cdef uint64_t dot = dot_of(value)
+        if dot >> NUMBER_BITS != self.number >> NUMBER_BITS or dot & COMMIT_MASK <= self.told:
+            return 0
         if not self.is_apart or len(value) < ENTRY_HEADER or value[OPTIONS] & 3 != 2 or not (is_sent or value[FLAGS] & RECEIVED):
             return 0
         self.half_done.setdefault(sid, []).append(key)

@@ -392,9 +392,9 @@ class Replicas:
 
     def trim(self) -> None:
         """Forget what all peers have, or what one has been away for too long to get piece by piece."""
-        had = min(map(self.had, self.peers.values()), default=0)
-        until = max(min(had, self._writer.seq - sources.SPARE_COMMITS), self._writer.seq - sources.KEPT_COMMITS)
-        if until > 0:
+        seq, had = self._writer.seq, min(map(self.had, self.peers.values()), default=0)
+        if (until := max(min(had, seq - sources.SPARE_COMMITS), seq - sources.KEPT_COMMITS)) > 0:
             self._writer.trim(until, TRIM)
         self._writer.forget_burials(TRIM)
-        self._writer.set_apart(self.degraded or (self.link is not None and not self.has_all()), TRIM)
+        told = max((self.had(peer) for peer in self.peers.values() if not self.replication.is_in_sync(peer)), default=0)
+        self._writer.set_apart(self.degraded or (self.link is not None and not self.has_all()), told, TRIM)

@@ -86,7 +86,7 @@ def test_it_is_forgotten_when_the_hosts_are_together_again(hosts: tuple[Host, Ho
     for is_settling, most, rest in ((True, 9, 2), (False, 1, 1), (False, 9, 0)):
         b.is_settling = is_settling  # then nobody has told yet who the others are
         b.begin()
-        b.set_apart(False, most)
+        b.set_apart(False, 0, most)
         b.commit()
         assert had(hosts[1]) == rest
 
