@@ -188,6 +188,7 @@ cdef class Writer:
     cdef readonly dict heirs    # sid of a session that is over -> sid of the one of its client that has what it had
     cdef public set late        # sids of sessions that were over when a shared message came for them
     cdef dict moved             # (sid, hash of an entry) -> its number, of those of which other hosts may have copies, oldest first
+    cdef set copied             # keys as in `moved`, of those of which a host that was removed may have copies, and bring them back
     cdef dict had               # (sid, `digest` of an entry) -> its number in META_HAD, oldest first: clients had these while hosts were apart
     cdef public bint is_apart   # another host may have copies of what is here without our knowing, or we of what is there
     cdef uint64_t told          # our last commit that any such host has
@@ -265,6 +266,7 @@ cdef class Writer:
         self.lost, self.held = {}, set()
         self.half_done, self.half_done_count = {}, 0
         self.is_apart, self.told = True, 0      # until `set_apart` says otherwise
+        self.copied = set()
         self.clear()
         with self.environment.begin() as transaction:
             found = transaction.get(META_NEXT, db=self.databases["meta"])
@@ -887,7 +889,7 @@ cdef class Writer:
         cdef bytes left
         if value is None or value[FLAGS] & RECEIVED:
             return
-        if self.is_apart and is_once(value):
+        if is_once(value) and (self.is_apart or (self.copied and (sid, hash(value[HEADER:])) in self.copied)):
             self.keep_had(sid, value)
         left = sealed(RECEIVED_ENTRY[HEADER:], self.dot)
         self.store(QUEUE, key, value, left)
@@ -904,13 +906,20 @@ cdef class Writer:
             self.forget_had(len(self.had) - MOVED_MAX)
         return 0
 
-    def set_apart(self, bint is_apart, uint64_t told, int most):
+    def set_apart(self, bint is_apart, bint may_return, uint64_t told, int most):
         """Once hosts are together, what was kept for when they meet is forgotten: so much at a time, the oldest first. A host that
-        settles has not heard yet whether they are."""
+        settles has not heard yet whether they are. `may_return`: one that was removed, with its disk: it has nothing that came since."""
+        cdef bint was_apart = self.is_apart
         self.is_apart, self.told = is_apart or self.is_settling, told
-        if not self.is_apart:
-            while self.half_done and most > 0:
-                most -= self.forget_half_done(next(iter(self.half_done)))
+        if self.is_apart:
+            return
+        if not may_return:
+            self.copied.clear()
+        elif was_apart:
+            self.copied.update(self.moved)
+        while self.half_done and most > 0:
+            most -= self.forget_half_done(next(iter(self.half_done)))
+        if not may_return:
             self.forget_had(most)
 
     cdef forget_had(self, int most):
@@ -1207,7 +1216,10 @@ cdef class Writer:
             queue.next_qseq = sent_qseq + 1
             self.reserve(queue)
         last = queue.next_qseq - 1
-        self.move_in(queue, self.entries(INBOX, u64(sid)))
+        waiting = self.entries(INBOX, u64(sid))
+        self.move_in(queue, waiting)
+        if not asked:
+            self.copied.update((sid, hash(entry[HEADER:])) for _, entry in waiting)
         return last
 
     def begin_queue(self, uint64_t sid, bint apart):

@@ -58,3 +58,8 @@ class Members:
     def expected(self) -> set[bytes]:
         """Of them we do not know yet whether they are there, or not all that they have is here."""
         return set() if self._expected is None else self._expected
+
+    @property
+    def may_return(self) -> bool:
+        """May one that was removed join again, with the disk that it had?"""
+        return bool(self._elsewhere.removed - self._elsewhere.retired)

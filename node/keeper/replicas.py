@@ -314,8 +314,7 @@ class Replicas:
         if self.replication.in_sync > before:
             self._log.info("peer_in_sync", peer=peer.name)
             self._say_in_sync(peer)
-        state = self.replication.peers.get(peer)
-        if state is not None and state.in_sync and self._has_evicted(peer):
+        if self.replication.is_in_sync(peer) and self._has_evicted(peer):
             self._writer.delete("meta", META_EVICTED + peer.node_id)
 
     # -- after the commit ------------------------------------------------------------------------------------------------------
@@ -397,4 +396,5 @@ class Replicas:
             self._writer.trim(until, TRIM)
         self._writer.forget_burials(TRIM)
         told = max((self.had(peer) for peer in self.peers.values() if not self.replication.is_in_sync(peer)), default=0)
-        self._writer.set_apart(self.degraded or (self.link is not None and not self.has_all()), told, TRIM)
+        is_apart = self.degraded or (self.link is not None and not self.has_all())
+        self._writer.set_apart(is_apart, self._members.may_return, told, TRIM)

@@ -62,7 +62,7 @@ def test_it_is_forgotten_when_the_hosts_are_together_again(tmp_path: Path) -> No
         publish(writer, number, 2)
     writer.purge(SID, 10, SENT)
     assert [len(keys) for keys in writer.half_done.values()] == [SENT]
-    writer.set_apart(False, 0, 10)
+    writer.set_apart(False, False, 0, 10)
     writer.commit()
     assert not writer.half_done
     assert not Writer(store.environment, store.databases, Limits(), 1).half_done
@@ -79,7 +79,7 @@ def test_what_the_other_host_has_it_goes_on_with_itself(tmp_path: Path) -> None:
     publish(writer, 1, 2)
     writer.commit()
     writer.begin()
-    writer.set_apart(True, writer.seq, 10)
+    writer.set_apart(True, False, writer.seq, 10)
     publish(writer, 2, 2)
     writer.purge(SID, 10, SENT)
     assert list(writer.half_done.values()) == [[u64(SID) + u64(2)]]

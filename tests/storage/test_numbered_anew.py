@@ -32,6 +32,13 @@ def queue(host: Host) -> list[tuple[int, bool]]:
     return found
 
 
+def waiting(host: Host) -> list[int]:
+    """The numbers of its queue."""
+    with host[0].environment.begin() as transaction:
+        keys = transaction.cursor(db=host[0].databases["queue"]).iternext(values=False)
+        return [int.from_bytes(key[8:], "big") for key in keys]
+
+
 def had(host: Host) -> int:
     """So many messages its store knows its clients to have had."""
     with host[0].environment.begin() as transaction:
@@ -86,9 +93,35 @@ def test_it_is_forgotten_when_the_hosts_are_together_again(hosts: tuple[Host, Ho
     for is_settling, most, rest in ((True, 9, 2), (False, 1, 1), (False, 9, 0)):
         b.is_settling = is_settling  # then nobody has told yet who the others are
         b.begin()
-        b.set_apart(False, 0, most)
+        b.set_apart(False, False, 0, most)
         b.commit()
         assert had(hosts[1]) == rest
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("may_return", [False, True])
+def test_it_is_kept_while_a_removed_host_may_bring_a_copy_back(
+    hosts: tuple[Host, Host], may_return: bool, restarts: bool
+) -> None:
+    """But not of what came since: in a cluster that has shrunk a message costs no more for ever."""
+    _, (_, b) = hosts
+    b.begin_queue(SID, False)
+    b.foreign.add(SID)
+    target = struct.pack("<QBB", SID, 2, 0)
+    operate(b, PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + message("t", "1", 2, False, 0))
+    b.begin()
+    b.set_apart(False, may_return, 0, 10)  # A is removed
+    b.own(SID, False, 0)
+    b.commit()
+    if restarts:
+        b.load()
+    b.begin()
+    b.set_apart(False, may_return, 0, 10)
+    b.commit()
+    operate(b, PUBLISH, struct.pack("<QHQQQH", 0, 0, 0, 0, 0, 1) + target + message("t", "2", 2, False, 0))
+    for number in waiting(hosts[1]):
+        operate(b, RECEIVED, struct.pack("<QQ", SID, number))
+    assert had(hosts[1]) == may_return
 
 
 def test_a_retained_message_is_no_copy_of_the_one_before(hosts: tuple[Host, Host]) -> None:
