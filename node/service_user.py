@@ -57,6 +57,13 @@ def _warning(user: pwd.struct_passwd, step: Path, file: str) -> str:
     name, at = user.pw_name, shlex.quote(str(step))
     what, remedy = f"read {file}", f"chown {name} {at}"
     if step.is_dir():
-        group = grp.getgrgid(user.pw_gid).gr_name
+        group = _group(user.pw_gid)
         what, remedy = f"enter {step}, so not read {file}", f"chgrp {group} {at} && chmod g+x {at}"
     return f"user {name}, as whom the service runs, cannot {what}: the service would not start. Run: {remedy}"
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:  # it has no name; its number does as well
+        return str(gid)

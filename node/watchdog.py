@@ -178,10 +178,8 @@ class Watchdog:
 
     def _beats(self, slot: Slot, living: list[Process], now_ns: int) -> bool:
         words = self.counters.slot(slot.number)
-        return (
-            any(each.pid == words[counters.PID] for each in living)
-            and now_ns - words[counters.HEARTBEAT_NS] < SILENT_NS
-        )
+        is_beating = now_ns < self.patient_until_ns or now_ns - words[counters.HEARTBEAT_NS] < SILENT_NS
+        return is_beating and any(each.pid == words[counters.PID] for each in living)
 
     def _tell_systemd(self) -> None:
         workers = [self.counters.slot(slot.number) for slot in self.slots if slot.number >= counters.WORKER_0]

@@ -263,9 +263,14 @@ def test_neither_a_pause_of_all_nor_a_slow_disk_is_a_hang(tmp_path: Path) -> Non
     assert dog._hung([waiting], stamps, 113 * s) == []
     assert dog._hung([idle], stamps, 114 * s) == []
     assert dog._hung([idle], stamps, 116 * s) == [idle]
+    keeper = watchdog.Slot("keeper", counters.KEEPER)
+    words = dog.counters.slot(keeper.number)
+    words[counters.PID], words[counters.HEARTBEAT_NS] = 7, 110 * s
     dog.look(116 * s)  # the first for long
     assert dog._hung([idle], stamps, 117 * s) == []
+    assert dog._beats(keeper, [idle], 117 * s)
     assert dog._hung([idle], stamps, 118 * s) == [idle]
+    assert not dog._beats(keeper, [idle], 118 * s)
 
 
 def test_paused_host_goes_on(host: Host) -> None:
