@@ -1240,6 +1240,8 @@ cdef class Writer:
 
     cdef int append_moved(self, Queue queue, bytes value) except -1:
         """From another host's inbox: who believes that it delivers, too, may do the same (`has_moved`)."""
+        if self.is_apart and body_of(value):
+            self.mixed = True       # its body goes along: who put it may have delivered it, too, and deleted it before all had it
         self.append(queue, bytes(bytearray(value)))
         return self.remember_moved(queue.sid, value, queue.next_qseq - 1)
 
@@ -1619,6 +1621,7 @@ cdef class Writer:
     cdef bytearray encoded(self, transaction, touched, uint64_t commit=0):
         """What these keys hold now, as changes; of a `commit`: what is still as it left them. The rest comes with what changed it."""
         cdef bytearray found = bytearray()
+        cdef set bodies = set()     # a message for many sessions crosses once
         for database, key, erased in decode_keys(bytes(touched)):
             value = transaction.get(key, db=self.handles[database % BEATEN])
             if database >= BEATEN:
@@ -1632,7 +1635,8 @@ cdef class Writer:
             if value is not None:
                 add_put(found, database, key, value)
                 body = body_of(value) if database == QUEUE or database == INBOX else 0
-                if body:
+                if body and body not in bodies:
+                    bodies.add(body)
                     self.add_body(found, transaction, body)
             elif erased:
                 add_erased(found, database, key, erased)
