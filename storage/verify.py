@@ -25,6 +25,7 @@ from storage.layout import (
     FORMAT,
     META_BOOT,
     META_CLOCK,
+    META_ENDED,
     META_FORMAT,
     META_HAD,
     META_HALF_DONE,
@@ -169,6 +170,8 @@ def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
         seen.reserved[int.from_bytes(key[len(META_QSEQ) :], "big")] = int.from_bytes(value, "big")
     elif key.startswith((META_INSTANCE, META_HAD)):
         _require(len(key.partition(b"/")[2]) == 8 and len(value) == 16, "it is not of 16 bytes")
+    elif key.startswith(META_ENDED):
+        _require(len(key) == len(META_ENDED) + 8 and len(value) == 8, "it is not of 8 bytes")
     elif key.startswith(META_HALF_DONE):
         _require(len(key) == len(META_HALF_DONE) + 16, "it names no entry of a queue")
 

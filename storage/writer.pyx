@@ -27,7 +27,7 @@ import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
 from storage.covered import Covered, Part
-from storage.layout import META_COVERED, META_HAD, META_HALF_DONE, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
+from storage.layout import META_COVERED, META_ENDED, META_HAD, META_HALF_DONE, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:
     INLINE = 1
@@ -56,6 +56,7 @@ cdef enum:
     BEQUEATHED_MAX = 20_000 # messages in a turn: 0.3 s
     MOVED_MAX = 50_000      # entries that other hosts may have copies of: some MB
     HALF_DONE_MAX = 50_000  # entries of sessions that have ended, whose packet ids clients may hold: some MB
+    ENDED_MAX = 50_000      # sessions that are known to have ended: some MB
     QSEQ_RESERVED = 256     # numbers of a queue that are made durable at once
     BRANCH_BITS = 40        # of a qseq: above them the branch, one for each takeover from a host that could not be asked
     PACKET_ID_COUNT = 65535 # a packet id is 1 + qseq % 65535
@@ -172,6 +173,9 @@ cdef class Writer:
     cdef set held               # keys of entries whose packet ids clients may hold, though other hosts have done with them
     cdef readonly dict half_done    # sid of a session that was purged while hosts were apart -> keys of entries whose packet ids its client may hold
     cdef uint64_t half_done_count   # of these keys
+    cdef readonly dict ended    # sid of a session that has ended, though another host may say that it goes on -> our commit since; oldest first
+    cdef list ended_lately      # of these sids, those that are not in META_ENDED and that not all hosts have heard of
+    cdef bint are_ended_kept    # is something in META_ENDED?
     cdef public bint drops_orphans  # cluster.on_owner_down
     cdef public bint is_settling    # other hosts may deliver what we believe to be ours
     cdef set unsettled          # keys of the entries of such queues that came meanwhile
@@ -265,6 +269,7 @@ cdef class Writer:
         self.unsettled = set()
         self.lost, self.held = {}, set()
         self.half_done, self.half_done_count = {}, 0
+        self.ended_lately = []
         self.is_apart, self.told = True, 0      # until `set_apart` says otherwise
         self.copied = set()
         self.clear()
@@ -285,6 +290,8 @@ cdef class Writer:
                 self.queue_of(int.from_bytes(key[:8], "big"))
                 self.count_waiting(key, None, entry)
             self.load_numbers(transaction)
+            ended = [(get_big(<const char*><bytes>value), get_big(<const char*><bytes>name)) for name, value in self.meta(transaction, META_ENDED)]
+            self.ended, self.are_ended_kept = {sid: seq for seq, sid in sorted(ended)}, bool(ended)
             for key, _ in self.meta(transaction, META_HALF_DONE):
                 self.half_done.setdefault(get_big(<const char*><bytes>key), []).append(key)
                 self.half_done_count += 1
@@ -911,6 +918,7 @@ cdef class Writer:
         settles has not heard yet whether they are. `may_return`: one that was removed, with its disk: it has nothing that came since."""
         cdef bint was_apart = self.is_apart
         self.is_apart, self.told = is_apart or self.is_settling, told
+        self.keep_ended(most)
         if self.is_apart:
             return
         if not may_return:
@@ -921,6 +929,25 @@ cdef class Writer:
             most -= self.forget_half_done(next(iter(self.half_done)))
         if not may_return:
             self.forget_had(most)
+
+    cdef int keep_ended(self, int most) except -1:
+        """While hosts are apart, for a keeper that starts anew before they meet."""
+        meta = self.databases["meta"]
+        if self.is_apart:
+            for sid in self.ended_lately:
+                self.transaction.put(META_ENDED + u64(sid), u64(self.ended.get(sid, 0)), db=meta)
+                self.are_ended_kept = True
+        elif self.are_ended_kept:
+            with self.transaction.cursor(db=meta) as cursor:
+                self.are_ended_kept = cursor.set_range(META_ENDED) and cursor.key().startswith(META_ENDED)
+                while most and cursor.key().startswith(META_ENDED) and cursor.delete():
+                    most -= 1
+        self.ended_lately = [] if self.is_apart else [sid for sid in self.ended_lately if self.ended.get(sid, 0) > self.told]
+        while len(self.ended) > ENDED_MAX:
+            sid = next(iter(self.ended))
+            del self.ended[sid]
+            self.transaction.delete(META_ENDED + u64(sid), db=meta)
+        return 0
 
     cdef forget_had(self, int most):
         """The oldest ones."""
@@ -1377,6 +1404,23 @@ cdef class Writer:
             add_erased(self.changes, SESSIONS + BEATEN, u64(sid), 0)
             add_key(self.touched, SESSIONS + BEATEN, u64(sid), 0)
 
+    def note_over(self, uint64_t sid):
+        """The session has ended, here or elsewhere. If it goes on nevertheless a snapshot says so (`snapshot`), as the outbox does."""
+        self.ended.pop(sid, None)
+        self.ended[sid] = self.seq + 1
+        if self.recording:
+            self.ended_lately.append(sid)
+
+    cdef int add_over(self, bytearray part, uint64_t had) except -1:
+        """Of the sessions that there are, those that have ended here since the commit that the other host `had`: what went with them is
+        gone here, and their host puts it anew before it learns that."""
+        for sid, seq in reversed(self.ended.items()):
+            if seq <= had:
+                break
+            if sid in self.queues and sid not in self.over:
+                add_erased(part, SESSIONS + BEATEN, u64(sid), 0)
+        return 0
+
     cdef bint has_ended(self, uint64_t sid) except -1:
         """Does the other host, which has no such session, know something of it?"""
         return any([covers(self.theirs, dot_of(value)) for database in (SUBS, QUEUE, PACKET_IDS) for _, value in self.entries(database, u64(sid))])
@@ -1669,15 +1713,18 @@ cdef class Writer:
         """Does the outbox go back to this commit?"""
         return seq > 1 and self.view().get(u64(seq), db=self.databases["outbox"]) is not None
 
-    def snapshot(self, int database, bytes after, uint64_t bytes_max, int last=len(REPLICATED), bytes until=b"", set bodies=None):
+    def snapshot(self, int database, bytes after, uint64_t bytes_max, int last=len(REPLICATED), bytes until=b"", set bodies=None, uint64_t had=ALL):
         """(changes, database, key): what is behind the position, up to the new one, which is `last` and `until` at the end.
 
         A body comes with the first entry that refers to it: who delivers that may do so at once. `bodies`: those that were sent.
+        `had`: our last commit that the other host had.
         """
         cdef bytearray part = bytearray()
         cdef uint64_t body
         transaction = self.view()
         bodies = set() if bodies is None else bodies
+        if database == SESSIONS:
+            self.add_over(part, had)
         while database < len(REPLICATED):
             cursor = transaction.cursor(db=self.handles[database])
             more = database != BODIES and (cursor.set_range(after + b"\0") if after else cursor.first())

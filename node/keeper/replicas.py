@@ -358,7 +358,7 @@ class Replicas:
         context, end = self._writer.covered.behind((database, after), self._writer.context())
         if (database, after) == (0, b""):
             peer.bodies.clear()
-        part, last, until = self._writer.snapshot(database, after, PART_BYTES, *end, peer.bodies)
+        part, last, until = self._writer.snapshot(database, after, PART_BYTES, *end, peer.bodies, self.had(peer))
         burials = self._writer.burials() if (database, after) == (0, b"") else []
         self._say(peer, Say.SNAPSHOT, _encode((database, after, last, until, context, part, burials)))
         if last < len(REPLICATED):
@@ -395,6 +395,6 @@ class Replicas:
         if (until := max(min(had, seq - sources.SPARE_COMMITS), seq - sources.KEPT_COMMITS)) > 0:
             self._writer.trim(until, TRIM)
         self._writer.forget_burials(TRIM)
-        told = max((self.had(peer) for peer in self.peers.values() if not self.replication.is_in_sync(peer)), default=0)
+        away = [self.had(peer) for peer in self.peers.values() if not self.replication.is_in_sync(peer)]
         is_apart = self.degraded or (self.link is not None and not self.has_all())
-        self._writer.set_apart(is_apart, self._members.may_return, told, TRIM)
+        self._writer.set_apart(is_apart, self._members.may_return, max(away, default=had or seq), TRIM)

@@ -257,6 +257,9 @@ class Elsewhere:
         record = self._directory.by_sid.get(sid)
         if record is not None and self.owns(record):
             self._directory.writer.renew(sid)
+        elif record is not None and sid not in self._directory.writer.ended:
+            self._directory.writer.note_over(sid)  # what goes with it goes here, too
+            self._directory.writer.say_over(sid)
 
     def _is_back_there(self, ours: SessionRecord, theirs: SessionRecord, value: bytes | None) -> bool:
         """Has another host ended our session, and heard since that it goes on? Then it puts our record anew."""
@@ -287,7 +290,7 @@ class Elsewhere:
             ours = theirs
             directory.writer.queue_of(ours.sid)
             directory.writer.goes_on(ours.sid)
-            if ours.sid in directory.purges.over:
+            if ours.sid in directory.writer.ended:
                 directory.writer.say_over(ours.sid)
                 # A part of a snapshot, or a commit of which another host has told what came of it, may be older than the end.
                 if not (directory.writer.covering or self.is_past(directory.writer.dot_in(value))):

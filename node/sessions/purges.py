@@ -19,7 +19,6 @@ from storage.layout import SessionRecord
 ENTRIES = 2000  # in one commit
 RETRY_MS = 2000
 LEFT_MS = 5000  # without progress: then the host that should pass them on is dead, and evicted
-OVER_MAX = 50_000  # sessions that are known to have ended: some MB
 
 Shared = list[tuple[int, str, bytes, bool | None]]  # see Writer.purge
 
@@ -43,7 +42,6 @@ class Purges:
         """`there`: sids of the sessions that there are. Another host may say that one of them goes on."""
         self._writer, self._timers, self._outbox, self._there = writer, timers, outbox, there
         self._is_first = is_first
-        self.over: dict[int, None] = {}  # sids of the sessions that ended last, oldest first
         self._left: dict[int, _Left] = {}  # by sid
         self._waiting: deque[int] = deque()  # sids: their turn comes
 
@@ -53,9 +51,7 @@ class Purges:
     def add(self, record: SessionRecord, ended_here: bool) -> None:
         self._add(record.sid, record.sent_qseq, ended_here)
         self._writer.over.add(record.sid)  # its turn may come late; until then, too, what comes stays in the inbox
-        self.over[record.sid] = None
-        if len(self.over) > OVER_MAX:
-            del self.over[next(iter(self.over))]
+        self._writer.note_over(record.sid)
 
     def _add(self, sid: int, sent_qseq: int, ended_here: bool) -> None:
         left = self._left.setdefault(sid, _Left(sent_qseq, ended_here))
