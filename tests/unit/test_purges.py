@@ -24,6 +24,8 @@ class Store:
         self.left = list(range(1, 1000))
         self.looks = 0
 
+    def note_over(self, sid: int) -> None: ...
+
     def purge(self, sid: int, most: int, sent_qseq: int) -> tuple[bool, list[Any]]:
         self.looks += 1
         return False, [(number, "group/topic", b"", None) for number in self.left]
