@@ -105,8 +105,12 @@ class Directory:
                     self._detached(record, record.expiry_s, None, now_ms)
                 else:
                     self.expiry.later(record)
-        self.wills.orphaned(self.elsewhere.number, self.owners.will_ids(), now_ms)
+        self.wills.orphaned(self.elsewhere.number, self.owners.will_ids(), self._is_connected_elsewhere, now_ms)
         self.elsewhere.after_restart(now_ms)
+
+    def _is_connected_elsewhere(self, cid: str) -> bool:
+        record = self.sessions.get(cid)
+        return record is not None and record.attached and record.owner != self.elsewhere.number
 
     # -- links ----------------------------------------------------------------------------------------------------------
 

@@ -92,11 +92,15 @@ class Wills:
                 self._left.discard(will_id)
                 self._due(will_id, now_ms)  # [MQTT-3.1.2-8]
 
-    def orphaned(self, number: int, owned: set[int], now_ms: int) -> None:
-        """After a restart: those of this host whose clients no worker has."""
-        for will_id in self._wills:
+    def orphaned(self, number: int, owned: set[int], is_elsewhere: Callable[[str], bool], now_ms: int) -> None:
+        """After a restart: those of this host whose clients no worker has. Who `is_elsewhere` may have been let in by a host that
+        had not heard of its will: that could not drop it."""
+        for will_id, will in list(self._wills.items()):
             if will_id >> NUMBER_BITS == number and will_id not in owned and will_id not in self._due_ms:
-                self.gone(will_id, now_ms, 0)
+                if will.delay_s > 0 and is_elsewhere(will.client_id):
+                    self.drop(will_id)  # [MQTT-3.1.3-9]
+                else:
+                    self.gone(will_id, now_ms, 0)
 
     def hosts(self) -> set[int]:
         """The numbers of those whose clients brought them."""

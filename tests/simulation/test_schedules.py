@@ -220,6 +220,25 @@ def test_a_host_that_comes_back_decides_about_its_clients_wills(three: Three) ->
     assert three.wills() == []
 
 
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_will_that_only_its_dead_host_had_is_not_published_where_its_client_is_back(
+    three: Three, is_back: bool
+) -> None:
+    a, b, _ = three.hosts
+    three.cut("ab", "ac")
+    three.mortal(a, "it", 1)
+    three.world.run(20)
+    a.stop("with what it has told nobody")
+    three.heal("ab", "ac")
+    if is_back:
+        three.mortal(b, "it", 1)
+    three.world.run(500)
+    a.start()
+    three.world.run(20_000)
+    assert [len(each.wills) for each in three.directories()] == ([1, 1, 1] if is_back else [0, 0, 0])
+    assert three.wills() == ([] if is_back else ["it"])
+
+
 def test_what_one_side_of_a_cut_does_reaches_the_other_by_a_third_host_that_does_nothing(three: Three) -> None:
     a, b, _ = three.hosts
     three.cut("ab")
