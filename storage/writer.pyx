@@ -498,6 +498,8 @@ cdef class Writer:
             if database == INBOX:
                 self.count_waiting(key, ours, value)
         if self.recording:
+            if ours is not None and is_plain(database):
+                self.outdo(database, key, dot_of(ours))
             self.record(database, key, value)
             if database != BODIES:
                 self.change_digest(database, key, ours, value)
@@ -529,9 +531,16 @@ cdef class Writer:
         if self.recording:
             add_erased(self.changes, database, key, dot)
             add_key(self.touched, database, key, dot)
-        if not self.saw(dot):
-            self.bury(database, key, dot)
-        return 0
+        return self.outdo(database, key, dot)
+
+    cdef int outdo(self, int database, bytes key, uint64_t dot) except -1:
+        """What `dot` put is over by a change of ours. If it came with a part of a snapshot our context does not say that we knew it:
+        others would take what we put there for concurrent."""
+        if self.saw(dot):
+            return 0
+        if is_plain(database):
+            self.beat(database, key, dot)
+        return self.bury(database, key, dot)
 
     def get(self, str database, bytes key):
         """The record, None if there is none or if the disk has changed it."""
@@ -1456,14 +1465,14 @@ cdef class Writer:
         if dot_of(ours) == self.dot and not (self.covering or self.repairing):
             return ours     # put in this very commit: whoever gets that learns that we knew theirs, and takes ours
         best, beaten = (value, ours) if rank(database, value) > rank(database, ours) else (ours, value)
-        self.beat(database, key, beaten)
+        self.beat(database, key, dot_of(beaten))
         return best
 
-    cdef int beat(self, int database, bytes key, bytes beaten) except -1:
+    cdef int beat(self, int database, bytes key, uint64_t beaten) except -1:
         """All hosts prefer what else the key holds."""
         if self.recording and not self.repairing:
-            add_erased(self.changes, database + BEATEN, key, dot_of(beaten))
-            add_key(self.touched, database + BEATEN, key, dot_of(beaten))
+            add_erased(self.changes, database + BEATEN, key, beaten)
+            add_key(self.touched, database + BEATEN, key, beaten)
         return 0
 
     cdef bytes unbeaten(self, int database, bytes key, bytes ours, uint64_t dot):
@@ -1619,7 +1628,7 @@ cdef class Writer:
         if received == was_received:
             is_theirs = verdict == TAKE or dot_of(value) > dot_of(ours)
         if verdict == BOTH:
-            self.beat(database, key, ours if is_theirs else value)
+            self.beat(database, key, dot_of(ours) if is_theirs else dot_of(value))
         if is_theirs:
             self.put_entry(database, sid, key, ours, value)
         elif verdict == TAKE:   # who undid what we have: it is put anew, so that all hosts have it
@@ -1916,6 +1925,11 @@ cdef uint64_t mix(bytes key, uint64_t dot) noexcept:
 cdef bint is_first(int database, bytes value) noexcept:
     """Can it have replaced nothing? Numbers of queues, inboxes, bodies and wills are given once."""
     return (database == QUEUE or database == INBOX) and not (<const char*>value)[FLAGS] & RECEIVED or database == BODIES or database == WILLS
+
+
+cdef inline bint is_plain(int database) noexcept:
+    """Is one put there as good as another one? Sessions and entries of queues have rules of their own; the rest replaces nothing."""
+    return database == SUBS or database == PACKET_IDS or database == RETAINED
 
 
 cdef rank(int database, bytes value):

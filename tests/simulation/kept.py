@@ -24,6 +24,7 @@ KEPT: dict[int, str] = {
     2000279: "a third host that had heard of the end, and that it went on, told only what was gone of it",
     10000035: "of two that put the PUBREC of a message anew hosts chose differently, and the stores differed",
     10000045: "of a QoS 2 message that one side had done with and another one had sent again the client kept the packet id",
+    10000053: "what was put over a packet id from a part of a snapshot others took for concurrent: the stores differed",
     10000086: "as 10000045, of a session that the other side had handed over since",
     10000125: "a session was taken and handed over unused: two hosts gave the same numbers to different messages",
     10000896: "a host whose keeper died while it was asked for a snapshot was asked again instead of answered: never in sync",
