@@ -1345,8 +1345,7 @@ cdef class Writer:
         self.applying = True
         self.look_ahead(peer, context)
         found = decode(changes, ALL, True)
-        if self.is_apart:
-            self.keep_copied(found)
+        copied = self.keep_copied(found) if self.is_apart or self.lost else set()
         for database, key, value, dot in found:
             if database % BEATEN == QUEUE or database % BEATEN == INBOX:
                 self.apply_entry(database % BEATEN, key, value, dot, context, database >= BEATEN)
@@ -1356,6 +1355,7 @@ cdef class Writer:
                     self.loose.add(get_big(<const char*>key))
             elif database % BEATEN == PACKET_IDS or database % BEATEN == RETAINED:
                 self.apply_plain(database % BEATEN, key, value, dot, context, database >= BEATEN)
+        self.held -= copied     # not done with: the copy has the packet id
         self.applying = False
 
     def sweep(self):
@@ -1545,23 +1545,32 @@ cdef class Writer:
             self.held.add(key)
         return 0
 
-    cdef int keep_copied(self, list changes) except -1:
+    cdef set keep_copied(self, list changes):
         """QoS 2 messages that another host has appended in the place of ours, as it took their queue for its own: our client may have had
-        them from here. So ours stay, and those are known (`has_moved`)."""
+        them from here. So ours stay, and those are known (`has_moved`). Of queues that we deliver no more: returns the keys of ours."""
         cdef bytes key, value, ours
+        cdef set copied = set()
         copies = {
             (key[:8], value[HEADER:]) for database, key, value, dot in changes
-            if database == QUEUE and value is not None and self.delivers(get_big(<const char*><bytes>key)) and is_once(value)
+            if database == QUEUE and value is not None and self.may_have_had(get_big(<const char*><bytes>key)) and is_once(value)
             and not self.is_over(database, key, dot)
         }
         for database, key, value, dot in changes if copies else ():
             if database != QUEUE or value is not None:
                 continue
             ours = self.transaction.get(key, db=self.queue_db)
-            if ours is not None and dot_of(ours) == dot and not ours[FLAGS] & RECEIVED and (key[:8], ours[HEADER:]) in copies:
+            if ours is None or dot_of(ours) != dot or ours[FLAGS] & RECEIVED or (key[:8], ours[HEADER:]) not in copies:
+                continue
+            if self.delivers(get_big(<const char*>key)):
                 self.remember_moved(get_big(<const char*>key), ours, get_big(<const char*>key + 8))
                 self.store(QUEUE, key, ours, sealed(ours[HEADER:], self.dot))
-        return 0
+            else:
+                copied.add(key)
+        return copied
+
+    cdef bint may_have_had(self, uint64_t sid) except -1:
+        """Its client, from here, while another host delivers the queue, too, or did so before we knew."""
+        return sid in self.lost or (self.is_apart and self.delivers(sid))
 
     cdef int forget_moved(self, uint64_t sid, bytes entry) except -1:
         """It is not here any more, and perhaps its client has not had it: what another host has of it counts."""

@@ -1,0 +1,54 @@
+"""Two hosts deliver a session without knowing of each other, and a third one did before: each message stays in its queue."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from storage.writer import Writer, parse_entry
+from tests.simulation.worker import PUBLISH, message, operation
+from tests.storage.test_erased_and_taken import A, B, Host, host, tell
+
+C = 3  # number of a host
+SID = 7
+ALL = 1 << 63  # numbers of its queue
+
+
+def publish(writer: Writer) -> None:
+    body = struct.pack("<QHQQQHQBB", 0, 0, 0, 0, 0, 1, SID, 2, 0) + message("t", "m", 2, False, 0)
+    writer.begin()
+    writer.apply(struct.pack("<Q", 1) + operation(PUBLISH, body), 0, 0, 0)
+    writer.commit()
+
+
+def waiting(host: Host) -> list[bool]:
+    """Of the entries of its queue: is there only a packet id left?"""
+    store, _ = host
+    with store.environment.begin() as transaction:
+        entries = [parse_entry(value) for _, value in transaction.cursor(db=store.databases["queue"])]
+        return [entry[0] for entry in entries if entry is not None]
+
+
+def test_what_one_numbers_anew_a_third_one_does_not_take_for_done_with(tmp_path: Path) -> None:
+    """A keeps its own for its client, and knows the copy. B has lost the queue, and would say that PUBREC has come."""
+    hosts = [host(tmp_path / str(number), number) for number in (A, B, C)]
+    (_, a), (_, b), (_, c) = hosts
+    for writer in (a, c):
+        writer.begin()
+        writer.own(SID, False, 0)
+        writer.commit()
+    b.queue_of(SID)
+    b.foreign.add(SID)
+    b.lose(SID, ALL)
+    publish(a)
+    tell(a, A, b)
+    tell(a, A, c)
+    tell(c, C, b)
+    assert waiting(hosts[1]) == [False]
+    tell(c, C, a)
+    tell(b, B, a)
+    tell(a, A, b)
+    assert False in waiting(hosts[0])
+    assert False in waiting(hosts[1])
+    for store, _ in hosts:
+        store.environment.close()
