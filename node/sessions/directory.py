@@ -99,18 +99,24 @@ class Directory:
             return
         self._have_said = True
         for record in list(self.sessions.values()):
-            owner = self.owners.get(record.client_id)
-            if self.elsewhere.owns(record) and (owner is None or owner.session is not record):
-                if record.attached:
-                    self._detached(record, record.expiry_s, None, now_ms)
-                else:
-                    self.expiry.later(record)
+            if self.elsewhere.owns(record):
+                self.look_after(record, now_ms)
         self.wills.orphaned(self.elsewhere.number, self.owners.will_ids(), self._is_connected_elsewhere, now_ms)
         self.elsewhere.after_restart(now_ms)
 
     def _is_connected_elsewhere(self, cid: str) -> bool:
         record = self.sessions.get(cid)
         return record is not None and record.attached and record.owner != self.elsewhere.number
+
+    def look_after(self, record: SessionRecord, now_ms: int) -> None:
+        """A session of ours whose client may not be here: then it ends in time."""
+        owner = self.owners.get(record.client_id)
+        if owner is not None and owner.session is record:
+            return
+        if record.attached:
+            self._detached(record, record.expiry_s, None, now_ms)
+        else:
+            self.expiry.later(record)
 
     # -- links ----------------------------------------------------------------------------------------------------------
 

@@ -30,13 +30,14 @@ class Expiry:
         due_ms = _due_ms(record)
         if self._due_ms.get(record.sid, due_ms + 1) > due_ms:
             self._due_ms[record.sid] = due_ms
-            self._directory.timers.at(due_ms, lambda now_ms: self._look(record, due_ms, now_ms))
+            self._directory.timers.at(due_ms, lambda now_ms: self._look(record.sid, due_ms, now_ms))
 
-    def _look(self, record: SessionRecord, due_ms: int, now_ms: int) -> None:
-        if self._due_ms.get(record.sid) != due_ms:
+    def _look(self, sid: int, due_ms: int, now_ms: int) -> None:
+        if self._due_ms.get(sid) != due_ms:
             return  # an earlier timer was set since
-        del self._due_ms[record.sid]
-        if self._directory.by_sid.get(record.sid) is not record or record.attached:
+        del self._due_ms[sid]
+        record = self._directory.by_sid.get(sid)  # perhaps over and back since
+        if record is None or record.attached:
             return
         if not self._directory.elsewhere.owns(record):  # its client may be back at its host already
             return

@@ -55,9 +55,11 @@ class Handover:
 
     def _look_at_given(self, record: SessionRecord, epoch: int, now_ms: int) -> None:
         directory, elsewhere = self._directory, self._directory.elsewhere
-        if record.epoch != epoch or not self._is_known(record) or elsewhere.owns(record):
+        if record.epoch != epoch or not self._is_known(record):
             return
-        if is_left_to_us(directory, record) and not directory.writer.is_settling:
+        if elsewhere.owns(record):  # it had ended here, and another host had it go on as it was before
+            directory.look_after(record, now_ms)
+        elif is_left_to_us(directory, record) and not directory.writer.is_settling:
             elsewhere.own(record, asked=True)
         else:
             self.expect(record)

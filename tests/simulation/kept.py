@@ -80,4 +80,5 @@ KEPT: dict[int, str] = {
     8559: "a message without its body at a third host: who had put it deleted that in a cut before all hosts had it",
     7003424: "a will with a delay came, of a host that had told nobody of it before it died, though its client was back",
     10003132: "a third host took messages that one of two sides had numbered anew for done with: their PUBREC beat what stays",
+    5001469: "who had ended a session that goes on heard that by a snapshot, and its own took the subscriptions from there",
 }

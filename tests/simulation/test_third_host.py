@@ -167,3 +167,59 @@ def test_a_session_goes_on_whole_though_who_ended_it_sends_a_snapshot(
     assert three.subscriptions(a, b) == [{(sid, "a")}] * 2
     for host in (a, b):
         host.stop("at the end")
+
+
+@pytest.mark.parametrize(("seed", "comes_again"), [(11, False), (19, False), (6, True), (30, True)])
+def test_a_session_goes_on_whole_though_its_host_and_who_ended_it_send_snapshots(
+    tmp_path: Path, seed: int, comes_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has ended it hears that it goes on before its own snapshot leaves. `comes_again`: its client does meanwhile."""
+    three = Three(tmp_path, seed=seed)
+    a, b, c = three.hosts
+    three.kill(c)
+    sid = three.subscriber(a, "it", 600)
+    three.cut("ab")
+    three.world.run(4500)
+    monkeypatch.setattr(sources, "KEPT_COMMITS", 0)
+    three.leave(a, "it", 0)
+    three.mortal(a, "other", 0)
+    three.world.run(500)
+    for number in (2, 3):
+        three.connect(b, "it", number)
+        three.world.run(500)
+    monkeypatch.undo()
+    three.heal("ab")
+    for number in range(4, 134 if comes_again else 4):
+        three.connect(b, "it", number)
+        three.world.run(3)
+    three.world.run(9000)
+    assert three.subscriptions(a, b) == [{(sid, "a")}] * 2
+    for host in (a, b):
+        host.stop("at the end")
+
+
+def test_a_session_that_another_host_has_go_on_as_it_ended_expires(tmp_path: Path) -> None:
+    """Its host ended it when the other one, which had ended it before, had just heard that it went on."""
+    three = Three(tmp_path)
+    a, b, c = three.hosts
+    three.kill(c)
+    three.subscriber(a, "it", 30)
+    three.cut("ab")
+    three.world.run(4500)
+    three.leave(a, "it", 0)
+    three.world.run(500)
+    three.connect(b, "it", 1, expiry_s=30)
+    three.world.run(500)
+    three.heal("ab")
+    there, here = three.directories()
+    while "it" not in there.sessions:
+        three.world.run(0.1)
+    three.leave(b, "it", 0)
+    while "it" in here.sessions:
+        three.world.run(0.1)
+    three.world.run(2000)
+    assert [[*each.sessions] for each in (there, here)] == [["it"]] * 2
+    three.world.run(60_000)
+    assert [[*each.sessions] for each in (there, here)] == [[]] * 2
+    for host in (a, b):
+        host.stop("at the end")
