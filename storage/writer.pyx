@@ -4,7 +4,7 @@
 In memory per durable session: the next qseq and the queue's count and bytes; per shared body: its references. Both are rebuilt
 from the store by `load`, which is also what the caller does after an error.
 
-ENTRY of the queue, little-endian: `<BBB` flags (1 body inline, 2 PUBREC received, 4 shared), options, number of subscription
+ENTRY of the queue, little-endian: `<BBB` flags (1 body inline, 2 PUBREC received, 4 shared, 8 perhaps), options, number of subscription
 identifiers; that many `<I`; if shared `<H` length and SHARE/FILTER; then the message record, or `<QI` its number in `bodies` and its size.
 
 What another host did to a key is judged by its dot (storage/layout.py) and by its *context*: {number of a host: its last commit
@@ -29,10 +29,16 @@ from storage.changes import BEATEN, decode, decode_keys
 from storage.covered import Covered, Part
 from storage.layout import META_COVERED, META_ENDED, META_HAD, META_HALF_DONE, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
+cdef enum:              # of entries
+    HELD_RANK
+    MESSAGE_RANK
+    RECEIVED_RANK
+
 cdef enum:
     INLINE = 1
     RECEIVED = 2
     SHARED = 4
+    HELD = 8                # with RECEIVED: its client may have had the message from a host that does not know (`hold`)
 
     RETAIN = 4              # of the options
 
@@ -83,6 +89,7 @@ cdef uint64_t ALL = <uint64_t>-1
 cdef uint64_t RECEIVED_MS = (<uint64_t>1 << 44) - 1   # of when a message came in; above, what tells equal ones of one ms apart
 cdef uint64_t COMMIT_MASK = (<uint64_t>1 << NUMBER_BITS) - 1
 cdef bytes RECEIVED_ENTRY = sealed(bytes((INLINE | RECEIVED, 2, 0)), 0)
+cdef bytes HELD_ENTRY = sealed(bytes((INLINE | RECEIVED | HELD, 2, 0)), 0)
 DROP_REASONS = {1: "dropped_expired", 2: "dropped_too_large", 3: "dropped_denied"}
 
 
@@ -1345,7 +1352,8 @@ cdef class Writer:
         self.applying = True
         self.look_ahead(peer, context)
         found = decode(changes, ALL, True)
-        copied = self.keep_copied(found) if self.is_apart or self.lost else set()
+        if self.is_apart:
+            self.keep_copied(found)
         for database, key, value, dot in found:
             if database % BEATEN == QUEUE or database % BEATEN == INBOX:
                 self.apply_entry(database % BEATEN, key, value, dot, context, database >= BEATEN)
@@ -1355,7 +1363,6 @@ cdef class Writer:
                     self.loose.add(get_big(<const char*>key))
             elif database % BEATEN == PACKET_IDS or database % BEATEN == RETAINED:
                 self.apply_plain(database % BEATEN, key, value, dot, context, database >= BEATEN)
-        self.held -= copied     # not done with: the copy has the packet id
         self.applying = False
 
     def sweep(self):
@@ -1518,7 +1525,7 @@ cdef class Writer:
             self.strays.add(sid)
         queue = self.queue_of(sid)
         if ours is not None:
-            if database == QUEUE and value[FLAGS] & RECEIVED:
+            if database == QUEUE and value[FLAGS] & RECEIVED and (verdict == TAKE or not value[FLAGS] & HELD):
                 self.done_there(sid, key, ours)
             self.replace_entry(database, sid, key, ours, value, verdict)
         elif not self.delivers(sid):
@@ -1545,32 +1552,23 @@ cdef class Writer:
             self.held.add(key)
         return 0
 
-    cdef set keep_copied(self, list changes):
+    cdef int keep_copied(self, list changes) except -1:
         """QoS 2 messages that another host has appended in the place of ours, as it took their queue for its own: our client may have had
-        them from here. So ours stay, and those are known (`has_moved`). Of queues that we deliver no more: returns the keys of ours."""
+        them from here. So ours stay, and those are known (`has_moved`)."""
         cdef bytes key, value, ours
-        cdef set copied = set()
         copies = {
             (key[:8], value[HEADER:]) for database, key, value, dot in changes
-            if database == QUEUE and value is not None and self.may_have_had(get_big(<const char*><bytes>key)) and is_once(value)
+            if database == QUEUE and value is not None and self.delivers(get_big(<const char*><bytes>key)) and is_once(value)
             and not self.is_over(database, key, dot)
         }
         for database, key, value, dot in changes if copies else ():
             if database != QUEUE or value is not None:
                 continue
             ours = self.transaction.get(key, db=self.queue_db)
-            if ours is None or dot_of(ours) != dot or ours[FLAGS] & RECEIVED or (key[:8], ours[HEADER:]) not in copies:
-                continue
-            if self.delivers(get_big(<const char*>key)):
+            if ours is not None and dot_of(ours) == dot and not ours[FLAGS] & RECEIVED and (key[:8], ours[HEADER:]) in copies:
                 self.remember_moved(get_big(<const char*>key), ours, get_big(<const char*>key + 8))
                 self.store(QUEUE, key, ours, sealed(ours[HEADER:], self.dot))
-            else:
-                copied.add(key)
-        return copied
-
-    cdef bint may_have_had(self, uint64_t sid) except -1:
-        """Its client, from here, while another host delivers the queue, too, or did so before we knew."""
-        return sid in self.lost or (self.is_apart and self.delivers(sid))
+        return 0
 
     cdef int forget_moved(self, uint64_t sid, bytes entry) except -1:
         """It is not here any more, and perhaps its client has not had it: what another host has of it counts."""
@@ -1592,7 +1590,8 @@ cdef class Writer:
     cdef int hold(self, bytes key) except -1:
         """What is left of the entry: its packet id. Whatever other hosts have done with that, we have seen."""
         cdef uint64_t sid = get_big(<const char*>key)
-        cdef bytes ours = self.transaction.get(key, db=self.queue_db), entry = sealed(RECEIVED_ENTRY[HEADER:], self.dot)
+        cdef bytes ours = self.transaction.get(key, db=self.queue_db)
+        cdef bytes entry = sealed((HELD_ENTRY if ours is None else ours)[HEADER:], self.dot)
         if sid not in self.queues or (ours is not None and not ours[FLAGS] & RECEIVED):
             return 0
         if self.delivers(sid):      # its client may have been sent what is behind that number
@@ -1631,11 +1630,14 @@ cdef class Writer:
         return self.append_as(queue, like(qseq, ours if like(qseq, ours) - ours < PART else ours + PACKET_ID_COUNT), bytes(bytearray(value)))
 
     cdef int replace_entry(self, int database, uint64_t sid, bytes key, bytes ours, bytes value, int verdict) except -1:
-        """An entry in which a PUBREC came, at whichever host, stays so: its client does not know the message any more."""
-        cdef bint received = value[FLAGS] & RECEIVED, was_received = ours[FLAGS] & RECEIVED
-        cdef bint is_theirs = received and not was_received
-        if received == was_received:
-            is_theirs = verdict == TAKE or dot_of(value) > dot_of(ours)
+        """An entry in which a PUBREC came, at whichever host, stays so: its client does not know the message any more. Where it only may
+        have come, who puts the message without knowing of that is right: under that packet id a client has it once."""
+        cdef int theirs_rank = entry_rank(value), our_rank = entry_rank(ours)
+        cdef bint is_theirs
+        if verdict == TAKE:
+            is_theirs = our_rank < RECEIVED_RANK or theirs_rank == RECEIVED_RANK
+        else:
+            is_theirs = (theirs_rank, dot_of(value)) > (our_rank, dot_of(ours))
         if verdict == BOTH:
             self.beat(database, key, dot_of(ours) if is_theirs else dot_of(value))
         if is_theirs:
@@ -1934,6 +1936,12 @@ cdef uint64_t mix(bytes key, uint64_t dot) noexcept:
 cdef bint is_first(int database, bytes value) noexcept:
     """Can it have replaced nothing? Numbers of queues, inboxes, bodies and wills are given once."""
     return (database == QUEUE or database == INBOX) and not (<const char*>value)[FLAGS] & RECEIVED or database == BODIES or database == WILLS
+
+
+cdef inline int entry_rank(bytes entry) noexcept:
+    """Of two in one place, put by hosts that did not know of each other's, the higher one counts."""
+    cdef uint8_t flags = <uint8_t>(<const char*>entry)[FLAGS]
+    return HELD_RANK if flags & HELD else RECEIVED_RANK if flags & RECEIVED else MESSAGE_RANK
 
 
 cdef inline bint is_plain(int database) noexcept:
