@@ -265,6 +265,7 @@ cdef class Writer:
     def load(self):
         """Rebuild what is kept in memory from the store."""
         cdef bytes key
+        cdef bint is_ours
         cdef Queue queue
         cdef uint64_t body
         cdef list last = []
@@ -288,8 +289,9 @@ cdef class Writer:
             self.load_known(transaction)
             for key, entry in transaction.cursor(db=self.queue_db):
                 self.count_entry(self.queue_of(int.from_bytes(key[:8], "big")), entry)
-                if len(entry) >= ENTRY_HEADER and entry[FLAGS] & RECEIVED and dot_of(entry) >> NUMBER_BITS != self.number >> NUMBER_BITS:
-                    self.unsettled.add(key)     # came perhaps while an earlier keeper settled
+                is_ours = dot_of(entry) >> NUMBER_BITS == self.number >> NUMBER_BITS
+                if len(entry) >= ENTRY_HEADER and entry[FLAGS] & RECEIVED and (entry[FLAGS] & HELD or not is_ours):
+                    self.unsettled.add(key)     # came, or was held, perhaps while an earlier keeper settled
                 self.may_have_moved(last, key, entry)
             self.moved = {(get_big(<const char*>key), of): get_big(<const char*>key + 8) for _, key, of in sorted(last)}
             for key, entry in transaction.cursor(db=self.databases["inbox"]):
@@ -1582,10 +1584,10 @@ cdef class Writer:
 
     cdef bint may_be_held(self, uint64_t sid, uint64_t qseq, bytes entry) except -1:
         """Another host has ended the flow, or had the PUBREC, of what we may have sent meanwhile. The client has the message, but may have
-        had it from us, too: then it waits for our PUBREL."""
+        had it from us, too, perhaps before our start: then it waits for our PUBREL."""
         if entry[OPTIONS] & 3 != 2 or entry[FLAGS] & RECEIVED:
             return False
-        return self.may_have_sent(sid, qseq) if self.delivers(sid) else qseq <= <uint64_t>self.lost.get(sid, 0)
+        return qseq <= <uint64_t>self.lost.get(sid, 0) if sid in self.foreign else self.may_have_sent(sid, qseq)
 
     cdef int hold(self, bytes key) except -1:
         """What is left of the entry: its packet id. Whatever other hosts have done with that, we have seen."""
@@ -1598,6 +1600,8 @@ cdef class Writer:
             self.done(sid, get_big(<const char*>key + 8))
             return self.append_late(QUEUE, sid, entry, get_big(<const char*>key + 8))
         self.store(QUEUE, key, ours, entry)
+        if sid not in self.foreign:     # we settle
+            self.unsettled.add(key)
         if ours is None:
             self.count_entry(self.queue_of(sid), entry)
             self.number_behind(self.queue_of(sid), get_big(<const char*>key + 8))

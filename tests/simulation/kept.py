@@ -81,4 +81,5 @@ KEPT: dict[int, str] = {
     7003424: "a will with a delay came, of a host that had told nobody of it before it died, though its client was back",
     10003132: "a third host took messages that one of two sides had numbered anew for done with: their PUBREC beat what stays",
     5001469: "who had ended a session that goes on heard that by a snapshot, and its own took the subscriptions from there",
+    84535: "what a host had sent before its restart others had done with: its client waited for PUBREL for ever",
 }
