@@ -1,7 +1,7 @@
 """What a commit changed, in the form in which it travels and in which it waits in the outbox.
 
 Changes: `<BHI` number of the database in layout.REPLICATED, lengths of key and value, key, value; or with ERASED for the
-length of the value, key and `<Q` the dot of what was erased (storage/layout.py). Database + BEATEN: what that dot put is over, and what
+length of the value, key and `<Q` the dot of what was erased (storage/layout.py). Database + BEATEN: what that dot, or its host before, put is over, and what
 else the key holds stays. Who does not know that passes over it.
 Outbox: `<BHQ` database, length of the key, dot of what was erased (0: put), key; what was put is looked up when it is
 sent again, so the outbox stays small. With database + BEATEN as above.

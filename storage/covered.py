@@ -63,6 +63,13 @@ class Covered:
         """Had a host whose part this is seen what `dot` put there?"""
         return at <= self._until and any(part.begin < at <= part.end and part.has(dot) for part in self.parts.values())
 
+    def context_at(self, at: Position, context: Context) -> Context:
+        """`context`, and what the parts have there."""
+        for part in self.parts.values() if at <= self._until else ():
+            if part.begin < at <= part.end:
+                context = context | {host: max(seq, context.get(host, 0)) for host, seq in part.context.items()}
+        return context
+
     def last(self, host: int) -> int:
         """Of this host's commits of which a part, or a hole, shows something."""
         return max([self.holes.get(host, 0), *(part.context.get(host, 0) for part in self.parts.values())])

@@ -535,20 +535,28 @@ cdef class Writer:
             self.change_digest(database, key, value, None)
         return self.record_over(database, key, dot_of(value))
 
-    cdef int record_over(self, int database, bytes key, uint64_t dot) except -1:
-        """What `dot` put is gone, or shall be."""
+    cdef int record_over(self, int database, bytes key, uint64_t dot, dict context=None) except -1:
+        """What `dot` put is gone, or shall be. `context`: of the host that has told us of it."""
         if self.recording:
             add_erased(self.changes, database, key, dot)
             add_key(self.touched, database, key, dot)
-        return self.outdo(database, key, dot)
+        return self.outdo(database, key, dot, context if self.covering else None)
 
-    cdef int outdo(self, int database, bytes key, uint64_t dot) except -1:
+    cdef int outdo(self, int database, bytes key, uint64_t dot, dict part=None) except -1:
         """What `dot` put is over by a change of ours. If it came with a part of a snapshot our context does not say that we knew it:
-        others would take what we put there for concurrent."""
+        others would take what we put there for concurrent. Nor does it say that we knew what that had replaced: who has not heard of
+        `dot` yet would keep it. `part`: the context of the one that is applied."""
+        cdef uint64_t number, seq, replaced
         if self.saw(dot):
             return 0
         if is_plain(database):
             self.beat(database, key, dot)
+        if (is_plain(database) or database == QUEUE) and (part or self.covered.parts):
+            for number, seq in self.covered.context_at((database, key), part or {}).items():
+                replaced = number << NUMBER_BITS | seq      # or before, see `bury`
+                if replaced != dot and not self.saw(replaced):
+                    self.beat(database, key, replaced)
+                    self.bury(database, key, replaced)
         return self.bury(database, key, dot)
 
     def get(self, str database, bytes key):
@@ -1230,7 +1238,7 @@ cdef class Writer:
             if theirs is None:
                 return NOTHING
             if is_over and not self.saw(dot) and not self.repairing and self.is_buried(database, key, dot):
-                self.record_over(database, key, dot)    # who has replaced it may have undone that, and so tell nobody
+                self.record_over(database, key, dot, context)   # who has replaced it may have undone that, and so tell nobody
             return NOTHING if is_over and not self.repairing else TAKE
         if dot_of(ours) == dot:
             return TAKE if ours != theirs else NOTHING      # differs within one commit only
@@ -1486,10 +1494,13 @@ cdef class Writer:
 
     cdef bytes unbeaten(self, int database, bytes key, bytes ours, uint64_t dot):
         """What `key` is to hold after another host has seen what `dot` put together with what all hosts prefer. Else who never sees
-        the two together, as the one that is preferred is deleted soon, would keep the other one for ever."""
+        the two together, as the one that is preferred is deleted soon, would keep the other one for ever. What that host put
+        before is over, too (`bury`)."""
         if not self.saw(dot):
             self.bury(database, key, dot)
-        return None if ours is not None and dot_of(ours) == dot else ours
+        if ours is not None and dot_of(ours) >> NUMBER_BITS == dot >> NUMBER_BITS and dot_of(ours) <= dot:
+            return None
+        return ours
 
     cdef int make_room(self, int database, bytes key, bytes ours, bytes value) except -1:
         """LMDB leaves a shorter value in the pages of a longer one which the same transaction has put; lmdb.verify calls that damage."""
@@ -1539,7 +1550,7 @@ cdef class Writer:
         else:
             self.append_late(database, sid, value, get_big(<const char*>key + 8))
             if self.transaction.get(key, db=self.handles[database]) is None:    # else it has been given that very number here
-                self.record_over(database, key, dot)
+                self.record_over(database, key, dot, context)
         return 0
 
     cdef int apply_erased(self, int database, uint64_t sid, bytes key, bytes ours) except -1:

@@ -79,6 +79,7 @@ KEPT: dict[int, str] = {
     6002941: "as 41217, of what a host had delivered after it had removed the other one, which came back with its old disk",
     8559: "a message without its body at a third host: who had put it deleted that in a cut before all hosts had it",
     7003424: "a will with a delay came, of a host that had told nobody of it before it died, though its client was back",
+    10001657: "what one had deleted that came with a part of a snapshot had replaced something: a third host kept that",
     10003132: "a third host took messages that one of two sides had numbered anew for done with: their PUBREC beat what stays",
     5001469: "who had ended a session that goes on heard that by a snapshot, and its own took the subscriptions from there",
     84535: "what a host had sent before its restart others had done with: its client waited for PUBREL for ever",
