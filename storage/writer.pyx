@@ -1748,11 +1748,13 @@ cdef class Writer:
         """Does the outbox go back to this commit?"""
         return seq > 1 and self.view().get(u64(seq), db=self.databases["outbox"]) is not None
 
-    def snapshot(self, int database, bytes after, uint64_t bytes_max, int last=len(REPLICATED), bytes until=b"", set bodies=None, uint64_t had=ALL):
+    def snapshot(self, int database, bytes after, uint64_t bytes_max, int last=len(REPLICATED), bytes until=b"", set bodies=None, uint64_t had=ALL,
+                 dict began=None):
         """(changes, database, key): what is behind the position, up to the new one, which is `last` and `until` at the end.
 
-        A body comes with the first entry that refers to it: who delivers that may do so at once. `bodies`: those that were sent.
-        `had`: our last commit that the other host had.
+        A body comes with the first entry that refers to it: who delivers that may do so at once. `bodies`: those that were sent. Behind the
+        inboxes come others that no later commit brings: an entry that moved to a queue meanwhile was in no part, and comes alone.
+        `had`: our last commit that the other host had. `began`: our context when the snapshot began.
         """
         cdef bytearray part = bytearray()
         cdef uint64_t body
@@ -1761,6 +1763,12 @@ cdef class Writer:
         if database == SESSIONS:
             self.add_over(part, had)
         while database < len(REPLICATED):
+            for body in sorted(self.references.keys() - bodies) if began and database == BODIES else ():
+                bodies.add(body)
+                self.add_body(part, transaction, body, began)
+                after = max(after, u64(body))
+                if len(part) >= bytes_max:
+                    return bytes(part), database, after
             cursor = transaction.cursor(db=self.handles[database])
             more = database != BODIES and (cursor.set_range(after + b"\0") if after else cursor.first())
             while more:
@@ -1781,10 +1789,10 @@ cdef class Writer:
             database, after = database + 1, b""
         return bytes(part), database, after
 
-    cdef int add_body(self, bytearray changes, transaction, uint64_t body) except -1:
-        """If it is here: it may have come with another entry, which is gone."""
+    cdef int add_body(self, bytearray changes, transaction, uint64_t body, dict context=None) except -1:
+        """If it is here: it may have come with another entry, which is gone. `context`: only if that covers it."""
         value = transaction.get(u64(body), db=self.handles[BODIES])
-        if value is not None:
+        if value is not None and (context is None or covers(context, dot_of(value))):
             add_put(changes, BODIES, u64(body), value)
         return 0
 

@@ -358,7 +358,7 @@ class Replicas:
         context, end = self._writer.covered.behind((database, after), self._writer.context())
         if (database, after) == (0, b""):
             peer.bodies.clear()
-        part, last, until = self._writer.snapshot(database, after, PART_BYTES, *end, peer.bodies, self.had(peer))
+        part, last, until = self._writer.snapshot(database, after, PART_BYTES, *end, peer.bodies, self.had(peer), began)
         burials = self._writer.burials() if (database, after) == (0, b"") else []
         self._say(peer, Say.SNAPSHOT, _encode((database, after, last, until, context, part, burials)))
         if last < len(REPLICATED):

@@ -83,4 +83,5 @@ KEPT: dict[int, str] = {
     10003132: "a third host took messages that one of two sides had numbered anew for done with: their PUBREC beat what stays",
     5001469: "who had ended a session that goes on heard that by a snapshot, and its own took the subscriptions from there",
     84535: "what a host had sent before its restart others had done with: its client waited for PUBREL for ever",
+    1001591: "as 8559, at a host that joins: the entry moved to its queue while a snapshot was between the two places",
 }

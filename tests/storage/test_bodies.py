@@ -16,7 +16,8 @@ from tests.storage.test_erased_and_taken import A, B, Host, host, tell
 
 C = 3  # number of a host
 OURS, THEIRS = 7, 8  # sessions of C and B
-BODIES = REPLICATED.index("bodies")
+INBOX, BODIES = REPLICATED.index("inbox"), REPLICATED.index("bodies")
+ALL = 1 << 20
 
 
 @pytest.fixture
@@ -101,3 +102,39 @@ def test_it_is_sent_again_with_the_first_of_the_entries_only(hosts: list[Host]) 
     b.commit()
     [*_, (_, changes)] = b.missed(1, 1 << 20)
     assert len(decode(changes, 1 << BODIES)) == 1
+
+
+def test_what_moves_during_a_snapshot_has_its_message_there(hosts: list[Host], tmp_path: Path) -> None:
+    """From an inbox, before which B's snapshot is, to a queue, behind which it is: in no part, and A sends the entry alone."""
+    (_, a), (_, b), _ = hosts
+    joins = host(tmp_path / "joins", 4)
+    b.foreign.add(THEIRS)
+    joins[1].foreign |= {OURS, THEIRS}
+    a.foreign.clear()
+    a.is_apart = False
+    publish(b)
+    began, sent = b.context(), set[int]()
+    queues, *behind = b.snapshot(0, b"", ALL, INBOX, b"", sent, began=began)
+    tell(b, B, a)
+    moved, context = bytes(a.changes), a.context()
+    tell(a, A, b)
+    inboxes, *_ = b.snapshot(*behind, ALL, bodies=sent, began=began)
+    joins[1].begin()
+    for number, changes, at in ((B, queues, began), (B, inboxes, b.context()), (A, moved, context)):
+        joins[1].apply_changes(number, changes, at)
+        joins[1].learn({number: at[number]})
+    joins[1].commit()
+    assert missing(joins) == []
+    joins[0].environment.close()
+
+
+def test_a_snapshot_brings_a_message_once_and_none_that_a_later_commit_brings(hosts: list[Host]) -> None:
+    _, b = hosts[1]
+    publish(b)
+    began = b.context()
+    publish(b)
+    sent = set[int]()
+    part, *_ = b.snapshot(0, b"", ALL, bodies=sent, began=began)
+    assert len(decode(part, 1 << BODIES)) == len(sent) == 2
+    part, *_ = b.snapshot(INBOX, b"\xff", ALL, bodies=set(), began=began)
+    assert len(decode(part, 1 << BODIES)) == 1
