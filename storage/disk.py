@@ -28,11 +28,12 @@ class Disk:
         """Is the disk full, so that nothing new may be stored? Keeps the ballast while it is not.
 
         `reusable_bytes` of the store are as good as free ones, once messages have gone. But not quite: a large message
-        needs pages that stand together, so half of what has to be free must be so on the disk itself.
+        needs pages that stand together, and the file grows where there are none. So at least half of what has to be free
+        must be so on the disk itself, or four times as much in the store, whose file never shrinks.
         """
         free = self.free_bytes()
-        back = self._low_bytes // 4 if self._full else 0  # no coming and going with each message
-        self._full = free < (self._low_bytes + back) // 2 or free + reusable_bytes < self._low_bytes + back
+        needed = self._low_bytes + (self._low_bytes // 4 if self._full else 0)  # no coming and going with each message
+        self._full = free + reusable_bytes < needed or free + reusable_bytes // 4 < needed // 2
         if not self._full:
             self._make_ballast()
         return self._full
