@@ -1698,7 +1698,8 @@ cdef class Writer:
         return self.environment.begin() if self.transaction is None else self.transaction
 
     cdef bytearray encoded(self, transaction, touched, uint64_t commit=0):
-        """What these keys hold now, as changes; of a `commit`: what is still as it left them. The rest comes with what changed it."""
+        """What these keys hold now, as changes; of a `commit`: what is still as it left them. The rest comes with what changed it, but
+        for records of sessions that are ours."""
         cdef bytearray found = bytearray()
         cdef set bodies = set()     # a message for many sessions crosses once
         for database, key, erased in decode_keys(bytes(touched)):
@@ -1710,6 +1711,8 @@ cdef class Writer:
             if value is not None and commit and dot_of(value) != commit:
                 if erased and self.is_theirs(database, value, erased):
                     add_erased(found, database + BEATEN, key, erased)
+                elif database == SESSIONS and not erased and self.is_ours(value):
+                    add_put(found, database, key, value)
                 continue
             if value is not None:
                 add_put(found, database, key, value)
@@ -1720,6 +1723,12 @@ cdef class Writer:
             elif erased:
                 add_erased(found, database, key, erased)
         return found
+
+    cdef bint is_ours(self, bytes record) except -1:
+        """Have we put this, and deliver the session? Who delivered it before, and heard that behind what we have numbered, would take that
+        for what came late: number it anew, and delete ours."""
+        is_put_here = dot_of(record) >> NUMBER_BITS == self.number >> NUMBER_BITS
+        return is_put_here and msgspec.msgpack.decode(record[HEADER:])[0] not in self.foreign
 
     cdef bint is_theirs(self, int database, bytes value, uint64_t erased) except -1:
         """Did another host put this, where we have erased something? It may not have known of that: then its put says nothing of it."""

@@ -89,15 +89,20 @@ class Heals:
     def undone(self, peer: Peer, count: int, now_ms: int) -> None:
         self.began(peer, now_ms).commits_undone += count
 
-    def merged(self, client_id: str, is_ours: bool) -> None:
-        """Both sides had changed the session. Whose heal it is matters little if several go on at once: the last one's."""
+    def merged(self, client_id: str, is_ours: bool) -> bool:
+        """Both sides had changed the session. Whose heal it is matters little if several go on at once: the last one's. False: it
+        is named there already, as commits that are sent again may each tell of it."""
         heal = next((each for each in reversed(self.all) if each.until_ms is None), None)
+        named = client_id, "this host" if is_ours else "peer"
         if heal is None:
-            return
+            return True
+        if named in heal.sessions:
+            return False
         if len(heal.sessions) < NAMED:
-            heal.sessions.append((client_id, "this host" if is_ours else "peer"))
+            heal.sessions.append(named)
         else:
             heal.sessions_more += 1
+        return True
 
     def has_all(self, peer: Peer, side: str, now_ms: int) -> None:
         """`side` of the two: "there", it has all of ours; "here", we have all of it."""

@@ -278,8 +278,8 @@ class Elsewhere:
 
     def _merged(self, cid: str, is_ours: bool) -> None:
         """Both sides had changed the session; whose record counts?"""
-        self._directory.count("merge_sessions_here" if is_ours else "merge_sessions_peer")
-        self.heals.merged(cid, is_ours)
+        if self.heals.merged(cid, is_ours):
+            self._directory.count("merge_sessions_here" if is_ours else "merge_sessions_peer")
 
     def _adopt(self, theirs: SessionRecord, key: bytes, value: bytes, ours: SessionRecord | None = None) -> None:
         """Their record counts; who is connected here by ours loses the session."""

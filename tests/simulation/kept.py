@@ -84,4 +84,5 @@ KEPT: dict[int, str] = {
     5001469: "who had ended a session that goes on heard that by a snapshot, and its own took the subscriptions from there",
     84535: "what a host had sent before its restart others had done with: its client waited for PUBREL for ever",
     1001591: "as 8559, at a host that joins: the entry moved to its queue while a snapshot was between the two places",
+    4001769: "a host that was told late that another one had taken a queue numbered what was there anew, out of order",
 }
