@@ -18,6 +18,7 @@ from node.admin import metrics, records, removal
 from node.admin.drain import Drain, DrainError, Order
 from node.admin.host import Host
 from node.admin.link import LinkError
+from node.admin.rebalance import Rebalance, RebalanceError
 from node.admin.route import route
 from node.reload import waiting_keys
 from storage.layout import SessionRecord, StoreError, Subscription
@@ -64,6 +65,7 @@ ROUTES = {
     "/v1/topics/route": "route",
     "/v1/reload": "reload",
     "/v1/drain": "drain",
+    "/v1/rebalance": "rebalance",
     "/v1/hosts/{name}": "other_host",
 }
 
@@ -106,6 +108,7 @@ class _Resources:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.drain = Drain(host)
+        self.rebalance = Rebalance(host)
 
     def on_get_live(self, request: falcon.Request, response: falcon.Response) -> None:
         _answer(response, {"live": True})
@@ -300,6 +303,16 @@ class _Resources:
                 description="it has left already: mqnode join" if self.host.has_left else "this host is not leaving"
             )
         _answer(response, self.drain.describe())
+
+    def on_get_rebalance(self, request: falcon.Request, response: falcon.Response) -> None:
+        _answer(response, self.rebalance.describe())
+
+    def on_post_rebalance(self, request: falcon.Request, response: falcon.Response) -> None:
+        try:
+            self.rebalance.start(request.get_param_as_int("rate", min_value=1, default=500))
+        except RebalanceError as error:
+            raise falcon.HTTPConflict(description=str(error)) from error
+        _answer(response, self.rebalance.describe())
 
     def on_get_other_host(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         _answer(response, removal.describe(self.host, name))

@@ -15,7 +15,8 @@ from typing import Any
 
 import gevent
 
-from node import counters, log
+from node import log
+from node.admin import clients
 from node.admin.host import Host
 from node.admin.link import LinkError
 
@@ -23,7 +24,6 @@ STEP_S = 0.1
 RATE_LEAST = 10.0  # clients a second, where none was given
 TOLD_S = 5.0  # between two lines of the log
 SESSIONS_A_STEP = 2000
-USE_ANOTHER_SERVER, SERVER_MOVED = 0x9C, 0x9D
 
 
 class DrainError(Exception):
@@ -175,30 +175,17 @@ class Drain:
     # -- clients --------------------------------------------------------------------------------------------------------------
 
     def _clients(self) -> int:
-        return sum(self._clients_of(index) for index in range(self._host.workers))
-
-    def _clients_of(self, index: int) -> int:
-        return self._host.counters.slot(counters.WORKER_0 + index)[counters.INDEX["clients_connected"]]
+        return sum(clients.connected(self._host))
 
     def _move(self) -> bool:
-        """Send some away, the same part of each worker's; is anybody left?"""
+        """Send some away; is anybody left?"""
         order = self._order
-        here = [self._clients_of(index) for index in range(self._host.workers)]
-        everybody = sum(here)
-        self._rate = order.rate or max(self._rate, 2 * everybody / max(1.0, order.timeout_s))
+        self._rate = order.rate or max(self._rate, 2 * self._clients() / max(1.0, order.timeout_s))
         self._allowed += self._rate * STEP_S
         allowed = int(self._allowed)
         self._allowed -= allowed
-        references = self._host.ask_interconnect("references") if self._host.config.interconnect.bind else {}
-        left = 0
-        for index, clients in enumerate(here):
-            count = -(-allowed * clients // everybody) if everybody else allowed
-            allowed, everybody = allowed - count, everybody - clients
-            left += self._host.ask_worker(
-                index, "move", count=count, references=references,
-                reason=SERVER_MOVED if order.leave else USE_ANOTHER_SERVER,
-            )  # fmt: skip
-        return left > 0
+        reason = clients.SERVER_MOVED if order.leave else clients.USE_ANOTHER_SERVER
+        return clients.send_away(self._host, allowed, reason) > 0
 
     # -- what is stored -------------------------------------------------------------------------------------------------------
 

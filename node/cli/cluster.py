@@ -14,6 +14,7 @@ from node.cli.heal_report import heal_report
 from node.cli.interconnect import NO_MEMBER, ask
 from node.cli.leave import drain, remove
 from node.cli.options import config_option, json_option
+from node.cli.rebalance import rebalance
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -95,6 +96,6 @@ def create(config_path: str, as_json: bool, ttl: int) -> None:
         click.echo(f"  mqnode join --peer {answer['address']} --token {answer['token']}")
 
 
-for each in (drain, remove, links, status, digest, heal_report, pending, approve):
+for each in (drain, rebalance, remove, links, status, digest, heal_report, pending, approve):
     command.add_command(each)
 command.add_command(nodes, "show")

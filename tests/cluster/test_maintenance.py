@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
 from tests.faults.ledger import Ledger
 from tests.faults.test_kill import SEED
-from tests.mqtt import DISCONNECT
+from tests.mqtt import DISCONNECT, PINGREQ, PINGRESP, Client, Packet, packet
 
 DRAIN_S = 4
 GAP_S = 8.0  # what a client may be without an answer while a host is stopped
@@ -67,6 +68,44 @@ def test_a_drained_host_tells_its_clients_where_to_go(pair: tuple[Host, Host]) -
     wait_for(lambda: first.get("/ready")[0] == 200, 10)
     for client in clients:
         client.close()
+
+
+def test_clients_above_the_share_of_a_host_go_to_the_other_one(pair: tuple[Host, Host]) -> None:
+    """Row 104."""
+    first, second = pair
+    clients = [first.client(5) for _ in range(5)]
+    for number, client in enumerate(clients):
+        client.connect(f"c{number}")
+
+    def counts(host: Host) -> list[int]:
+        nodes = json.loads(host.mqnode("cluster", "status", "--json").stdout)["nodes"]
+        return [node["clients"] for node in nodes]
+
+    wait_for(lambda: counts(first) == [5, 0] == counts(second))
+    least = second.mqnode("cluster", "rebalance")
+    assert (least.returncode, "h1 has 5" in least.stdout) == (0, True), least.stderr
+    done = first.mqnode("cluster", "rebalance", "--rate", "20")
+    assert done.returncode == 0, done.stderr
+    assert "3 each if all had as many" in done.stdout
+    assert "moved: 2 of 2. h1 has 3 clients now." in done.stdout
+    sent = [each for client in clients if (each := gone(client)) is not None]
+    assert [(each.kind, each.reason) for each in sent] == [(DISCONNECT, 0x9C)] * 2
+    assert {each.properties["server_reference"] for each in sent} == {f"{second.address}:{second.port}"}
+    assert first.get("/ready")[0] == 200
+    again = [second.client(5) for _ in sent]
+    for number, client in enumerate(again):
+        client.connect(f"again{number}")
+    wait_for(lambda: counts(first) == [3, 2] == counts(second))
+    assert "nothing to do" in first.mqnode("cluster", "rebalance").stdout
+    for client in clients + again:
+        client.close()
+
+
+def gone(client: Client) -> Packet | None:
+    """What it was sent away with; None: it is still connected."""
+    client.send(packet(PINGREQ << 4))
+    answer = client.receive()
+    return None if answer.kind == PINGRESP else answer
 
 
 def test_a_stop_sends_everybody_away_in_its_time(pair: tuple[Host, Host]) -> None:
