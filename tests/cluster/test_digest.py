@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,12 @@ def digest(host: Host) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(asked.stdout)
     assert asked.returncode == {True: 0, False: 1, None: 2}[found["equal"]], asked.stderr
     return found
+
+
+def exit_of_digest(host: Host, code: int) -> subprocess.CompletedProcess[str] | None:
+    """What it says, if that is its exit code."""
+    asked = host.mqnode("cluster", "digest")
+    return asked if asked.returncode == code else None
 
 
 def queued(host: Host) -> list[int]:
@@ -102,7 +109,15 @@ def test_what_a_disk_has_lost_is_found_and_comes_from_the_other_host(pair: tuple
     first.stop()
     lose_an_entry(first)
     wait_for(lambda: second.mqnode("cluster", "digest").returncode == 2, what="a host that is away cannot be compared")
-    first.start()
+    stopped = [second.signal(name, signal.SIGSTOP) for name in ("watchdog", "keeper")]
+    try:  # nothing is repaired yet
+        first.launch()
+        different = wait_for(lambda: exit_of_digest(second, 1), 20, second.log)
+        assert "Different: queue." in different.stdout
+    finally:
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+    first.wait_ready()
     in_sync(first, second)
     # whichever compares first gets what it lacks, and the other one finds nothing
     wait_for(lambda: sum(host.metric("mqnode_digest_mismatches_total") for host in pair) > found, 40, first.log)
