@@ -150,10 +150,11 @@ class Drain:
 
     def _too_late(self) -> None:
         self._failure = f"it did not get through in {self._order.timeout_s:g} s, while {self._phase}"
+        command = "leave" if self._order.leave else "cluster drain"
         self._log.warning(
             "drain_too_late", cause=self._failure, clients=self._clients(), sessions=self._sessions, behind=self._behind,
             effect="the host stays a member and serves again" if self._order.leave else "what is left stays here",
-            next="mqnode cluster nodes; then again, with more time: mqnode leave -t SECONDS",
+            next=f"mqnode cluster nodes; then again, with more time: mqnode {command} -t SECONDS",
         )  # fmt: skip
         if self._order.leave:
             self._serve(self._failure)
@@ -202,8 +203,8 @@ class Drain:
         """Is every session another host's, and all that was ever stored here on every other member's disk?"""
         others = self._others()
         self._behind = [name for name, each in others.items() if not each["in_sync"] or each["lag_ops"]]
-        if not others or any(not each["in_sync"] for each in others.values()):
-            return False
+        are_in_sync = bool(others) and all(each["in_sync"] for each in others.values())
         numbers = [each["number"] for each in others.values()]
-        self._sessions = self._host.ask_keeper("hand_over", to=numbers, most=SESSIONS_A_STEP)
-        return not self._sessions and not self._behind
+        most = SESSIONS_A_STEP if are_in_sync else 0  # they are counted
+        self._sessions = self._host.ask_keeper("hand_over", to=numbers, most=most)
+        return are_in_sync and not self._sessions and not self._behind

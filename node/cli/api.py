@@ -70,6 +70,7 @@ class Api:
             response = self._link.getresponse()
             answer = msgspec.json.decode(response.read(), type=dict[str, Any] | list[Any])
         except (OSError, http.client.HTTPException) as error:
+            self._link.close()  # who asks again does so by a new connection
             raise click.ClickException(
                 f"The admin API at {self._config.admin.bind} does not answer ({error or type(error).__name__}): "
                 "nothing was asked or changed. Is the host running? Look with `systemctl status mqnode`, "

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from node.cli.options import config_option, confirm, json_option, yes_option
 
+if TYPE_CHECKING:
+    from node.cli.api import Api
+
 ASK_S = 0.2
+ANEW_S = 10.0  # in which a process that died is started anew
 _ENDS = ("drained", "left", "serving")
 CANCELLED = "cancelled"  # as node/admin/drain.py says
 
@@ -109,7 +113,7 @@ def _drain(
                 told_s = time.monotonic()
                 click.echo(_line(state))
             time.sleep(ASK_S)
-            state = api.get("v1", "drain")
+            state = _look(api)
     if as_json:
         show_json(state)
     elif state["phase"] == "left":
@@ -128,6 +132,18 @@ def _drain(
     sys.exit(0 if done else 1)
 
 
+def _look(api: Api) -> dict[str, Any]:
+    """How far it is; of the next admin process if this one has died."""
+    deadline_s = time.monotonic() + ANEW_S
+    while True:
+        try:
+            return dict(api.get("v1", "drain"))
+        except click.ClickException:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(ASK_S)
+
+
 def _line(state: dict[str, Any]) -> str:
     """One line of progress."""
     from node.cli.output import counted
@@ -138,14 +154,16 @@ def _line(state: dict[str, Any]) -> str:
 
 
 def _why(state: dict[str, Any], command: str) -> str:
-    parts = [state["failure"] or "the admin process was started anew", f"{state['clients']} clients are here"]
+    from node.cli.output import counted
+
+    parts = [state["failure"] or "the admin process was started anew", f"{counted(state['clients'], 'client')} here"]
     if state["sessions"]:
-        parts.append(f"{state['sessions']} sessions are not handed over")
+        parts.append(f"{counted(state['sessions'], 'session')} to hand over")
     if state["behind"]:
-        parts.append(f"{', '.join(state['behind'])} lack something")
+        parts.append(f"waiting for {', '.join(state['behind'])}")
     stays = "; the host serves" if state["phase"] == "serving" else ""
-    again = "" if state["failure"] == CANCELLED else f" Again, with more time: mqnode {command} -t SECONDS"
-    return f"{', '.join(parts)}{stays}.{again}"
+    again = f" Again, with more time: mqnode {command} -t SECONDS" if state["failure"] else f" Again: mqnode {command}"
+    return f"{', '.join(parts)}{stays}.{'' if state['failure'] == CANCELLED else again}"
 
 
 def _cancel(config_path: str, as_json: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from bench.measure import memory_bytes
 from mesh.hlc import NODE_ID_BYTES
 from storage.layout import DATABASES, META_COVERED, META_EVICTED, META_NODE, META_PEER, open_databases, open_environment
 from tests.broker import wait_for
+from tests.cli.command import MQNODE
 from tests.cluster.hosts import MESH, Host, admit, in_sync, running_hosts
 from tests.cluster.network import Network
 from tests.cluster.swarm import Swarm, publish_round
@@ -60,14 +63,19 @@ def queued(host: Host, name: str, count: int) -> None:
 def test_leaving_begins_with_the_listeners_and_can_be_cancelled(hosts: list[Host]) -> None:
     """Rows 85, 86."""
     host = hosts[2]
-    with host.client() as client:
-        client.connect("stays")
+    with host.client() as client, hosts[0].client() as other:
+        for each, name in ((client, "stays"), (other, "other")):
+            each.connect(name)
+            each.subscribe((name, 1))
         result: list[str] = []
         leaving = threading.Thread(target=lambda: result.append(host.mqnode("leave", "--grace", "60").stderr))
         leaving.start()
         wait_for(lambda: host.get("/ready")[0] == 503, 10, host.log)
         wait_for(lambda: refused(host), 10, host.log)
         assert nodes(host) == nodes(hosts[0]) == {"h1", "h2", "h3"}
+        for one, another, topic in ((client, other, "other"), (other, client, "stays")):
+            one.publish_all(topic, b"x", 1)
+            assert another.take().payload == b"x"
         client.nothing(0)
         assert host.mqnode("leave", "--cancel").returncode == 0
         leaving.join(20)
@@ -119,8 +127,47 @@ def reasons(host: Host) -> list[str]:
     return list((host.get("/ready")[1] or {}).get("reasons", ()))
 
 
+def leaving(host: Host, *arguments: str) -> subprocess.Popen[bytes]:
+    """The command, once it has told something."""
+    argv = [MQNODE, "leave", "--config", host.config, "--grace", "0", "-i", "0.1", *arguments]
+    assert isinstance(host.network, Network)
+    command = host.network.run(host.name, argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert command.stdout is not None
+    wait_for(lambda: b"copying" in command.stdout.readline(), 10, host.log)
+    return command
+
+
+def test_a_leave_that_does_not_get_through_says_what_is_left_and_the_host_serves(hosts: list[Host]) -> None:
+    """Rows 91, 92: one of the others stands still. That it can be repeated the next test shows."""
+    _, other, host = hosts
+    queued(host, "unfetched", 1)
+    with other.standing_still():
+        wait_for(lambda: host.metric("mqnode_peers_evicted") == 1, 15, host.log)
+        late = host.mqnode("leave", "--grace", "0", "-t", "2", "-i", "0.7")
+        assert late.returncode == 1, late.stdout
+        lines = late.stdout.splitlines()
+        assert 2 <= len(lines) <= 4, lines
+        assert lines[-1] == "copying: 0 clients, 1 session to hand over, waiting for h2"
+        assert late.stderr == (
+            "It has not left: it did not get through in 2 s, while copying, 0 clients here, 1 session to hand over, "
+            "waiting for h2; the host serves. Again, with more time: mqnode leave -t SECONDS\n"
+        )
+        wait_for(lambda: host.get("/ready")[0] == 200 and not refused(host), 10, host.log)
+        command = leaving(host)
+        command.kill()
+        command.communicate(timeout=10)
+        watched = leaving(host)
+        assert host.get("/ready")[0] == 503
+        host.signal("admin", signal.SIGKILL)
+        said = watched.communicate(timeout=20)[1].decode()
+        assert watched.returncode == 1
+        assert "It has not left: the admin process was started anew" in said
+        wait_for(lambda: host.get("/ready")[0] == 200 and not refused(host), 10, host.log)
+    in_sync(*hosts)
+
+
 def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
-    """Rows 87, 88, 90, 92, 93, 94."""
+    """Rows 87, 88, 90, 91, 92, 93, 94."""
     host = hosts[2]
     made = host.mqnode("cluster", "token", "create", "--json")
     for number in range(20):
@@ -136,9 +183,12 @@ def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
     for client in clients:
         packet = client.receive()
         assert (packet.kind, packet.reason) == (DISCONNECT, SERVER_MOVED)
+        assert packet.properties["server_reference"] in [f"{each.address}:{each.port}" for each in hosts[:2]]
         client.close()
     assert nodes(hosts[0]) == nodes(hosts[1]) == {"h1", "h2"}
     assert "This host is no member of its cluster any more" in host.mqnode("cluster", "show").stdout
+    homes = [each["node"] for each in hosts[0].get("/v1/sessions?limit=100")[1] if "away" in each["client_id"]]
+    assert (len(homes), homes.count("h1")) == (20, 10)
     wait_for(lambda: '"event":"host_left"' in host.log(), 10, host.log)
     assert host.get("/ready")[0] == 503
     shown = host.mqnode("status", "--json").stdout
@@ -187,7 +237,7 @@ def test_a_host_that_left_serves_nobody_until_it_joins_again(hosts: list[Host]) 
 
 
 def test_a_dead_host_is_removed_and_its_sessions_go_on(hosts: list[Host]) -> None:
-    """Rows 91, 96, 97, 98."""
+    """Rows 96, 97, 98."""
     host, other = hosts[2], hosts[0]
     for number in range(5):
         queued(host, f"dead{number}", 2)

@@ -1,10 +1,12 @@
-"""Hosts are stopped one after the other behind HAProxy, as an operator does it: drained, restarted, and `check insync` between."""
+"""Hosts are stopped one after the other behind HAProxy, as an operator does it: drained, restarted, and `check insync` between.
+At last one of the two leaves."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -46,11 +48,18 @@ def test_check_insync_says_whether_the_next_host_may_be_stopped(pair: tuple[Host
 
 
 def test_a_drained_host_tells_its_clients_where_to_go(pair: tuple[Host, Host]) -> None:
-    """Row 89; it stays a member, and may be told to serve again."""
+    """Rows 89, 91: at the second attempt. It stays a member, and may be told to serve again."""
     first, second = pair
     clients = [first.client(5) for _ in range(4)] + [first.client(4)]
     for number, client in enumerate(clients):
         client.connect(f"c{number}", will=("gone", b"c", 1, False))
+    late = first.mqnode("cluster", "drain", "--grace", "60", "-t", "0.5")
+    assert late.returncode == 1
+    assert late.stderr == (
+        "It has not been drained: it did not get through in 0.5 s, while waiting, 5 clients here. "
+        "Again, with more time: mqnode cluster drain -t SECONDS\n"
+    )
+    assert "drained: 5 clients are left. It may be stopped, or: mqnode cluster drain --cancel" in late.stdout
     drained = first.mqnode("cluster", "drain", "--grace", "0", "-t", "20")
     assert drained.returncode == 0, drained.stderr
     for client in clients[:4]:
@@ -159,3 +168,32 @@ def longest_gap(ledger: Ledger, host: Host) -> float:
             if len(each.acked) > count:
                 before[each.name] = (len(each.acked), now_s)
     return longest_s
+
+
+def test_a_leave_waits_for_the_only_other_host_and_loses_nothing(pair: tuple[Host, Host]) -> None:
+    """Row 88. This host has no session to hand over, but messages that it acknowledged alone."""
+    first, second = pair
+    with second.client() as client:
+        client.connect("away", clean=False, session_expiry=600)
+        client.subscribe(("away/#", 1))
+    with first.client() as client, ThreadPoolExecutor(1) as pool:
+        client.connect()
+        leaving = pool.submit(first.mqnode, "leave", "--grace", "60", "-i", "0.1")
+        wait_for(lambda: first.get("/v1/drain")[1]["phase"] == "waiting", 10, first.log)
+        with second.standing_still():
+            for number in range(3):
+                client.publish_all("away/x", b"%d" % number, 1)  # after the eviction, alone
+            client.publish_all("away/kept", b"kept", 1, retain=True)
+            client.close()
+            wait_for(lambda: first.get("/v1/drain")[1]["behind"] == ["h2"], 10, first.log)
+            with pytest.raises(TimeoutError):
+                leaving.result(1)
+        done = leaving.result()
+    assert done.returncode == 0, done.stderr
+    assert "copying: 0 clients, 0 sessions to hand over, waiting for h2\n" in done.stdout
+    first.kill_all()
+    with second.client() as client:
+        assert client.connect("away", clean=False, session_expiry=600).session_present
+        assert [client.take().payload for _ in range(4)] == [b"0", b"1", b"2", b"kept"]
+        client.subscribe(("+/kept", 0))
+        assert client.take().retain
