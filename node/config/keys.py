@@ -168,9 +168,7 @@ class Cluster(_Section, frozen=True):
 
 
 class Interconnect(_Section, frozen=True):
-    bind: str = (
-        ""  # "ADDRESS:PORT" for other hosts of the cluster; joining takes the port above it; empty: this host is alone
-    )
+    bind: str = ""  # "ADDRESS:PORT" for other hosts, who need the four ports above it, too; empty: this host is alone
     advertise: str = ""  # "HOST:PORT" at which the others reach `bind`; default: `bind`
 
 
