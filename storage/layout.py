@@ -10,7 +10,7 @@ subs        sid u64, H(filter), 16       msgpack [filter, options, identifier]
 queue       sid u64, qseq u64            entry, storage/writer.pyx ENTRY
 inbox       sid u64, origin u64          entry as in queue: for a session that another host delivers, until that one queues it
 bodies      number u64                   message record; of entries with several targets
-packet_ids  sid u64, packet id u16       u32 CRC32 of the inbound QoS 2 message that awaits PUBREL
+packet_ids  sid u64, packet id u16       u32 CRC32 of the inbound QoS 2 message that awaits PUBREL, u64 when it came
 retained    topic (see topic_key)        message record
 wills       will id u64                  msgpack WillRecord
 outbox      seq u64                      databases and keys changed by one commit, until the peers have it (storage/changes.py)

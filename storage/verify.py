@@ -231,7 +231,7 @@ def _check_erased(key: bytes, value: bytes, seen: _Seen) -> None:
 
 
 def _check_packet_id(key: bytes, value: bytes, seen: _Seen) -> None:
-    _require(len(key) == 10 and len(_record(value)) == 4, "it is not sid and packet id")
+    _require(len(key) == 10 and len(_record(value)) in (4, 12), "it is not sid and packet id")
     _require(seen.given(int.from_bytes(key[:8], "big"), seen.next_sid), "its sid was never given")
 
 

@@ -667,7 +667,7 @@ cdef class Writer:
             flow = self.transaction.get(key, db=self.packet_ids)
             if self.is_repeated(flow, content):
                 return
-            self.store(PACKET_IDS, key, flow, sealed(content, self.dot))
+            self.store(PACKET_IDS, key, flow, sealed(content + record[1:9], self.dot))
         if self.full and not will and not moved:
             if packet_id:
                 self.erase(PACKET_IDS, key)
@@ -693,7 +693,7 @@ cdef class Writer:
         """
         if flow is None:
             return False
-        return not self.known or flow[HEADER:] == content
+        return not self.known or flow[HEADER:HEADER + 4] == content
 
     cpdef bint is_taken(self, uint64_t sid):
         """Was the session ever taken from a host that could not be asked?"""
@@ -1985,6 +1985,8 @@ cdef rank(int database, bytes value):
     """Of two values that were put without knowing of each other the one with the higher rank stays, at every host."""
     if database == RETAINED:    # what was received later
         return received_at(<const char*>value + HEADER), value[HEADER:], dot_of(value)
+    if database == PACKET_IDS and len(value) >= HEADER + 12:    # too: who gives an id again has done with what had it before
+        return get_u64(<const char*>value + HEADER + 4) & RECEIVED_MS, value[HEADER:], dot_of(value)
     return 0, value[HEADER:], dot_of(value)
 
 

@@ -85,4 +85,5 @@ KEPT: dict[int, str] = {
     84535: "what a host had sent before its restart others had done with: its client waited for PUBREL for ever",
     1001591: "as 8559, at a host that joins: the entry moved to its queue while a snapshot was between the two places",
     4001769: "a host that was told late that another one had taken a queue numbered what was there anew, out of order",
+    59681: "of two QoS 2 flows under one packet id the one that was over stayed: the other's message came twice",
 }

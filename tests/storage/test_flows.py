@@ -1,0 +1,71 @@
+"""Two hosts know each of another QoS 2 flow under one packet id: it is the later one that its client goes on with."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.config import Limits
+from storage.layout import u64
+from storage.store import open_store
+from storage.writer import Writer
+from tests.simulation.worker import PUBLISH, message, operation
+
+A, B = 1, 2  # numbers of hosts
+SID, PACKET_ID = 1, 7
+KEY = u64(SID) + PACKET_ID.to_bytes(2, "big")
+
+
+@pytest.fixture
+def writers(tmp_path: Path) -> Iterator[list[Writer]]:
+    stores = [open_store(tmp_path / name, 1 << 24, 1 << 30) for name in "ab"]
+    writers = [
+        Writer(store.environment, store.databases, Limits(), number)
+        for store, number in zip(stores, (A, B), strict=True)
+    ]
+    for writer in writers:
+        writer.begin()
+        writer.begin_recording()
+        writer.commit()
+    yield writers
+    for store in stores:
+        store.environment.close()
+
+
+def publish(writer: Writer, batch: int, payload: str, at_ms: int) -> None:
+    body = struct.pack("<QHQQQH", SID, PACKET_ID, 0, 0, 0, 0) + message("t", payload, 2, False, at_ms)
+    writer.begin()
+    writer.apply(struct.pack("<Q", batch) + operation(PUBLISH, body), 0, 1, at_ms)
+    writer.commit()
+
+
+def tell(writer: Writer, number: int, told: Writer, context: dict[int, int]) -> None:
+    for seq, changes in writer.missed(told.peer_seq(number), 1 << 20):
+        told.begin()
+        told.apply_changes(number, changes, context)
+        told.learn({number: seq})
+        told.commit()
+
+
+def flow(writer: Writer) -> bytes | None:
+    writer.begin()
+    found: bytes | None = writer.get("packet_ids", KEY)
+    writer.abort()
+    return found
+
+
+@pytest.mark.parametrize("payloads", [("old", "new"), ("new", "old")])  # whichever has the greater checksum
+def test_the_later_one_stays(writers: list[Writer], payloads: tuple[str, str]) -> None:
+    a, b = writers
+    publish(a, 1, payloads[0], 1000)
+    publish(b, 1, payloads[1], 2000)
+    later, contexts = flow(b), [a.context(), b.context()]
+    tell(a, A, b, contexts[0])
+    tell(b, B, a, contexts[1])
+    assert flow(a) == flow(b) == later
+    assert a.digests() == b.digests()
+    publish(b, 2, payloads[1], 3000)
+    assert flow(b) == later, "it is a repetition"
