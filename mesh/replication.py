@@ -89,6 +89,10 @@ class Replication:
     def is_in_sync(self, key: Hashable) -> bool:
         return self.is_open(key) and self.peers[key].in_sync
 
+    def waits_for(self, key: Hashable) -> bool:
+        """Is nothing acknowledged that the peer lacks?"""
+        return key in self.peers and self.peers[key].behind is not None
+
     def evicted(self, key: Hashable) -> None:
         """The peer is gone: nothing waits for it any more. The caller has made that durable and visible before."""
         self._copied = self.released

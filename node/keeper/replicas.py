@@ -127,8 +127,7 @@ class Replicas:
             self._members.expected.discard(node_id)
             self.digests.gone(peer)
             self.heals.began(peer, now_ms)
-            state = self.replication.peers.get(peer)
-            was_in_sync = state is not None and state.in_sync
+            was_in_sync = (state := self.replication.peers.get(peer)) is not None and state.in_sync
             if was_in_sync or not self._has_evicted(peer):
                 self._writer.put("meta", META_EVICTED + node_id, IN_SYNC if was_in_sync else b"")
             peer.has, peer.is_complete = self.had(peer), False
@@ -391,6 +390,7 @@ class Replicas:
 
     def trim(self) -> None:
         """Forget what all peers have, or what one has been away for too long to get piece by piece."""
+        self._tail.goes_without([peer for peer in self.peers.values() if not self.replication.waits_for(peer)])
         seq, had = self._writer.seq, min(map(self.had, self.peers.values()), default=0)
         if (until := max(min(had, seq - sources.SPARE_COMMITS), seq - sources.KEPT_COMMITS)) > 0:
             self._writer.trim(until, TRIM)

@@ -11,6 +11,7 @@ from typing import Any
 from node.keeper.heals import Heals
 from node.keeper.peer import Peer, Say
 from node.sessions.directory import Directory
+from storage.layout import META_EVICTED
 from storage.writer import Writer
 
 RETRY_MS = 50
@@ -79,6 +80,12 @@ class Tail:
         )  # fmt: skip
         self._first = 0
         self._go_on()
+
+    def goes_without(self, peers: list[Peer]) -> None:
+        """Clients are told what these may lack, evicted or not: that is on disk before, else we undid it after a restart."""
+        for peer in peers if not self._writer.is_settling else ():
+            if self._writer.get("meta", META_EVICTED + peer.node_id) is None:
+                self._writer.put("meta", META_EVICTED + peer.node_id, b"")
 
     def _may_be_seen(self, after: int, peers: list[Peer]) -> bool:
         """By a third host. One that was removed may join again, with its disk."""

@@ -23,6 +23,7 @@ from node.keeper.replicas import PEER
 from node.sessions.outbox import EVENT
 from storage.layout import store_path
 from storage.store import Store, open_store
+from tests.simulation.invariants import Memory, Watch
 from tests.simulation.world import Wire, World
 
 if TYPE_CHECKING:
@@ -57,13 +58,16 @@ class _Socket:
 class Pipe(Link):
     """The keeper's end of a link; `process` gets its frames."""
 
-    __slots__ = ("wire",)
+    __slots__ = ("watch", "wire")
 
     def __init__(self, world: World, deliver: Callable[[tuple[int, bytes]], None]) -> None:
         super().__init__(_Socket())  # type: ignore[arg-type]
         self.wire = Wire(world, deliver, 0.5)
+        self.watch: Watch
 
     def queue(self, kind: int, body: bytes | bytearray) -> None:
+        if kind != PEER:
+            self.watch.leaves(self, kind, body)
         self.wire.send((kind, bytes(body)))
 
 
@@ -76,6 +80,7 @@ class SimKeeper(Keeper):
         self.came: list[tuple[Link, int, bytes]] = []
         self.pipes: list[Pipe] = []
         self.crash_at: str | None = None
+        self.watch = Watch(self, host)
         self.log = SimpleNamespace(  # type: ignore[assignment]
             info=lambda *_, **__: None, warning=self._note, error=self._note, critical=self._note
         )
@@ -85,6 +90,8 @@ class SimKeeper(Keeper):
         self.host.world.say(f"{self.host} {event} {facts.get('peer', '')}")
         if event == "stores_differ":
             self.host.world.wrong.append(f"{self.host} and {facts['peer']} differ: {facts['databases']}")
+        if event == "commits_undone":
+            self.host.memory.undone()
 
     def _open_store(self) -> Store:
         with mock.patch("storage.store.new_number", self.host.new_number):
@@ -117,10 +124,10 @@ class SimKeeper(Keeper):
     def _commit(self) -> None:
         self._crash("before_commit")
         super()._commit()
+        self.watch.committed()
 
     def _report(self) -> None:
         self._crash("after_commit")
-        self.host.copied = dict(self.writer.known)
         super()._report()
         self._crash("after_report")
 
@@ -128,17 +135,7 @@ class SimKeeper(Keeper):
         held = list(self.held)
         super()._reach_peers()
         said = [number for number, *_, frames in held[: len(held) - len(self.held)] if frames]
-        if said and not self.host.world.loses_disks:
-            self._look_at_copies(said[-1])
-
-    def _look_at_copies(self, said: int) -> None:
-        """What is acknowledged is on the disk of each host in sync, and of a strict one on that of another host."""
-        replication, others = self.replicas.replication, {other.node_id: other for other in self.host.others}
-        copied = {node_id: other.copied.get(self.store.number, 0) for node_id, other in others.items()}
-        in_sync = {peer.node_id for peer, state in replication.peers.items() if state.in_sync}  # type: ignore[attr-defined]
-        lacking = [str(others[node_id]) for node_id in in_sync if copied[node_id] < said]
-        if lacking or (replication.strict and max(copied.values()) < said):
-            self.host.world.fault(f"{self.host} acknowledges {said}, on disk there is {copied}; {lacking} are in sync")
+        self.watch.said(said[-1] if said else 0)
 
     def _crash(self, point: str) -> None:
         if self.crash_at == point:
@@ -147,12 +144,13 @@ class SimKeeper(Keeper):
             raise Crashed
 
     def attach(self, pipe: Pipe) -> None:
+        pipe.watch = self.watch
         self.pipes.append(pipe)
         self.links[pipe.socket.fileno()] = pipe
 
     def close(self) -> None:
         for pipe in self.pipes:  # of which an Owner knows; the garbage collector does not look into that
-            del pipe.wire
+            del pipe.wire, pipe.watch
         self.store.environment.close()
         self.crash.close()
 
@@ -216,7 +214,7 @@ class Host:
             cluster=Cluster(ack_policy="strict" if strict else "available"),
         )  # fmt: skip
         self.pairs: dict[bytes, Pair] = {}
-        self.copied: dict[int, int] = {}  # number of another host -> its last commit that is on our disk
+        self.memory = Memory()
         self.interconnect = Interconnect(self)
         self.keeper: SimKeeper | None = None
         self.worker: Worker | None = None

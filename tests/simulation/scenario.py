@@ -240,6 +240,7 @@ class Scenario:
         found += self._differences()
         found += self._unrouted()
         found += self._digests()
+        found += [each for host in self.hosts if host.keeper is not None for each in host.keeper.watch.left()]
         for client in self.clients:
             owners = [str(host) for host in self.hosts if self._delivers(host, client.cid)]
             at = [

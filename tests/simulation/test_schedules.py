@@ -346,3 +346,36 @@ def test_what_a_host_has_acknowledged_alone_is_not_undone_though_it_had_evicted_
     three.heal("ab", "ac")
     three.world.run(6000)
     assert three.queued() == [1, 1, 1]
+
+
+def test_what_a_host_has_acknowledged_before_it_evicts_the_other_is_not_undone(three: Three) -> None:
+    """Its keeper had started anew and waited for the other host, which lacked a commit, only as long as their link was open."""
+    a, b, c = three.hosts
+    three.mortal(b, "it", 0)
+    three.world.run(500)
+    three.kill(c)
+    three.world.run(500)
+    a.crashed = lambda point: a.stop_keeper()
+    assert a.keeper is not None
+    a.keeper.crash_at = "after_commit"
+    three.publish(a, "it")
+    three.world.run(5)
+    assert a.keeper is None
+    a.start_keeper_again()
+    while not any(peer.node_id == b.node_id for peer in a.keeper.replicas.replication.peers):
+        three.world.run(0.01)
+    three.pairs["ab"].sides[a.index].wire.stall(three.world.now + 3000)
+    three.world.run(100)
+    assert not a.keeper.writer.is_settling
+    assert a.keeper.held
+    three.pairs["ab"].break_channel(False)
+    while a.keeper.held:  # until its publisher knows
+        three.world.run(1)
+    assert b.node_id not in a.keeper.replicas.evicted
+    a.stop("with what it has acknowledged")
+    three.world.run(5000)
+    assert three.queued() == [0]
+    three.mortal(b, "another", 0)
+    a.start()
+    three.world.run(6000)
+    assert three.queued() == [1, 1]

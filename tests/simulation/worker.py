@@ -17,6 +17,7 @@ from node.sessions.outbox import EVENT, REPLY, REQUEST
 from storage.layout import Subscription, u64
 from storage.writer import parse_entry
 from tests.simulation.host import Host, Pipe, SimKeeper, decode, encode
+from tests.simulation.invariants import are_in_step
 from tests.simulation.world import Wire
 
 if TYPE_CHECKING:
@@ -142,7 +143,10 @@ class Connection:
                 self.inflight.pop(packet_id)
                 return
             record = stored[12:]
-        self.send("publish", packet_id, options & 3, payload_of(record))
+        payload, host = payload_of(record), self.worker.host
+        if not host.world.minted(self.sid, qseq, payload):
+            host.world.fault(f"I3: {host} sends {payload} as {self.sid:x}/{qseq:x}, which another message was")
+        self.send("publish", packet_id, options & 3, payload)
 
     def _on_puback(self, packet_id: int) -> None:
         qseq = self.inflight.pop(packet_id, None)
@@ -358,6 +362,10 @@ class Worker:
         previous = self.clients.get(connection.client.cid)
         if previous is not None:
             previous.close()
+        for other in self.host.others if not self.host.world.was_cut else ():
+            is_there = other.worker is not None and connection.client.cid in other.worker.clients
+            if is_there and are_in_step(self.host, other):
+                self.host.world.fault(f"I6: {self.host} lets {connection.client.cid} in, which is connected at {other}")
         self.clients[connection.client.cid] = connection
         connection.send("connack", result["present"], result["sid"])
         connection.deliver(result["last_qseq"])

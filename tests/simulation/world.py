@@ -23,7 +23,8 @@ class World:
         self.now = 0.0  # ms
         self.trace: list[str] = []
         self.wrong: list[str] = []  # what must not be
-        self.loses_disks = False
+        self.loses_disks = self.was_cut = False
+        self._minted: dict[tuple[int, int], str] = {}  # (session, number in its queue) -> message
         self._planned: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
 
@@ -51,6 +52,10 @@ class World:
     def fault(self, text: str) -> None:
         self.wrong.append(text)
         self.say(f"WRONG {text}")
+
+    def minted(self, sid: int, qseq: int, id: str) -> bool:
+        """I3: has this number of a queue stood for no other message, at any host?"""
+        return self._minted.setdefault((sid, qseq), id) == id
 
 
 class Wire:
@@ -148,7 +153,7 @@ class Pair:
                 side.wire.stall(until)
 
     def cut(self) -> None:
-        self.is_cut = True
+        self.is_cut = self._world.was_cut = True
         self.break_channel(True)
 
     def heal(self) -> None:

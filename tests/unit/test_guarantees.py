@@ -1,4 +1,4 @@
-"""docs/guarantees.md: each promise, acknowledgement and fault names a test, and the tests exist."""
+"""docs/guarantees.md: each promise, acknowledgement and fault names a test. They exist, as do those of docs/invariants.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from tests.acceptance.test_table import names_in
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs/guarantees.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT = (DOCS / "guarantees.md").read_text(encoding="utf-8")
+INVARIANTS = (DOCS / "invariants.md").read_text(encoding="utf-8")
 NAMED = re.compile(r"`(tests/[^`]+)::([^`]+)`")
 TABLES = {"Promises": 10, "When an acknowledgement leaves": 7, "Faults": 15}
 
@@ -21,7 +23,7 @@ def rows(section: str) -> list[str]:
 
 
 def test_the_tests_that_it_names_exist() -> None:
-    for path, name in NAMED.findall(TEXT):
+    for path, name in NAMED.findall(TEXT + INVARIANTS):
         assert name in names_in(path), f"{path}::{name}"
 
 
