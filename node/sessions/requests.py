@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from node.sessions.directory import Directory
 
 KICKED = 0x98
+OPERATORS = ("session_delete", "retained_delete")
+NOT_YET = "this host does not serve yet, and may have to undo what it does: nothing was done. Try again soon: mqnode check ready"
 
 
 class Requests:
@@ -40,6 +42,8 @@ class Requests:
         handler = self._handlers.get(method)
         if handler is None:
             answer(False, f"unknown request {method}")
+        elif method in OPERATORS and self._directory.writer.is_settling:
+            answer(False, NOT_YET)
         elif isinstance(arguments, list):
             handler(link, answer, now_ms, *arguments)
         else:

@@ -134,8 +134,13 @@ class SimKeeper(Keeper):
     def _reach_peers(self) -> None:
         held = list(self.held)
         super()._reach_peers()
-        said = [number for number, *_, frames in held[: len(held) - len(self.held)] if frames]
+        gone = held[: len(held) - len(self.held)]
+        said = [number for number, *_, frames in gone if any(self._tells(link, kind) for link, kind, _ in frames)]
         self.watch.said(said[-1] if said else 0)
+
+    def _tells(self, link: Link, kind: int) -> bool:
+        """Of what was done. A host that does not serve yet tells its workers where clients are, and its operator how it is."""
+        return not self.writer.is_settling or (link.role == "worker" and kind != EVENT)
 
     def _crash(self, point: str) -> None:
         if self.crash_at == point:
