@@ -1477,6 +1477,9 @@ cdef class Writer:
     cdef bytes chosen(self, int database, bytes key, bytes ours, bytes value, uint64_t dot, dict context):
         """What `key` is to hold after that change by another host."""
         cdef int verdict = self.judge(database, key, ours, value, dot, context)
+        if verdict == TAKE and value is not None and ours is not None and dot_of(ours) != dot and not self.repairing:
+            if self.is_over(database, key, dot):
+                return None     # it has lost to ours, which that host has erased without having heard so: neither is left
         if verdict != BOTH:
             return ours if verdict == NOTHING else value
         if dot_of(ours) == self.dot and not (self.covering or self.repairing):

@@ -86,4 +86,5 @@ KEPT: dict[int, str] = {
     1001591: "as 8559, at a host that joins: the entry moved to its queue while a snapshot was between the two places",
     4001769: "a host that was told late that another one had taken a queue numbered what was there anew, out of order",
     59681: "of two QoS 2 flows under one packet id the one that was over stayed: the other's message came twice",
+    49439: "a flow that had lost against a later one was back at one host, as another one had seen that end first",
 }

@@ -12,7 +12,7 @@ from node.config import Limits
 from storage.layout import u64
 from storage.store import open_store
 from storage.writer import Writer
-from tests.simulation.worker import PUBLISH, message, operation
+from tests.simulation.worker import PUBLISH, RELEASED, message, operation
 
 A, B = 1, 2  # numbers of hosts
 SID, PACKET_ID = 1, 7
@@ -42,12 +42,28 @@ def publish(writer: Writer, batch: int, payload: str, at_ms: int) -> None:
     writer.commit()
 
 
+def release(writer: Writer, batch: int) -> None:
+    writer.begin()
+    writer.apply(struct.pack("<Q", batch) + operation(RELEASED, struct.pack("<QH", SID, PACKET_ID)), 0, 1, 0)
+    writer.commit()
+
+
 def tell(writer: Writer, number: int, told: Writer, context: dict[int, int]) -> None:
     for seq, changes in writer.missed(told.peer_seq(number), 1 << 20):
         told.begin()
         told.apply_changes(number, changes, context)
         told.learn({number: seq})
         told.commit()
+
+
+def take_snapshot(writer: Writer, number: int, told: Writer) -> None:
+    part, *_ = writer.snapshot(0, b"", 1 << 20)
+    told.begin()
+    told.covering = True
+    told.apply_changes(number, part, writer.context())
+    told.covering = False
+    told.learn(writer.context())
+    told.commit()
 
 
 def flow(writer: Writer) -> bytes | None:
@@ -69,3 +85,23 @@ def test_the_later_one_stays(writers: list[Writer], payloads: tuple[str, str]) -
     assert a.digests() == b.digests()
     publish(b, 2, payloads[1], 3000)
     assert flow(b) == later, "it is a repetition"
+
+
+def test_what_has_lost_does_not_come_back_with_the_end_of_what_had_won(writers: list[Writer]) -> None:
+    """The host where the later flow ended got the earlier one behind that, and has not heard yet which one had won."""
+    a, b = writers
+    publish(a, 1, "it", 1000)
+    publish(b, 1, "it", 2000)
+    on_its_way = list(a.missed(0, 1 << 20))
+    tell(b, B, a, b.context())
+    release(b, 2)
+    for seq, changes in on_its_way:
+        b.begin()
+        b.apply_changes(A, changes, {A: seq})
+        b.learn({A: seq})
+        b.commit()
+    assert flow(b) is not None
+    take_snapshot(b, B, a)
+    tell(a, A, b, a.context())
+    assert flow(a) is flow(b) is None
+    assert a.digests() == b.digests()
