@@ -12,7 +12,6 @@ from node.admin.host import Host
 from storage.layout import SessionRecord
 from storage.reader import Reader
 
-NAMED = 20  # sessions
 SESSIONS_A_STEP = 2000
 
 
@@ -29,14 +28,18 @@ def describe(host: Host, name: str) -> dict[str, Any]:
         return [(record, *reader.queue_depth(record.sid)) for record in found]
 
     sessions = sorted(host.read(owned), key=lambda each: -each[1]) if number else []
+    was_in_sync = bool(known.get("was_in_sync"))
     return {
         "name": name,
         "state": node["state"],
         "is_known": bool(number),  # has this host met it since it began?
-        "was_in_sync": known.get("was_in_sync"),
+        "was_in_sync": was_in_sync,  # was here all that it had acknowledged, when it went?
         "sessions": len(sessions),
         "queued_messages": sum(messages for _, messages, _ in sessions),
-        "some": [{"client_id": record.client_id, "queued_messages": each} for record, each, _ in sessions[:NAMED]],
+        "at_risk": [
+            {"client_id": record.client_id, "queued_messages": each}
+            for record, each, _ in ([] if was_in_sync else sessions)
+        ],
         "number": number,
     }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ASK_S = 0.2
 ANEW_S = 10.0  # in which a process that died is started anew
 _ENDS = ("drained", "left", "serving")
+NAMED = 20  # sessions at risk
 CANCELLED = "cancelled"  # as node/admin/drain.py says
 
 
@@ -198,29 +199,42 @@ def _loss(found: dict[str, Any]) -> str:
     """What may be lost, as far as this host can know."""
     from node.cli.output import counted, printable
 
-    name = printable(found["name"])
+    name, sessions = printable(found["name"]), counted(found["sessions"], "session")
     lines = []
     if found["state"] == "up":
         lines.append(
             f"{name} is up, and would serve nobody from then on: `mqnode leave` on it does the same and loses nothing."
         )
     elif not found["is_known"]:
-        lines.append(f"This host has never been in sync with {name}: none of what only {name} has is here.")
-    elif found["was_in_sync"]:
-        lines.append(f"{name} was in sync when it went: all that it had acknowledged until then is here.")
-    else:
-        lines.append(f"{name} was not in sync when it went: what it acknowledged alone may be on its disk only.")
-    if found["state"] != "up":
-        lines.append("What it acknowledged after that, alone, nobody here can know.")
-    if found["sessions"]:
         lines.append(
-            f"Any of its {found['sessions']} sessions may lack messages ({found['queued_messages']} are here):"
+            f"This host has never been in sync with {name}: none of what only {name} has is here, nor which sessions it has."
         )
-    lines += [
-        f"  {printable(each['client_id'])}: {counted(each['queued_messages'], 'message')} here"
-        for each in found["some"]
-    ]
-    if found["sessions"] > len(found["some"]):
-        lines.append(f"  … and {found['sessions'] - len(found['some'])} more: mqnode sessions list")
+    elif found["was_in_sync"]:
+        lines += [
+            f"{name} was in sync when it went: none of its {sessions} lacks what it had acknowledged by then.",
+            "What it acknowledged after that, alone, nobody here can know.",
+        ]
+    else:
+        lines.append(
+            f"{name} was not in sync when it went: what it acknowledged alone, for any session, may be on its disk only."
+        )
+    lines += _at_risk(found["at_risk"], name)
     lines.append(f"What only {name} has comes back if it joins again with its disk.")
     return "\n".join(lines)
+
+
+def _at_risk(sessions: list[dict[str, Any]], name: str) -> list[str]:
+    """Those that are most likely to lack messages."""
+    from node.cli.output import counted, printable
+
+    if not sessions:
+        return []
+    here = sum(each["queued_messages"] for each in sessions)
+    lines = [f"At risk: {counted(len(sessions), 'session')} that it had ({counted(here, 'message')} of them here):"]
+    lines += [
+        f"  {printable(each['client_id'])}: {counted(each['queued_messages'], 'message')} here"
+        for each in sessions[:NAMED]
+    ]
+    if len(sessions) > NAMED:
+        lines.append(f"  … and {len(sessions) - NAMED} more: mqnode sessions list --node {name}")
+    return lines

@@ -14,8 +14,9 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--match", default="*", metavar="GLOB", help="Only client ids like this, with * ? and [abc].")
+@click.option("--node", metavar="NAME", help="Only those of that host.")
 @list_options
-def list_sessions(match: str, limit: int | None, config_path: str, as_json: bool) -> None:
+def list_sessions(match: str, node: str | None, limit: int | None, config_path: str, as_json: bool) -> None:
     """List durable sessions with the length of their queues: the same on every host. Who is connected has a worker.
 
     \b
@@ -27,7 +28,9 @@ def list_sessions(match: str, limit: int | None, config_path: str, as_json: bool
     from node.cli.output import expiry, show_json, show_table, size
 
     with Api(config_path) as api:
-        found = api.pages("v1", "sessions", key="client_id", limit=limit, match=match)
+        found = api.pages("v1", "sessions", key="client_id", limit=None if node else limit, match=match)
+    if node:
+        found = [each for each in found if each["node"] == node][:limit]
     found.sort(key=lambda each: each["client_id"])
     if as_json:
         show_json(found)

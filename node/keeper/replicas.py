@@ -25,7 +25,7 @@ from storage.writer import Writer
 PEER = 10  # kind of the frames between keeper and interconnect
 NODE_ID_BYTES = 16
 PART_BYTES = 1 << 20
-IN_SYNC = b"1"  # what is stored with the eviction of a peer that had all
+IN_SYNC = b"1"  # what is stored with the eviction of a peer whose acknowledgements had waited for us
 TRIM = 1000  # at a time
 
 _encode = msgspec.msgpack.encode
@@ -128,8 +128,8 @@ class Replicas:
             self.digests.gone(peer)
             self.heals.began(peer, now_ms)
             was_in_sync = (state := self.replication.peers.get(peer)) is not None and state.in_sync
-            if was_in_sync or not self._has_evicted(peer):
-                self._writer.put("meta", META_EVICTED + node_id, IN_SYNC if was_in_sync else b"")
+            if state is not None or not self._has_evicted(peer):
+                self._writer.put("meta", META_EVICTED + node_id, IN_SYNC if peer.is_complete else b"")
             peer.has, peer.is_complete = self.had(peer), False
             peer.evictions += node_id not in self.evicted
             self.evicted.add(node_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -179,3 +180,35 @@ def test_who_tried_a_paused_host_first_stays_at_the_one_that_answered(pair: Pair
             assert tried.expect(CONNACK).reason == 0
             assert tried.expect(DISCONNECT).reason == TAKEN_OVER
         client.nothing()
+
+
+def test_the_sessions_of_a_dead_host_that_may_lack_messages_are_named_before_it_is_removed(
+    pair: Pair,
+) -> None:
+    """Row 98: it went on alone while the other one was down, and nobody has its disk."""
+    first, second = pair
+    for number in range(21):
+        with second.client() as client:
+            client.connect(f"risk{number}", clean=False, session_expiry=600)
+    in_sync(first, second)
+    first.kill_all()
+    with second.client() as client:
+        client.connect("risk20", clean=False, session_expiry=600)
+        client.subscribe(("alone", 1))
+        client.publish_all("alone", b"x", 1)
+    second.kill_all()
+    first.start()
+    wait_for(lambda: _evicted(first), 15, first.log)
+    sessions = json.loads(first.mqnode("sessions", "list", "--node", "h2", "--json").stdout)
+    asked = first.mqnode("cluster", "remove", "h2")
+    assert asked.returncode == 2
+    for text in (
+        "h2 was not in sync when it went: what it acknowledged alone, for any session, may be on its disk only.",
+        f"At risk: {len(sessions)} sessions that it had",
+        f"… and {len(sessions) - 20} more: mqnode sessions list --node h2",
+    ):
+        assert text in asked.stderr, asked.stderr
+    assert asked.stderr.count(" here\n") == 20
+    removed = json.loads(first.mqnode("cluster", "remove", "h2", "--yes", "--json").stdout)
+    named = {each["client_id"] for each in removed["at_risk"]}
+    assert named == {each["client_id"] for each in sessions} > {f"risk{number}" for number in range(20)}

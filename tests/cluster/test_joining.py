@@ -144,6 +144,9 @@ def test_one_that_left_waits_for_a_copy_too_and_can_be_told_that_the_others_are_
     assert "This host is no member of its cluster any more" in second.mqnode("cluster", "digest").stdout
     join_unreached(second, first)
     waits_for_a_copy(second)
+    asked = second.mqnode("cluster", "remove", first.name)
+    assert asked.returncode == 2
+    assert "This host has never been in sync with h1: none of what only h1 has is here" in asked.stderr
     removed = second.mqnode("cluster", "remove", first.name, "--yes")
     assert removed.returncode == 0, removed.stderr
     second.wait_ready()
