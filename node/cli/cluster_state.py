@@ -8,6 +8,7 @@ import click
 
 from node.cli.interconnect import ask
 from node.cli.options import config_option, json_option
+from node.cli.watch import show_once_or_watch, watch_options
 
 
 @click.command("links")
@@ -32,21 +33,19 @@ def links(config_path: str, as_json: bool) -> None:
 @click.command("status")
 @config_option
 @json_option
-def status(config_path: str, as_json: bool) -> None:
+@watch_options
+def status(config_path: str, as_json: bool, watch: bool, interval: float) -> None:
     """Show the whole cluster on one screen, as this host knows it: hosts, links, copies, warnings.
 
     \b
     Examples:
       mqnode cluster status
+      mqnode cluster status --watch
       mqnode cluster status --json | jq .in_sync
     """
     from node.cli.output import show_json
 
-    answer = ask(config_path, "status")
-    if as_json:
-        show_json(answer)
-    else:
-        _show_status(answer)
+    show_once_or_watch(lambda: ask(config_path, "status"), show_json if as_json else _show_status, watch, interval)
 
 
 def _show_status(status: dict[str, Any]) -> None:

@@ -7,28 +7,27 @@ from typing import Any
 import click
 
 from node.cli.options import config_option, json_option
+from node.cli.watch import show_once_or_watch, watch_options
 
 
 @click.command("status")
 @config_option
 @json_option
-def command(config_path: str, as_json: bool) -> None:
+@watch_options
+def command(config_path: str, as_json: bool, watch: bool, interval: float) -> None:
     """Show this host: is it ready, its processes, clients, sessions and messages.
 
     \b
     Examples:
       mqnode status
+      mqnode status --watch
       mqnode status --json | jq .queued_messages
     """
     from node.cli.api import Api
     from node.cli.output import show_json
 
     with Api(config_path) as api:
-        answer = api.get("v1", "status")
-    if as_json:
-        show_json(answer)
-    else:
-        _show(answer)
+        show_once_or_watch(lambda: api.get("v1", "status"), show_json if as_json else _show, watch, interval)
 
 
 def _show(status: dict[str, Any]) -> None:

@@ -6,9 +6,12 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,19 @@ class Command:
             [MQNODE, *arguments], input=typed, capture_output=True, text=True, timeout=self.timeout_s,
             env=self._environ(environ),
         )  # fmt: skip
+
+    @contextmanager
+    def watching(self, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+        """One that goes on until Ctrl-C, whatever the tests themselves do at that."""
+        process = subprocess.Popen(
+            [MQNODE, *arguments], env=self._environ({"TERM": "xterm"}), text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options,
+        )  # fmt: skip
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def raw(self, *arguments: str, **environ: str) -> bytes:
         """The standard output, byte for byte."""
