@@ -1,4 +1,4 @@
-"""A host that joins several others takes a snapshot of one of them, whoever dies or joins meanwhile."""
+"""A host that joins several others takes a snapshot of one of them, whoever dies or joins meanwhile; and five of them together."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
-from tests.broker import wait_for
+from tests.broker import busy, wait_for
 from tests.cluster.capture import Capture
 from tests.cluster.hosts import MESH, Host, admit, in_sync, running_hosts
 from tests.cluster.network import INTERCONNECT, Network
 from tests.cluster.test_digest import digest
-from tests.mqtt import PUBACK
+from tests.mqtt import PUBACK, Client
 
 MESSAGES, MESSAGE_BYTES = 400, 65536
 STORED = MESSAGES * MESSAGE_BYTES
 TURN_S = 15
+PUBACK_S = 0.5  # while others join, for 99 of 100 messages
+LIVE, LIVE_BYTES = 300, 1000
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +54,32 @@ def retained(host: Host) -> int | float | None:
     return host.metric("mqnode_retained_messages")
 
 
+def acknowledged_s(publisher: Client, number: int) -> float:
+    """Seconds until PUBACK."""
+    began = time.monotonic()
+    publisher.publish_all(f"meanwhile/{number % 50}", b"x", 1, retain=True)
+    return time.monotonic() - began
+
+
 def test_two_that_join_at_once_get_a_snapshot_each(hosts: list[Host]) -> None:
+    """Rows 102, 109: and no publisher has to wait for them."""
     first, second, *joining = hosts[:4]
     network = first.network
     pids = [host.pid("keeper") for host in joining]
     with (
         network.capture(joining[0].name, INTERCONNECT) as one,
         network.capture(joining[1].name, INTERCONNECT) as other,
-        ThreadPoolExecutor(2) as pool,
+        ThreadPoolExecutor(3) as pool,
         second.client() as publisher,
     ):
         publisher.connect()
         admitted = pool.map(admit, (first, second), joining)
-        for number in range(200):
-            publisher.publish_all(f"meanwhile/{number % 50}", b"x", 1, retain=True)
-        list(admitted)
-        in_sync(*hosts[:4])
+        joined = pool.submit(lambda: (list(admitted), in_sync(*hosts[:4])))
+        took: list[float] = []
+        while len(took) < 200 or not joined.done():
+            took.append(acknowledged_s(publisher, len(took)))
+        joined.result()
+        assert sorted(took)[len(took) * 99 // 100] < PUBACK_S * busy(), sorted(took)[-10:]
         for host, capture in zip(joining, (one, other), strict=True):
             assert STORED < came(capture, host).total() < 1.5 * STORED
     assert [retained(host) for host in hosts[:4]] == [MESSAGES + 50] * 4
@@ -97,3 +110,27 @@ def test_its_source_dies_and_the_next_one_goes_on(hosts: list[Host]) -> None:
     source.start()
     in_sync(*hosts)
     wait_for(lambda: digest(joining)["equal"], TURN_S, joining.log)
+
+
+def left(capture: Capture, host: Host) -> int:
+    """Bytes from this host."""
+    address = host.network.address(host.name, INTERCONNECT)
+    return sum(size for flow, size in capture.read().bytes.items() if flow.source[0] == address)
+
+
+def test_what_leaves_a_host_grows_with_those_who_want_it_only(hosts: list[Host]) -> None:
+    """Row 43: of four others one is interested, then one more each time."""
+    with ExitStack() as stack:
+        publisher, *subscribers = [stack.enter_context(host.client()) for host in hosts]
+        capture = stack.enter_context(hosts[0].network.capture(hosts[0].name, INTERCONNECT))
+        for client in (publisher, *subscribers):
+            client.connect()
+        for wanting in range(1, len(subscribers) + 1):
+            subscribers[wanting - 1].subscribe("wanted")
+            before = left(capture, hosts[0])
+            for _ in range(LIVE):
+                publisher.publish("wanted", bytes(LIVE_BYTES))
+            for subscriber in subscribers[:wanting]:
+                for _ in range(LIVE):
+                    subscriber.take()
+            assert 1 <= (left(capture, hosts[0]) - before) / (wanting * LIVE * LIVE_BYTES) < 1.15, wanting
