@@ -21,6 +21,10 @@ GAUGES = {
         "1: its death is noticed at once, the life port of that host is open; by peer",
         "life_port",
     ),
+    "mqnode_clock_ahead_seconds": (
+        "By how much the wall clock of another host is ahead of this one's, at least; by peer",
+        "clock_ahead_s",
+    ),
 }
 COUNTERS = {
     "mqnode_evictions": ("Times that another host was given up: cut off, dead or stopped; by peer", "evictions"),

@@ -140,6 +140,9 @@ class _Collector:
         )
         store = {"used": totals["store_used_bytes"], "map": totals["store_map_bytes"]}
         yield _labelled("mqnode_store_bytes", "The store's map and its used part", "part", store)
+        status = os.statvfs(self._host.config.node.data_dir)
+        disk = {"size": status.f_frsize * status.f_blocks, "free": status.f_frsize * status.f_bavail}
+        yield _labelled("mqnode_disk_bytes", "The file system of node.data_dir, and what is free of it", "part", disk)
         for name, (help_text, gauge) in GAUGES.items():
             if name not in PER_WORKER:
                 yield GaugeMetricFamily(name, help_text, value=totals[gauge])

@@ -62,11 +62,12 @@ def _show_status(status: dict[str, Any]) -> None:
         (
             node["name"] + (" (this host)" if node["this_host"] else ""), node["address"],
             node["state"] if node["state"] != "up" else "ready" if node["ready"] else "not ready",
-            node["clients"], node["sessions"], node["queued_messages"], ", ".join(node["in_sync_with"]) or "-",
+            node["workers"], node["clients"], node["sessions"], node["queued_messages"],
+            ", ".join(node["in_sync_with"]) or "-",
         )
         for node in status["nodes"]
     ]  # fmt: skip
-    show_table(("HOST", "ADDRESS", "STATE", "CLIENTS", "SESSIONS", "QUEUED", "COPIES AT"), rows, "no hosts")
+    show_table(("HOST", "ADDRESS", "STATE", "WORKERS", "CLIENTS", "SESSIONS", "QUEUED", "COPIES AT"), rows, "no hosts")
     if status["links"]:
         click.echo()
         _show_links(status["links"])

@@ -33,6 +33,7 @@ class LinkReport(msgspec.Struct):
     evictions: int = 0
     refusals: int = 0
     life_port: bool = False  # of the peer's host is open: its death would be noticed at once
+    clock_ahead_s: float = 0.0  # of the peer, at least: its report took some time
 
 
 class Digests(msgspec.Struct, array_like=True):
@@ -53,6 +54,8 @@ class Report(msgspec.Struct):
     degraded_since_ms: int | None = None
     table: str = ""  # of members, that it has: its digest
     digests: Digests | None = None  # while they can be told
+    workers: int | None = None  # None: of an older release
+    made_ms: int = 0  # by the wall clock of its host; 0: as above
 
 
 class Reports:
@@ -62,6 +65,7 @@ class Reports:
         self._links: dict[str, LinkReport] = {}
         self._heard: dict[bytes, Report] = {}
         self._heard_s: dict[bytes, float] = {}  # when, by this host's monotonic clock
+        self._ahead_s: dict[bytes, float] = {}  # their wall clocks
         self._degraded_since_ms: int | None = None
 
     # -- this host ------------------------------------------------------------------------------------------------------------
@@ -81,7 +85,7 @@ class Reports:
         self._heard[self._own] = Report(
             VERSION, not reasons, reasons + self._host.warnings(reasons) + self._wrong_name(), totals["clients_connected"],
             totals["sessions"], totals["queued_messages"], self._links, self._degraded_since_ms, self._cluster.digest,
-            None if digests is None else msgspec.convert(digests, Digests),
+            None if digests is None else msgspec.convert(digests, Digests), self._host.workers, now_ms,
         )  # fmt: skip
         self._heard_s[self._own] = time.monotonic()
         return msgspec.msgpack.encode(self._heard[self._own])
@@ -108,14 +112,16 @@ class Reports:
             evictions=copy.get("evictions", 0),
             refusals=counters.refusals,
             life_port=counters.life_port,
+            clock_ahead_s=self._ahead_s.get(node_id, 0.0) if counters.state == "up" else 0.0,
         )
 
     # -- the others -----------------------------------------------------------------------------------------------------------
 
     def heard(self, node_id: bytes, body: bytes) -> None:
         with suppress(msgspec.DecodeError):  # of a release that says it otherwise: nothing is shown of that host
-            self._heard[node_id] = msgspec.msgpack.decode(body, type=Report)
+            report = self._heard[node_id] = msgspec.msgpack.decode(body, type=Report)
             self._heard_s[node_id] = time.monotonic()
+            self._ahead_s[node_id] = max(0.0, report.made_ms / 1000 - time.time())
 
     def without_table(self) -> list[str]:
         """The names of the other members that do not have the table of this host."""
@@ -174,6 +180,7 @@ class Reports:
             report = self._heard.get(bytes.fromhex(node["node_id"]))
             node |= {
                 "ready": report is not None and report.ready and node["state"] == "up",
+                "workers": None if report is None else report.workers,
                 "clients": None if report is None else report.clients,
                 "sessions": None if report is None else report.sessions,
                 "queued_messages": None if report is None else report.queued_messages,

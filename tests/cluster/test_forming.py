@@ -6,16 +6,18 @@ import json
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
 
 from mesh.token import Token
 from tests.broker import wait_for
 from tests.cli.command import MQNODE, Command
 from tests.cluster.hosts import MESH, Host, in_sync
-from tests.cluster.network import INTERCONNECT, Network
+from tests.cluster.network import CLI, INTERCONNECT, Network
+from tests.unit.certificates import Authority
 
 SEEN_S = 10.0  # generous: a busy machine
 JOIN_S = 60.0
@@ -28,12 +30,21 @@ def network() -> Iterator[Network]:
 
 
 @pytest.fixture(scope="module")
-def hosts(network: Network) -> Iterator[list[Host]]:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def hosts(network: Network, authority: Authority) -> Iterator[list[Host]]:
     """h1 begins the cluster "plant"; h2 and h3 join it at the same time, h2 with a session that it had before; h4 stays alone."""
+    certificate, key = authority.issue("server", "localhost")
+    wss = f'type = "wss"\ncertificate = "{certificate}"\nkey = "{key}"'
     with ExitStack() as stack:
         hosts = [Host(network, name, interconnect=MESH, more=MORE.get(name, "")) for name in network.hosts]
         for host in hosts:
             stack.callback(host.close)
+        differs = hosts[3].config
+        differs.write_text(differs.read_text().replace('type = "tcp"', wss).replace("workers = 1", "workers = 3"))
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(Host.start, hosts))
         first, *joiners, _ = hosts
@@ -151,7 +162,7 @@ def agreed(status: dict[str, Any]) -> Any:
     nodes = [
         {
             key: node[key]
-            for key in ("name", "address", "ready", "clients", "sessions", "queued_messages", "in_sync_with")
+            for key in ("name", "address", "ready", "clients", "sessions", "queued_messages", "in_sync_with", "workers")
         }
         for node in status["nodes"]
     ]
@@ -244,6 +255,47 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
     assert not asked(third, "cluster", "pending")["pending"]
     wait_for(lambda: names(first) == {"h1", "h2", "h3", "h4"}, SEEN_S)
     in_sync(*hosts)
+
+
+def test_hosts_that_differ_are_one_cluster(hosts: list[Host], authority: Authority) -> None:
+    """Row 111: one has three workers, and listens for WSS only."""
+    first, second, _, differs = hosts
+    expected = {"h1": 1, "h2": 1, "h3": 1, "h4": 3}
+    for host in (first, differs):
+        wait_for(lambda host=host: workers(host) == expected, SEEN_S, lambda host=host: str(workers(host)))
+    assert " WORKERS " in first.mqnode("cluster", "status").stdout
+    with first.client(4) as plain:
+        plain.connect("plain")
+        plain.subscribe(("differ/plain", 1))
+        with over_wss(differs, "differs", authority) as secure:
+            secure.subscribe("differ/wss", 1)
+            secure.publish("differ/plain", b"from it", 1)
+            assert plain.take().payload == b"from it"
+        with second.client(4) as publisher:
+            publisher.connect("publisher")
+            publisher.publish_all("differ/wss", b"to it", 1)
+    with first.client(4) as client:
+        assert client.connect("differs", clean=False).session_present
+        assert client.take().payload == b"to it"
+
+
+@contextmanager
+def over_wss(host: Host, client_id: str, authority: Authority) -> Iterator[paho.Client]:
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, clean_session=False, transport="websockets")
+    client.tls_set(str(authority.path))
+    client.tls_insecure_set(True)  # certificates of tests have no addresses
+    host.network.inside(CLI, lambda: client.connect(host.address, host.port))
+    client.loop_start()
+    try:
+        wait_for(client.is_connected, what=host.log)
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def workers(host: Host) -> dict[str, int]:
+    return {node["name"]: node["workers"] for node in asked(host, "cluster", "status")["nodes"]}
 
 
 def test_a_used_token_and_a_host_with_others(hosts: list[Host]) -> None:

@@ -102,6 +102,8 @@ def test_no_byte_left(broker: Broker) -> None:
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while file.write(bytes(4096)):
                 pass
+        parts = [broker.metric(f'mqnode_disk_bytes{{part="{part}"}}') for part in ("size", "free")]
+        assert parts == [64 << 20, 0]
         assert publisher.publish_all("t", b"too much").reason == QUOTA_EXCEEDED
         assert publisher.publish_all("nobody").reason == NO_MATCHING_SUBSCRIBERS
         assert drain(broker, len(accepted)) == accepted

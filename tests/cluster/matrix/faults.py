@@ -142,11 +142,14 @@ def narrow_line(cluster: Cluster, chance: Random, history: History) -> None:
 
 
 def clock_steps(cluster: Cluster, chance: Random, history: History) -> None:
-    """The wall clock of one host is an hour ahead, then an hour behind."""
-    shim = cluster.shims[chance.choice(cluster.hosts).name]
-    for ahead_s in (3600, -3600):
+    """The wall clock of one host is an hour ahead, then an hour behind. Whoever is behind sees it."""
+    wrong, right = chance.sample(cluster.hosts, 2)
+    shim = cluster.shims[wrong.name]
+    for ahead_s, ahead, behind in ((3600, wrong, right), (-3600, right, wrong)):
         shim.clock(ahead_s)
         time.sleep(1.5)
+        series = f'mqnode_clock_ahead_seconds{{peer="{ahead.name}"}}'
+        wait_for(lambda behind=behind, series=series: 3590 < behind.metric(series) < 3601, 10, f"no {series}")
     shim.clock()
 
 
