@@ -7,7 +7,8 @@ STAMP := .venv/.installed
 INTEROP := tests/interop/node_modules/.installed
 # command:Debian package
 TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:iproute2 nft:nftables openssl:openssl \
-         systemd-analyze:systemd node:nodejs npm:npm keepalived:keepalived pgrep:procps unshare:util-linux jq:jq curl:curl
+         systemd-analyze:systemd node:nodejs npm:npm keepalived:keepalived pgrep:procps unshare:util-linux jq:jq curl:curl \
+         nginx:nginx ngx_stream_module.so:libnginx-mod-stream
 ARGS ?=
 # a file of tests shares its hosts, so that one process runs it
 IN_PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -1,14 +1,16 @@
-"""One name or one address for two hosts, without a single point of failure: DNS with an address of each, and two balancers."""
+"""One name or one address for two hosts: nginx, or without a single point of failure DNS with an address of each, two balancers."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -113,6 +115,63 @@ def test_a_name_with_two_addresses_spreads_clients_and_survives_a_host(network: 
         finally:
             first.start()
         in_sync(*hosts)
+
+
+# -- nginx -----------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def nginx(network: Network, hosts: list[Host], folder: Path) -> Iterator[Callable[[int], Client]]:
+    """With deploy/nginx.conf; connections through it, by version."""
+    address, config = network.address(CLI), folder / "nginx.conf"
+    text = (SHIPPED / "nginx.conf").read_text()
+    for number, host in enumerate(hosts, 1):
+        text, replaced = re.subn(rf"server 10.8.0.{number}:1883 ", f"server {host.address}:{PROXIED} ", text)
+        assert replaced == 1
+    assert text.count("listen 1883") == 1
+    config.write_text(text.replace("listen 1883", f"listen {address}:1883"))
+    log = folder / "log"
+    with log.open("wb") as file:
+        argv = ["nginx", "-c", config, "-e", "stderr", "-g", f"daemon off; pid {folder}/pid;"]
+        process = network.run(CLI, argv, stdout=file, stderr=file)
+
+    def client(version: int = 5) -> Client:
+        return network.inside(CLI, lambda: Client(1883, version, host=address, timeout_s=TIMEOUT_S))
+
+    def answers() -> bool:
+        with suppress(OSError), client():
+            return True
+        return False
+
+    try:
+        wait_for(answers, what=log.read_text)
+        yield client
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_nginx_goes_round_a_dead_host_and_tells_who_the_clients_are(
+    network: Network, hosts: list[Host], tmp_path: Path
+) -> None:
+    """Row 112: any TCP balancer will do."""
+    with nginx(network, hosts, tmp_path) as client:
+        ledger = Ledger(client, SEED, rate=20.0)
+        ledger.start()
+        ledger.wait_acked(5)
+        assert all(host.get("/v1/clients")[1] for host in hosts), "both have clients"
+        with client() as known:
+            own = "{}:{}".format(*known.socket.getsockname())
+            known.connect("known")
+            lines = [line for host in hosts for line in host.log().splitlines() if '"client_id":"known"' in line]
+            assert [json.loads(line)["address"] for line in lines] == [own]
+        hosts[1].kill_all()
+        try:
+            ledger.wait_acked(5, ledger.acked())
+        finally:
+            hosts[1].start()
+        in_sync(*hosts)
+        ledger.settle()
 
 
 # -- two balancers ---------------------------------------------------------------------------------------------------------------
