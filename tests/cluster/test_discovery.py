@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,6 +17,8 @@ from tests.broker import free_port, wait_for
 from tests.cluster.boards import Etcd
 from tests.cluster.hosts import Host, join
 from tests.cluster.network import CLI, Network
+from tests.faults.ledger import Ledger
+from tests.faults.test_kill import SEED
 
 FORMED_S = 15.0  # after all are ready; the promise is ten
 Start = Callable[..., list[Host]]
@@ -23,7 +26,7 @@ Start = Callable[..., list[Host]]
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    with Network("h1", "h2", "h3") as network:
+    with Network("h1", "h2", "h3", "h4", "h5") as network:
         yield network
 
 
@@ -79,18 +82,58 @@ def test_three_that_start_at_once_become_one_cluster(start: Start) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("method", ["static", "beacon", "folder"])
 def test_three_become_one_twenty_times(network: Network, start: Start, method: str, tmp_path: Path) -> None:
-    addresses = ", ".join(f'"{network.address(name, "x0")}:7001"' for name in network.hosts)
+    names = network.hosts[:3]
+    addresses = ", ".join(f'"{network.address(name, "x0")}:7001"' for name in names)
     for number in range(20):
         folder = tmp_path / f"{number}"
         folder.mkdir()
         hosts = start(
             f'method = "{method}"\nfolder = "{folder}"\nmulticast = "239.192.77.81:{7000 + number}"\nhosts = [{addresses}]',
-            *network.hosts,
+            *names,
         )
         formed(*hosts)
         for host in hosts:
             host.close()
         print(f"{method} {number}: one cluster", flush=True)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("others", [("h3", "h4"), pytest.param(("h3", "h4", "h5"), marks=pytest.mark.soak)])
+def test_hosts_come_and_go_under_load(start: Start, others: tuple[str, ...], tmp_path: Path) -> None:
+    """Row 113: two hosts, then several more, then two: each knows who is there, and no message is lost."""
+    text = f'method = "folder"\nfolder = "{tmp_path}/hosts"'
+    (tmp_path / "hosts").mkdir()
+    stay = start(text, "h1", "h2")
+    formed(*stay)
+    serving, dice = list(stay), random.Random(SEED)
+    ledger = Ledger(lambda version: dice.choice(serving).client(version), SEED, rate=40.0, fickle=2.0)
+    ledger.start()
+    come = start(text, *others)
+    formed(*stay, *come)
+    serving += come
+    with ExitStack() as stack:
+        clients = [stack.enter_context(host.client()) for host in come]
+        for host, client in zip(come, clients, strict=True):
+            client.connect(f"at-{host.name}", session_expiry=600)
+            client.subscribe(("visitors", 1))
+        ledger.wait_acked(20, ledger.acked())
+        for host, client in zip(come, clients, strict=True):
+            serving.remove(host)
+            left = host.mqnode("leave", "--grace", "0")
+            assert left.returncode == 0, left.stderr
+            client.expect_closed()
+    formed(*stay)
+    with stay[0].client() as publisher, ExitStack() as stack:
+        publisher.connect()
+        publisher.publish_all("visitors", b"all")
+        for host, name in zip(stay * 2, others, strict=False):
+            client = stack.enter_context(host.client())
+            assert client.connect(f"at-{name}", clean=False, session_expiry=600).session_present
+            assert client.take().payload == b"all"
+    ledger.wait_acked(20, ledger.acked())
+    ledger.settle()
+    assert set(members(stay[0])) == set(members(stay[1])) == {"h1", "h2"}, "who has left does not come back by itself"
+    assert {json.loads(each.read_text())["name"] for each in (tmp_path / "hosts").iterdir()} == {"h1", "h2"}
 
 
 def test_etcd_with_a_dead_endpoint(network: Network, start: Start) -> None:
