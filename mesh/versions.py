@@ -10,8 +10,9 @@ LEVEL: what this release understands, told in its record of the table of members
 from __future__ import annotations
 
 LOWEST = HIGHEST = 1
-LEVEL = 1
+LEVEL = 2
 KEYS_ROTATE = 1  # the level for a record with two keys
+SETTINGS = 2  # for what is set once for all hosts, in the store
 
 
 def incompatible(lowest: int, highest: int, release: str = "", ours: str = "") -> str:

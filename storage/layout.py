@@ -13,6 +13,7 @@ bodies      number u64                   message record; of entries with several
 packet_ids  sid u64, packet id u16       u32 CRC32 of the inbound QoS 2 message that awaits PUBREL, u64 when it came
 retained    topic (see topic_key)        message record
 wills       will id u64                  msgpack WillRecord
+settings    name (see setting_key)       `<Q` ms of the store clock when it was put, then text: what is set once for all hosts
 outbox      seq u64                      databases and keys changed by one commit, until the peers have it (storage/changes.py)
 erased      database u8, dot u64, key    empty: another host's put that we know to be over before we have seen it
 
@@ -32,8 +33,9 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-FORMAT = 2
-REPLICATED = ("sessions", "subs", "queue", "inbox", "bodies", "packet_ids", "retained", "wills")  # what peers hold, too
+FORMAT = 3
+# What peers hold, too
+REPLICATED = ("sessions", "subs", "queue", "inbox", "bodies", "packet_ids", "retained", "wills", "settings")
 DATABASES = ("meta", "outbox", "erased", *REPLICATED)
 HEADER_BYTES = 12  # of a value in them
 MAX_READERS = 1024  # LMDB's default of 126 is a classic outage
@@ -139,6 +141,20 @@ def topic_key(topic: bytes) -> bytes:
     if len(topic) <= KEY_TOPIC_BYTES:
         return topic
     return topic[:KEY_TOPIC_BYTES] + blake2b(topic, digest_size=16).digest()
+
+
+def setting_key(name: str) -> bytes:
+    """Of "acl", "user/NAME", "config/KEY". What a cut name was stands in the text."""
+    return topic_key(name.encode())
+
+
+def setting(text: str, now_ms: int) -> bytes:
+    """The record of what is put now."""
+    return struct.pack("<Q", now_ms) + text.encode()
+
+
+def setting_text(record: bytes) -> str:
+    return record[8:].decode()
 
 
 def sealed(record: bytes, dot: int) -> bytes:

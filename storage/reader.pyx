@@ -17,6 +17,7 @@ from storage.layout import (
     client_key,
     open_databases,
     open_environment,
+    setting_text,
     topic_key,
     u64,
     unsealed,
@@ -268,6 +269,27 @@ cdef class Reader:
                 elif (under is not None and key.startswith(under) or matches(levels, topic_of(record))) and not expired(record, now_ms):
                     records.append(record)
         return records, None
+
+    # -- settings ---------------------------------------------------------------------------------------------------------
+
+    def settings(self, str prefix):
+        """[(name, text)] of those whose names begin so; a long name is cut (storage.layout.setting_key)."""
+        cdef bytes key, value, begin = prefix.encode()
+        cdef list found = []
+        with self.begin() as transaction:
+            cursor = transaction.cursor(db=self.databases["settings"])
+            more = cursor.set_range(begin)
+            while more:
+                key, value = cursor.item()
+                if not key.startswith(begin):
+                    break
+                record = unsealed(value)
+                if record is None:
+                    self.damaged += 1
+                else:
+                    found.append((key.decode(errors="backslashreplace"), setting_text(record)))
+                more = cursor.next()
+        return found
 
 
 cdef bint is_topic(bytes filter):

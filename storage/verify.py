@@ -44,6 +44,7 @@ from storage.layout import (
     WillRecord,
     client_key,
     open_databases,
+    setting_text,
     subscription_key,
     topic_key,
     unsealed,
@@ -94,6 +95,9 @@ def verify(file: Path) -> dict[str, int]:
         with lmdb.open(
             os.fspath(file), map_size=0, subdir=False, readonly=True, lock=False, max_dbs=len(DATABASES), lib_version=0
         ) as environment:
+            meta = environment.open_db(b"meta", create=False)  # first: another format may have other databases
+            with environment.begin() as transaction:
+                _check_format(file, transaction.get(META_FORMAT, db=meta))
             databases = open_databases(environment, create=False)
             with environment.begin() as transaction:
                 return _walk(file, transaction, databases)
@@ -103,7 +107,7 @@ def verify(file: Path) -> dict[str, int]:
 
 def _walk(file: Path, transaction: Any, databases: dict[str, Any]) -> dict[str, int]:
     seen = _Seen()
-    counts = {"format": _format(file, transaction.get(META_FORMAT, db=databases["meta"]))}
+    counts = {"format": FORMAT}
     for name in CHECKS:
         counts[name] = 0
         for key, value in transaction.cursor(db=databases[name]):
@@ -123,7 +127,7 @@ def _walk(file: Path, transaction: Any, databases: dict[str, Any]) -> dict[str, 
     return counts
 
 
-def _format(file: Path, value: bytes | None) -> int:
+def _check_format(file: Path, value: bytes | None) -> None:
     if value is None:
         raise StoreError(f"{file}: is no store of mqnode: it has no format. Nothing was changed. Use another file.")
     version = int.from_bytes(value, "big")
@@ -132,7 +136,6 @@ def _format(file: Path, value: bytes | None) -> int:
             f"{file}: has format {version}, this mqnode verifies {FORMAT}. Nothing was changed. "
             "Use the version of mqnode that wrote it."
         )
-    return version
 
 
 def _numbers(transaction: Any, database: Any) -> Iterator[int]:
@@ -248,6 +251,13 @@ def _check_will(key: bytes, value: bytes, seen: _Seen) -> None:
     _check_message(_will(_record(value)).record)
 
 
+def _check_setting(key: bytes, value: bytes, seen: _Seen) -> None:
+    record = _record(value)
+    _require(key.startswith((b"user/", b"config/")) or key == b"acl", "nobody sets that")
+    _require(len(record) >= 8, "it does not say when it was put")
+    setting_text(record)
+
+
 def _check_message(record: bytes | None) -> bytes:
     """The topic of the message record; None stands for a checksum that does not fit."""
     if record is None:
@@ -273,4 +283,5 @@ CHECKS: dict[str, Callable[[bytes, bytes, _Seen], None]] = {
     "packet_ids": _check_packet_id,
     "retained": _check_retained,
     "wills": _check_will,
+    "settings": _check_setting,
 }

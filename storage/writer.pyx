@@ -79,6 +79,7 @@ cdef enum:
     PACKET_IDS = 5
     RETAINED = 6
     WILLS = 7
+    SETTINGS = 8
 
     NOTHING = 0             # what a change by another host means here, see `judge`
     TAKE = 1
@@ -207,11 +208,12 @@ cdef class Writer:
     cdef public bint recording  # are changes kept for peers?
     cdef readonly bytearray changes     # since `begin`, see storage/changes.py
     cdef bytearray touched
+    cdef readonly bint settings_changed     # since `begin`, by whomever
     cdef bint mixed             # changes of ours came before some of another host
     cdef bint applying          # changes of another host
     cdef public bint repairing  # what they bring of another host's is missing here, whatever we have seen
-    cdef uint64_t[8] kept       # of each of layout.REPLICATED, while recording: how many keys …
-    cdef uint64_t[8] digest     # … and the XOR of what `mix` makes of them
+    cdef uint64_t[9] kept       # of each of layout.REPLICATED, while recording: how many keys …
+    cdef uint64_t[9] digest     # … and the XOR of what `mix` makes of them
     cdef set loose              # bodies that nothing refers to, not yet or no more: since the last `sweep` …
     cdef set looser             # … and before it
     cdef readonly uint64_t seq  # of the last commit that peers have to have
@@ -433,7 +435,7 @@ cdef class Writer:
         self.next_changed = False
         self.changes = bytearray()
         self.touched = bytearray()
-        self.mixed = False
+        self.mixed = self.settings_changed = False
         self.bequeathed = self.renewed_bytes = 0
 
     def begin(self):
@@ -504,6 +506,7 @@ cdef class Writer:
                 self.bodies.put(key, value)
         else:
             self.transaction.put(key, value, db=self.handles[database])
+            self.settings_changed = self.settings_changed or database == SETTINGS
             if database == INBOX:
                 self.count_waiting(key, ours, value)
         if self.recording:
@@ -519,6 +522,7 @@ cdef class Writer:
         cdef bytes value = self.transaction.pop(key, db=self.handles[database])
         if value is None:
             return False
+        self.settings_changed = self.settings_changed or database == SETTINGS
         if database == INBOX:
             self.count_waiting(key, value, None)
         self.record_erased(database, key, value)
@@ -1371,7 +1375,7 @@ cdef class Writer:
                 self.put_plain(BODIES, key, None, value)
                 if get_big(<const char*>key) not in self.references:
                     self.loose.add(get_big(<const char*>key))
-            elif database % BEATEN == PACKET_IDS or database % BEATEN == RETAINED:
+            elif database % BEATEN == PACKET_IDS or database % BEATEN == RETAINED or database % BEATEN == SETTINGS:
                 self.apply_plain(database % BEATEN, key, value, dot, context, database >= BEATEN)
         self.applying = False
 
@@ -1515,6 +1519,7 @@ cdef class Writer:
         """What another host put, or with None erased, where we have `ours`."""
         if self.recording and database != BODIES:
             self.change_digest(database, key, ours, value)
+        self.settings_changed = self.settings_changed or database == SETTINGS
         if value is None:
             self.transaction.delete(key, db=self.handles[database])
         else:
@@ -1981,13 +1986,15 @@ cdef inline int entry_rank(bytes entry) noexcept:
 
 cdef inline bint is_plain(int database) noexcept:
     """Is one put there as good as another one? Sessions and entries of queues have rules of their own; the rest replaces nothing."""
-    return database == SUBS or database == PACKET_IDS or database == RETAINED
+    return database == SUBS or database == PACKET_IDS or database == RETAINED or database == SETTINGS
 
 
 cdef rank(int database, bytes value):
     """Of two values that were put without knowing of each other the one with the higher rank stays, at every host."""
     if database == RETAINED:    # what was received later
         return received_at(<const char*>value + HEADER), value[HEADER:], dot_of(value)
+    if database == SETTINGS and len(value) >= HEADER + 8:    # what was put later
+        return get_u64(<const char*>value + HEADER), value[HEADER:], dot_of(value)
     if database == PACKET_IDS and len(value) >= HEADER + 12:    # too: who gives an id again has done with what had it before
         return get_u64(<const char*>value + HEADER + 4) & RECEIVED_MS, value[HEADER:], dot_of(value)
     return 0, value[HEADER:], dot_of(value)

@@ -15,11 +15,13 @@ import falcon
 import msgspec
 
 from node.admin import metrics, records, removal
+from node.admin.answer import answer
 from node.admin.drain import Drain, DrainError, Order
 from node.admin.host import Host
 from node.admin.link import LinkError
 from node.admin.rebalance import Rebalance, RebalanceError
 from node.admin.route import route
+from node.admin.settings import SettingsRoutes
 from node.reload import waiting_keys
 from storage.layout import SessionRecord, StoreError, Subscription
 from storage.reader import Reader
@@ -63,6 +65,9 @@ ROUTES = {
     "/v1/retained/{name:path}": "retained_one",
     "/v1/topics/match": "match",
     "/v1/topics/route": "route",
+    "/v1/users": "users",
+    "/v1/users/{name:path}": "user",
+    "/v1/acl": "acl",
     "/v1/reload": "reload",
     "/v1/drain": "drain",
     "/v1/rebalance": "rebalance",
@@ -91,11 +96,6 @@ def _serialize_error(request: falcon.Request, response: falcon.Response, error: 
     response.data = msgspec.json.encode({"error": error.description or error.title})
 
 
-def _answer(response: falcon.Response, value: Any) -> None:
-    response.content_type = "application/json"
-    response.data = msgspec.json.encode(value)
-
-
 def _page(request: falcon.Request) -> dict[str, Any]:
     return {
         "limit": request.get_param_as_int("limit", min_value=1, max_value=LIMIT_MAX, default=100),
@@ -104,24 +104,24 @@ def _page(request: falcon.Request) -> dict[str, Any]:
     }
 
 
-class _Resources:
+class _Resources(SettingsRoutes):
     def __init__(self, host: Host) -> None:
-        self.host = host
+        super().__init__(host)
         self.drain = Drain(host)
         self.rebalance = Rebalance(host)
 
     def on_get_live(self, request: falcon.Request, response: falcon.Response) -> None:
-        _answer(response, {"live": True})
+        answer(response, {"live": True})
 
     def on_get_ready(self, request: falcon.Request, response: falcon.Response) -> None:
         reasons = self.host.not_ready()
         response.status = falcon.HTTP_503 if reasons else falcon.HTTP_200
-        _answer(response, {"ready": not reasons, "reasons": reasons})
+        answer(response, {"ready": not reasons, "reasons": reasons})
 
     def on_get_insync(self, request: falcon.Request, response: falcon.Response) -> None:
         reasons = self.host.not_in_sync()
         response.status = falcon.HTTP_503 if reasons else falcon.HTTP_200
-        _answer(response, {"insync": not reasons, "reasons": reasons})
+        answer(response, {"insync": not reasons, "reasons": reasons})
 
     def on_get_metrics(self, request: falcon.Request, response: falcon.Response) -> None:
         response.content_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -133,10 +133,10 @@ class _Resources:
             for method in ("get", "post", "delete"):
                 if hasattr(self, f"on_{method}_{suffix}"):
                     paths[path][method] = {"responses": {"200": {"description": "JSON"}}}
-        _answer(response, {"openapi": "3.1.0", "info": {"title": "mqnode", "version": "1"}, "paths": paths})
+        answer(response, {"openapi": "3.1.0", "info": {"title": "mqnode", "version": "1"}, "paths": paths})
 
     def on_get_status(self, request: falcon.Request, response: falcon.Response) -> None:
-        _answer(response, self.host.status())
+        answer(response, self.host.status())
 
     # -- clients ----------------------------------------------------------------------------------------------------------
 
@@ -144,20 +144,20 @@ class _Resources:
         page = _page(request)
         found = [client for some in self.host.ask_workers("clients", **page) for client in some]
         found.sort(key=lambda client: client["client_id"])
-        _answer(response, found[: page["limit"]])
+        answer(response, found[: page["limit"]])
 
     def on_get_client(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         for client in self.host.ask_workers("client", cid=name):
             if client is not None:
                 client["filters"] = [{"filter": name, "qos": options & 3} for name, options in client["filters"]]
-                _answer(response, client)
+                answer(response, client)
                 return
         raise falcon.HTTPNotFound(description=f"no client {name!r} is connected to this host")
 
     def on_delete_client(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         if not self.host.ask_keeper("kick", cid=name):
             raise falcon.HTTPNotFound(description=f"no client {name!r} is connected")
-        _answer(response, {"kicked": name})
+        answer(response, {"kicked": name})
 
     # -- sessions ---------------------------------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class _Resources:
 
         found = self.host.read(find)
         connected, hosts = self._connected([record.client_id for record, _, _ in found]), self.host.hosts()
-        _answer(response, [self._describe(*each, connected, hosts) for each in found])
+        answer(response, [self._describe(*each, connected, hosts) for each in found])
 
     def on_get_session(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         def find(reader: Reader) -> tuple[SessionRecord, int, int, list[Subscription]] | None:
@@ -187,12 +187,12 @@ class _Resources:
             {"filter": each.filter, "qos": each.options & 3, "identifier": each.identifier or None}
             for each in sorted(subscriptions, key=lambda each: each.filter)
         ]
-        _answer(response, description)
+        answer(response, description)
 
     def on_delete_session(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         if not self.host.ask_keeper("session_delete", cid=name):
             raise falcon.HTTPNotFound(description=f"there is no durable session {name!r}")
-        _answer(response, {"deleted": name})
+        answer(response, {"deleted": name})
 
     def _connected(self, names: list[str]) -> dict[str, int]:
         """Client id -> worker."""
@@ -234,7 +234,7 @@ class _Resources:
         after = request.get_param("after", default="")
         limit = request.get_param_as_int("limit", min_value=1, max_value=LIMIT_MAX, default=100)
         found = self.host.read(lambda reader: list(islice(reader.retained(filter, _now_ms(), after), limit)))
-        _answer(response, [records.describe(record) for record in found])
+        answer(response, [records.describe(record) for record in found])
 
     def on_get_retained_one(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         """The payload as it is, or all about the message for those who accept JSON alone."""
@@ -243,7 +243,7 @@ class _Resources:
         if not found:
             raise falcon.HTTPNotFound(description=f"topic {name!r} has no retained message")
         if request.accept == "application/json":
-            _answer(response, records.describe_whole(found[0]))
+            answer(response, records.describe_whole(found[0]))
         else:
             response.content_type = "application/octet-stream"
             response.data = records.payload(found[0])
@@ -251,38 +251,38 @@ class _Resources:
     def on_delete_retained_one(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
         if not self.host.ask_keeper("retained_delete", topic=name):
             raise falcon.HTTPNotFound(description=f"topic {name!r} has no retained message")
-        _answer(response, {"deleted": name})
+        answer(response, {"deleted": name})
 
     def on_get_match(self, request: falcon.Request, response: falcon.Response) -> None:
         topic = request.get_param("topic", required=True)
         found: dict[str, dict[str, Any]] = {}
-        for answer in self.host.ask_workers("match", topic=topic):
-            for each in answer:
+        for found_there in self.host.ask_workers("match", topic=topic):
+            for each in found_there:
                 is_here, worker, share = each.pop("connected_here"), each.pop("worker"), each.pop("share")
                 known = found.setdefault(each["client_id"], each | {"connected": False, "worker": None, "shares": []})
                 known["shares"] = sorted({*known["shares"], *([share] if share else [])})
                 known["qos"] = max(known["qos"], each["qos"])
                 if is_here:
                     known |= {"connected": True, "worker": worker}
-        _answer(response, sorted(found.values(), key=lambda each: each["client_id"]))
+        answer(response, sorted(found.values(), key=lambda each: each["client_id"]))
 
     def on_get_route(self, request: falcon.Request, response: falcon.Response) -> None:
         topic = request.get_param("topic", required=True)
         matches = [each for answer in self.host.ask_workers("match", topic=topic) for each in answer]
         durable = sorted({each["client_id"] for each in matches if each["durable"]})
         records = self.host.read(lambda reader: [reader.session(name) for name in durable])
-        _answer(response, route(self.host, topic, any(each["connected_here"] for each in matches), records))
+        answer(response, route(self.host, topic, any(each["connected_here"] for each in matches), records))
 
     def on_post_reload(self, request: falcon.Request, response: falcon.Response) -> None:
         answers, silent = self.host.ask_every_worker("reload")
         errors = [*sorted({error for answer in answers for error in answer}), *silent]
         response.status = falcon.HTTP_409 if errors else falcon.HTTP_200
-        _answer(response, {"errors": errors, "need_restart": waiting_keys(self.host.config)})
+        answer(response, {"errors": errors, "need_restart": waiting_keys(self.host.config)})
 
     # -- leaving ----------------------------------------------------------------------------------------------------------
 
     def on_get_drain(self, request: falcon.Request, response: falcon.Response) -> None:
-        _answer(response, self.drain.describe())
+        answer(response, self.drain.describe())
 
     def on_post_drain(self, request: falcon.Request, response: falcon.Response) -> None:
         order = Order(
@@ -295,30 +295,30 @@ class _Resources:
             self.drain.start(order)
         except DrainError as error:
             raise falcon.HTTPConflict(description=str(error)) from error
-        _answer(response, self.drain.describe())
+        answer(response, self.drain.describe())
 
     def on_delete_drain(self, request: falcon.Request, response: falcon.Response) -> None:
         if not self.drain.cancel():
             raise falcon.HTTPConflict(
                 description="it has left already: mqnode join" if self.host.has_left else "this host is not leaving"
             )
-        _answer(response, self.drain.describe())
+        answer(response, self.drain.describe())
 
     def on_get_rebalance(self, request: falcon.Request, response: falcon.Response) -> None:
-        _answer(response, self.rebalance.describe())
+        answer(response, self.rebalance.describe())
 
     def on_post_rebalance(self, request: falcon.Request, response: falcon.Response) -> None:
         try:
             self.rebalance.start(request.get_param_as_int("rate", min_value=1, default=500))
         except RebalanceError as error:
             raise falcon.HTTPConflict(description=str(error)) from error
-        _answer(response, self.rebalance.describe())
+        answer(response, self.rebalance.describe())
 
     def on_get_other_host(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
-        _answer(response, removal.describe(self.host, name))
+        answer(response, removal.describe(self.host, name))
 
     def on_delete_other_host(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
-        _answer(response, removal.remove(self.host, name))
+        answer(response, removal.remove(self.host, name))
 
 
 def _now_ms() -> int:

@@ -42,14 +42,22 @@ class Rules:
     patterns: tuple[Rule, ...]
 
 
+NO_RULES = Rules((), {}, ())  # they grant nothing
+
+
 def load(path: str | Path) -> Rules:
     """The rules of the file. Raises AuthFileError."""
+    remedy = "The user of the service must be able to read it; without rules (acl_file unset) everything is allowed."
+    return parse(read_lines(path, remedy), path)
+
+
+def parse(lines: list[str], path: str | Path, remedy: str = _REMEDY) -> Rules:
+    """The rules in these lines, which came from `path`. Raises AuthFileError."""
     anonymous: list[Rule] = []
     users: dict[str, list[Rule]] = {}
     patterns: list[Rule] = []
     current = anonymous
-    remedy = "The user of the service must be able to read it; without rules (acl_file unset) everything is allowed."
-    for number, line in enumerate(read_lines(path, remedy), 1):
+    for number, line in enumerate(lines, 1):
         text = line.strip(" \t")
         if not text or text.startswith("#"):
             continue
@@ -64,7 +72,7 @@ def load(path: str | Path) -> Rules:
             else:
                 raise ValueError("the line is none of `user NAME`, `topic …`, `pattern …`")
         except ValueError as error:
-            raise AuthFileError(path, number, str(error), _REMEDY) from None
+            raise AuthFileError(path, number, str(error), remedy) from None
     return Rules(tuple(anonymous), {user: tuple(rules) for user, rules in users.items()}, tuple(patterns))
 
 

@@ -18,15 +18,16 @@ from node.auth.passwords import Argon2, Entry
 from node.auth.scram import METHOD, ScramServer, Verifier
 from node.auth.security import anonymous_allowed
 from node.config import Auth, Listener
+from node.config.keys import CLUSTER
 
 CACHED_MAX = 65_536  # verified credentials; a full cache is emptied
 
 
 class _Users:
-    """One state of the password file, and what was verified against it."""
+    """Those at one time, and what was verified against them."""
 
-    def __init__(self, path: str) -> None:
-        self.entries: dict[str, Entry] = passwords.load(path) if path else {}
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self.entries = entries
         self.dummy: Argon2 = passwords.dummy_hash(self.entries)
         verifiers = [entry.verifier for entry in self.entries.values() if entry.verifier]
         self.has_verifiers = bool(verifiers)
@@ -47,14 +48,19 @@ class Authenticator:
         self._has_users = bool(auth.password_file) or auth.has_tokens
         self._clock = clock
         self._key = secrets.token_bytes(32)
-        self._users = _Users(auth.password_file)
-        self.revoked: frozenset[str] = frozenset()  # users that the last reload deleted or gave another password
+        self._users = _Users({})
+        self.reload()
 
     def reload(self) -> None:
-        """Read the file anew and forget what was verified. Raises AuthFileError; then the old users stay."""
-        self.revoked = frozenset()
-        before, self._users = self._users.entries, _Users(self._auth.password_file)
-        now = self._users.entries
+        """Read the file anew and forget what was verified. Raises AuthFileError; then the old users stay. Those of the
+        cluster come by `use`."""
+        self.revoked: frozenset[str] = frozenset()  # users that the last change deleted or gave another password
+        if self._auth.password_file not in ("", CLUSTER):
+            self.use(passwords.load(self._auth.password_file))
+
+    def use(self, now: dict[str, Entry]) -> None:
+        """These users, from now on."""
+        before, self._users = self._users.entries, _Users(now)
         self.revoked = frozenset(user for user, entry in before.items() if user not in now or now[user] != entry)
 
     def anonymous_allowed(self, listener: Listener) -> bool:

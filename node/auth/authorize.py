@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from node.auth import acl
-from node.auth.acl import READ, WRITE, Rule, Rules
+from node.auth.acl import NO_RULES, READ, WRITE, Rule, Rules
 from node.auth.client_rules import ClientRules
 from node.auth.language import split_filter
 from node.config import Auth
+from node.config.keys import CLUSTER
 
 Action = Literal["publish", "subscribe", "receive"]
 CLIENTS_MAX, DECISIONS_MAX = 4096, 16_384  # of the caches; a full one is emptied
@@ -34,7 +35,10 @@ class Authorizer:
     """Raises AuthFileError if `auth.acl_file` cannot be used."""
 
     def __init__(self, auth: Auth) -> None:
+        self._clients: dict[tuple[str | None, str | None], ClientRules] = {}
+        self._decisions: dict[tuple[Action, str | None, str, str, int, bool], bool] = {}
         self._path = auth.acl_file
+        self._rules: Rules | None = NO_RULES
         self.version = 0
         self.reload()
 
@@ -44,10 +48,15 @@ class Authorizer:
         return self._rules is None
 
     def reload(self) -> None:
-        """Read the file anew. Raises AuthFileError; then the old rules stay in force."""
-        self._rules: Rules | None = acl.load(self._path) if self._path else None
-        self._clients: dict[tuple[str | None, str | None], ClientRules] = {}
-        self._decisions: dict[tuple[Action, str | None, str, str, int, bool], bool] = {}
+        """Read the file anew. Raises AuthFileError; then the old rules stay in force. Those of the cluster come by `use`."""
+        if self._path != CLUSTER:
+            self.use(acl.load(self._path) if self._path else None)
+
+    def use(self, rules: Rules | None) -> None:
+        """From now on."""
+        self._rules = rules
+        self._clients.clear()
+        self._decisions.clear()
         self.version += 1
 
     def authorize(

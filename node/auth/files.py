@@ -30,9 +30,16 @@ class AuthFileError(ConfigError):
 def read_lines(path: str | Path, remedy: str) -> list[str]:
     """The lines of the file, without their ends. Raises AuthFileError."""
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        content = Path(path).read_bytes()
     except OSError as error:
         raise AuthFileError(path, None, f"it cannot be read ({error.strerror})", remedy) from error
+    return to_lines(content, path, remedy)
+
+
+def to_lines(content: bytes, path: str | Path, remedy: str) -> list[str]:
+    """The same of what was in the file."""
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise AuthFileError(path, None, f"it is not UTF-8 (byte {error.start})", remedy) from error
     if "\0" in text:

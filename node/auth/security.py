@@ -13,6 +13,7 @@ from node.auth import acl, passwords
 from node.auth.endpoint import Endpoint
 from node.auth.files import read_secret
 from node.config import Auth, Config, ConfigError, Listener, is_loopback
+from node.config.keys import CLUSTER
 
 
 def anonymous_allowed(auth: Auth, listener: Listener) -> bool:
@@ -33,9 +34,10 @@ def is_local(listener: Listener) -> bool:
 def check_security(config: Config) -> list[str]:
     """Warnings to print at each start. Raises ConfigError where the broker must not start, bad files included."""
     auth = config.auth
-    if auth.password_file:
+    has_file = auth.password_file not in ("", CLUSTER)
+    if has_file:
         passwords.load(auth.password_file)
-    if auth.acl_file:
+    if auth.acl_file not in ("", CLUSTER):
         acl.load(auth.acl_file)
     if auth.jwt.on:
         try:
@@ -52,7 +54,7 @@ def check_security(config: Config) -> list[str]:
     warnings = []
     for listener in config.listeners:
         warnings += _check_listener(auth, listener)
-    if auth.password_file and stat.S_IMODE(os.stat(auth.password_file).st_mode) & 0o007:
+    if has_file and stat.S_IMODE(os.stat(auth.password_file).st_mode) & 0o007:
         warnings.append(
             f"auth.password_file: every user of this host can open {auth.password_file} and guess passwords at leisure. "
             f"Run: chmod 0600 {auth.password_file}"

@@ -27,12 +27,17 @@ class User:
 
 def list_users(path: str | Path) -> list[User]:
     """The users of the file, in its order. Raises AuthFileError."""
-    return [User(name, _kind(entry.hash), entry.verifier is not None) for name, entry in passwords.load(path).items()]
+    return [describe(name, entry) for name, entry in passwords.load(path).items()]
+
+
+def describe(name: str, entry: passwords.Entry) -> User:
+    """Without what a password could be guessed with."""
+    return User(name, _kind(entry.hash), entry.verifier is not None)
 
 
 def add_user(path: str | Path, user: str, password: str, scram: bool) -> None:
     """Write a new user; the file is made if it is not there. Raises UserError, AuthFileError."""
-    line = _line(user, password, scram)
+    line = make_line(user, password, scram)
     with locked(path) as target:
         users, lines = _read(target)
         if user in users:
@@ -46,7 +51,7 @@ def change_password(path: str | Path, user: str, password: str, scram: bool | No
         users, lines = _read(target)
         _require(user in users, f"There is no user {user}. To add it: mqnode users add {user}")
         keep = users[user].verifier is not None
-        line = _line(user, password, keep if scram is None else scram)
+        line = make_line(user, password, keep if scram is None else scram)
         replace(target, [line if _is_of(each, user) else each for each in lines])
 
 
@@ -78,7 +83,8 @@ def _read(target: Path) -> tuple[dict[str, passwords.Entry], list[str]]:
     return passwords.load(target), lines
 
 
-def _line(user: str, password: str, scram: bool) -> str:
+def make_line(user: str, password: str, scram: bool) -> str:
+    """Raises UserError."""
     _require(bool(password), "The password is empty: nobody could log in with it. Give one.")
     try:
         passwords.check_user(user)

@@ -11,13 +11,70 @@ from node.cli.options import NAME, Unusable, config_option, json_option, load_co
 from node.cli.output import coloured, printable, printable_lines, show_json
 
 if TYPE_CHECKING:
-    from node.auth.acl import Rule
+    from node.auth.acl import Rule, Rules
     from node.auth.authorize import Decision
 
 
 @click.group("acl")
 def command() -> None:
-    """Access rules (auth.acl_file)."""
+    """Access rules: in the file auth.acl_file or, if that is "cluster", the same on all hosts.
+
+    \b
+    Examples:
+      mqnode acl load /etc/mqnode/acl
+      mqnode acl show
+    """
+
+
+@command.command("load")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@config_option
+@json_option
+def load(file: str, config_path: str, as_json: bool) -> None:
+    """Put the access rules of FILE into the store of all hosts, in the place of those that are there.
+
+    They are checked before; rules with an error change nothing. It works before auth.acl_file is "cluster", too.
+
+    \b
+    Example:
+      mqnode acl load /etc/mqnode/acl
+    """
+    from node.auth import acl
+    from node.auth.files import AuthFileError, read_lines
+    from node.cli.api import Api
+
+    try:
+        lines = read_lines(file, "Nothing was changed.")
+        acl.parse(lines, file, f"Nothing was changed. Correct the line, then: mqnode acl load {file}")
+    except AuthFileError as error:
+        raise click.ClickException(printable_lines(str(error))) from error
+    with Api(config_path) as api:
+        answer = api.post("v1", "acl", content={"text": "".join(f"{line}\n" for line in lines)})
+    if as_json:
+        show_json({"loaded": file, "in_force": answer["in_force"]})
+    else:
+        waits = 'They are in force once auth.acl_file = "cluster" is in the configuration of each host, from its next start on.'
+        click.echo(f"The rules are loaded. {'They hold on all hosts.' if answer['in_force'] else waits}")
+
+
+@command.command("show")
+@config_option
+def show(config_path: str) -> None:
+    """Write the rules that all hosts have to the standard output.
+
+    \b
+    Example:
+      mqnode acl show > acl
+    """
+    from node.cli.api import Api
+
+    with Api(config_path) as api:
+        text = api.get("v1", "acl")["text"]
+    if text is None:
+        raise click.ClickException(
+            'There are none yet: where auth.acl_file = "cluster", nothing is allowed. Load some: mqnode acl load FILE'
+        )
+    click.echo("\n".join(map(printable, text.splitlines())))
 
 
 @command.command("test")
@@ -36,7 +93,8 @@ def test(
 ) -> None:  # fmt: skip
     """May USER publish and subscribe to TOPIC, and which rule decides? Exit code 1: something of it is denied.
 
-    The file is read as it is on disk; a running host has it since its start or its last `mqnode reload`.
+    A file is read as it is on disk; a running host has it since its start or its last `mqnode reload`. The rules of the
+    cluster are asked of the running host.
     An empty USER ('') is the anonymous client.
 
     \b
@@ -46,9 +104,13 @@ def test(
     """
     from node.auth.authorize import Authorizer
     from node.config import ConfigError
+    from node.config.keys import CLUSTER
 
     try:
-        authorizer = Authorizer(load_config(config_path).auth)
+        config = load_config(config_path)
+        authorizer = Authorizer(config.auth)
+        if config.auth.acl_file == CLUSTER:
+            authorizer.use(_cluster_rules(config_path))
     except ConfigError as error:
         raise Unusable(printable_lines(str(error))) from error
     decisions: dict[str, Decision] = {}
@@ -64,6 +126,16 @@ def test(
         for word, decision in decisions.items():
             _show(word, decision)
     sys.exit(0 if all(decision.allowed for decision in decisions.values()) else 1)
+
+
+def _cluster_rules(config_path: str) -> Rules:
+    from node.auth import acl
+    from node.auth.files import to_lines
+    from node.cli.api import Api
+
+    with Api(config_path) as api:
+        text = api.get("v1", "acl")["text"]
+    return acl.NO_RULES if text is None else acl.parse(to_lines(text.encode(), "rules", ""), "rules")
 
 
 def _describe(decision: Decision) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from node.cli.output import printable
 from node.config import split_bind
 
 TIMEOUT_S = 30.0
-_LISTS = {"clients": "All of this host", "sessions": "All that there are", "retained": "All that there are"}
+_LISTS = {"clients": "All of this host", **dict.fromkeys(("sessions", "retained", "users"), "All that there are")}
 PAGE = 2500  # of a list; longer ones would hold up the workers that are asked for them
 
 
@@ -47,8 +47,8 @@ class Api:
     def delete(self, *path: str) -> Any:
         return self._ask("DELETE", path, {})
 
-    def post(self, *path: str, **query: object) -> Any:
-        return self._ask("POST", path, query)
+    def post(self, *path: str, content: Any = None, **query: object) -> Any:
+        return self._ask("POST", path, query, content)
 
     def pages(self, *path: str, key: str, limit: int | None, **query: object) -> list[Any]:
         """The whole list, or its first `limit`; `key` names what the API continues behind."""
@@ -60,12 +60,15 @@ class Api:
             if len(page) < wanted or len(found) == limit:
                 return found
 
-    def ask(self, method: str, *path: str, token: str = "", **query: object) -> tuple[int, Any]:
+    def ask(self, method: str, *path: str, token: str = "", content: Any = None, **query: object) -> tuple[int, Any]:
         """Status and decoded body, whatever they are. Raises ClickException if nobody answers, or somebody else."""
         target = "/" + "/".join(quote(part, safe="") for part in path) + ("?" + urlencode(query) if query else "")
         try:
             self._link.request(
-                method, target, headers={"Accept": "application/json", "Authorization": f"Bearer {token}"}
+                method,
+                target,
+                None if content is None else msgspec.json.encode(content),
+                {"Accept": "application/json", "Authorization": f"Bearer {token}"},
             )
             response = self._link.getresponse()
             answer = msgspec.json.decode(response.read(), type=dict[str, Any] | list[Any])
@@ -83,8 +86,8 @@ class Api:
             ) from error
         return response.status, answer
 
-    def _ask(self, method: str, path: tuple[str, ...], query: dict[str, object]) -> Any:
-        status, answer = self.ask(method, *path, token=self._token(), **query)
+    def _ask(self, method: str, path: tuple[str, ...], query: dict[str, object], content: Any = None) -> Any:
+        status, answer = self.ask(method, *path, token=self._token(), content=content, **query)
         if status < 400 or status == 409:  # 409: it was done in part, the answer says what was not
             return answer
         text = printable(answer.get("error", answer) if isinstance(answer, dict) else answer)

@@ -1,28 +1,26 @@
-"""`mqnode users`: the password file. A password comes from a prompt or the standard input, never from an argument."""
+"""`mqnode users`: in the password file, or in the store of all hosts. A password comes from a prompt or the standard input, never
+from an argument."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from node.cli.options import NAME, Unusable, config_option, confirm, json_option, load_config, yes_option
 from node.cli.output import printable, printable_lines, show_json, show_table
 
-if TYPE_CHECKING:
-    from node.config import Config
-
 _stdin_option = click.option("--password-stdin", is_flag=True, help="Take the first line of the standard input.")
 
 
 @click.group("users")
 def command() -> None:
-    """Users in auth.password_file. A running host takes changes over with `mqnode reload`."""
+    """Users: in the file auth.password_file or, if that is "cluster", the same on all hosts.
+
+    A running host takes changes of a file over with `mqnode reload`; those of the cluster hold at once.
+    """
 
 
 @command.command("list")
@@ -35,10 +33,10 @@ def list_users(config_path: str, as_json: bool) -> None:
     Example:
       mqnode users list
     """
-    from node.auth import users
+    from node.cli.user_places import place
 
     with _errors():
-        found = users.list_users(_password_file(load_config(config_path), config_path))
+        found = place(config_path).all()
     if as_json:
         show_json([{"user": each.name, "hash": each.hash, "scram": each.scram} for each in found])
     else:
@@ -59,16 +57,12 @@ def add_user(user: str, password_stdin: bool, config_path: str, as_json: bool) -
       mqnode users add alice
       openssl rand -base64 18 | tee alice.password | mqnode users add alice --password-stdin
     """
-    from node.auth import users
+    from node.cli.user_places import place
 
-    config = load_config(config_path)
-    path = _password_file(config, config_path)
-    is_new = not path.exists()
+    users = place(config_path)
     with _errors():
-        users.add_user(path, user, _password(password_stdin), config.auth.scram)
-        if is_new:
-            _give_to_host(path, config)
-    _done({"added": user}, f"The user {printable(user)} is added.", as_json)
+        users.add(user, _password(password_stdin))
+    _done({"added": user}, f"The user {printable(user)} is added. {users.last_words}", as_json)
 
 
 @command.command("passwd")
@@ -83,11 +77,12 @@ def change_password(user: str, password_stdin: bool, config_path: str, as_json: 
     Example:
       mqnode users passwd alice
     """
-    from node.auth import users
+    from node.cli.user_places import place
 
+    users = place(config_path)
     with _errors():
-        users.change_password(_password_file(load_config(config_path), config_path), user, _password(password_stdin))
-    _done({"changed": user}, f"The user {printable(user)} has a new password.", as_json)
+        users.change_password(user, _password(password_stdin))
+    _done({"changed": user}, f"The user {printable(user)} has a new password. {users.last_words}", as_json)
 
 
 @command.command("delete")
@@ -102,25 +97,43 @@ def delete_user(user: str, yes: bool, config_path: str, as_json: bool) -> None:
     Example:
       mqnode users delete alice
     """
-    from node.auth import users
+    from node.cli.user_places import place
 
-    path = _password_file(load_config(config_path), config_path)
+    users = place(config_path)
     with _errors():
-        users.check_deletable(path, user)
+        users.check_deletable(user)
     confirm(f"The user {printable(user)} will be deleted and can no longer log in.", "Delete it?", yes)
     with _errors():
-        users.delete_user(path, user)
-    _done({"deleted": user}, f"The user {printable(user)} is deleted.", as_json)
+        users.delete(user)
+    _done({"deleted": user}, f"The user {printable(user)} is deleted. {users.last_words}", as_json)
 
 
-def _password_file(config: Config, config_path: str) -> Path:
-    if not config.auth.password_file:
-        raise Unusable(
-            f"{printable(config_path)}: auth.password_file is not set, so there are no users and no place for them. "
-            'Write, for example, under [auth]: password_file = "/etc/mqnode/users"; '
-            "add the first user; then restart the host."
-        )
-    return Path(config.auth.password_file)
+@command.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--replace", is_flag=True, help="Give users that are there already what FILE says.")
+@config_option
+@json_option
+def import_users(file: str, replace: bool, config_path: str, as_json: bool) -> None:
+    """Put the users of a password file, ours or mosquitto's, into the store of all hosts: all of them or none.
+
+    It works before auth.password_file is "cluster", too: import, then change that on each host, and restart it.
+
+    \b
+    Example:
+      mqnode users import /etc/mqnode/users
+    """
+    from node.auth import passwords
+    from node.auth.files import read_lines
+    from node.cli.user_places import InCluster
+
+    users = InCluster(config_path, load_config(config_path))
+    with _errors():
+        passwords.load(file)
+        lines = [line for line in read_lines(file, "") if not passwords.is_comment(line)]
+        count = users.put(lines, None if replace else True, "To give them what FILE says: --replace")
+    _done(
+        {"imported": count}, f"{count} {'user is' if count == 1 else 'users are'} imported. {users.last_words}", as_json
+    )
 
 
 def _password(from_stdin: bool) -> str:
@@ -133,14 +146,6 @@ def _password(from_stdin: bool) -> str:
     except click.Abort:
         click.echo(err=True)
     raise Unusable("No password was given: nothing was changed. Programs give it with --password-stdin.")
-
-
-def _give_to_host(path: Path, config: Config) -> None:
-    """Root made the file, but the host must be able to read it."""
-    data_dir = Path(config.node.data_dir)
-    if os.geteuid() == 0 and data_dir.exists():
-        owner = data_dir.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 @contextmanager
@@ -158,8 +163,8 @@ def _errors() -> Iterator[None]:
         ) from error
 
 
-def _done(answer: dict[str, str], text: str, as_json: bool) -> None:
+def _done(answer: dict[str, str] | dict[str, int], text: str, as_json: bool) -> None:
     if as_json:
         show_json(answer)
     else:
-        click.echo(f"{text} A running host takes it over with: mqnode reload")
+        click.echo(text)

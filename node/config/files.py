@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from node.config.errors import ConfigError
-from node.config.keys import Config
+from node.config.keys import CLUSTER, Config
 from node.config.places import Key, Places, dotted
 
 _USERS = "Make it with: mqnode users add USER"
@@ -31,7 +31,7 @@ def check_files(config: Config, places: Places) -> None:
 def named_files(config: Config) -> Iterator[tuple[Key, str, str]]:
     """Key, path, and what to do if it cannot be read."""
     for name, remedy in (("password_file", _USERS), ("acl_file", _RIGHTS)):
-        if path := getattr(config.auth, name):
+        if (path := getattr(config.auth, name)) and path != CLUSTER:
             yield ("auth", name), path, remedy
     for section, table, names in (
         ("jwt", config.auth.jwt, ("keys_file", "secret_file", "ca_file")),

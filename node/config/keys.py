@@ -16,6 +16,9 @@ Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 PacketBytes = Annotated[int, Meta(ge=256, le=268_435_455)]  # what MQTT's remaining length can say
 MapBytes = Annotated[int, Meta(ge=1_048_576, le=1 << 46)]  # half of a process's address space
 
+# In the place of a path: users and rules are in the store, the same on all hosts (docs/decisions/0011-settings.md)
+CLUSTER = "cluster"
+
 Operation = Literal["connect", "publish", "subscribe", "unsubscribe"]
 
 

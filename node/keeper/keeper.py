@@ -31,6 +31,8 @@ from node.keeper.heals import Heals
 from node.keeper.joining import Joining
 from node.keeper.link import LOST, Link
 from node.keeper.replicas import PEER, Replicas
+from node.keeper.room import set_full
+from node.keeper.settings import Settings
 from node.mqtt.client import JOINING
 from node.sessions.claim import Claim
 from node.sessions.directory import Directory
@@ -88,6 +90,7 @@ class Keeper:
                 strict = self.config.cluster.ack_policy == "strict"
                 self.replicas = replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
                 self.joining = Joining(self)
+                self.settings = Settings(self.writer, self.directory.outbox)
                 who = replicas.members, replicas.peer_up, replicas.peer_down, replicas.peer_left
                 # What the interconnect process tells, by the name of the event
                 self.tells = {each.__name__: each for each in (*who, self.joining.belongs_to)}
@@ -303,6 +306,7 @@ class Keeper:
                 said.append((link, COMMITTED, struct.pack("<QI", link.applied, len(link.refused)) + parts))
                 link.committed = link.applied
                 link.refused.clear()
+        self.settings.committed()
         for link, kind, message in self.directory.outbox.take_urgent():
             link.queue(kind, _encode(message))
         changed = self.writer.seq > self.last_seq
@@ -357,34 +361,16 @@ class Keeper:
         self.unchecked_bytes += input_bytes
         if now - self.last_disk_check > DISK_CHECK_S or self.unchecked_bytes > DISK_CHECK_BYTES:
             self.last_disk_check, self.unchecked_bytes = now, 0
-            self._set_full(self.disk.check(self.store.reusable_bytes()), self.store.at_limit())
+            set_full(self, self.disk.check(self.store.reusable_bytes()), self.store.at_limit())
             self.slot[counters.INDEX["store_map_bytes"]] = self.store.map_bytes()
             self.slot[counters.INDEX["store_used_bytes"]] = self.store.used_bytes()
             self.slot[counters.INDEX["store_readers"]] = self.store.readers()
             self.slot[counters.INDEX["subscriptions"]] = self.store.entries("subs")
         elif input_bytes and not self.writer.full and self.store.at_limit():
-            self._set_full(False, True)
+            set_full(self, False, True)
         if now - self.last_reader_check > READER_CHECK_S:
             self.last_reader_check = now
             self.store.environment.reader_check()
-
-    def _set_full(self, disk_full: bool, at_limit: bool) -> None:
-        full = disk_full or at_limit
-        if full == self.writer.full:
-            return
-        self.writer.full = full
-        self.slot[counters.INDEX["disk_full"]] = int(full)
-        if not full:
-            self.log.info(
-                "disk_has_room", free_bytes=self.disk.free_bytes(), reusable_bytes=self.store.reusable_bytes()
-            )
-            return
-        self.log.error(
-            "disk_full",
-            cause=self.disk.explain() if disk_full else f"the store has reached store.max_map_bytes: {self.store.path}",
-            effect="new messages for queues are refused, delivery and deletion go on",
-            next="free space on the file system of node.data_dir" if disk_full else "raise store.max_map_bytes",
-        )
 
 
 def main(arguments: list[str]) -> int:

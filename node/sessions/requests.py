@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.sessions.outbox import Answer, Link
 from node.sessions.release import release
-from storage.layout import SessionRecord
+from storage.layout import SessionRecord, setting, setting_key
 
 if TYPE_CHECKING:
     from node.sessions.directory import Directory
@@ -34,6 +34,7 @@ class Requests:
             "session_delete": self._session_delete,
             "kick": self._kick,
             "retained_delete": self._retained_delete,
+            "settings_put": self._settings_put,
         }
 
     def take(self, link: Link, number: int, method: str, arguments: dict[str, Any] | list[Any], now_ms: int) -> None:
@@ -124,3 +125,19 @@ class Requests:
 
     def _retained_delete(self, link: Link, answer: Answer, now_ms: int, topic: str) -> None:
         answer(True, self._directory.writer.delete_retained(topic.encode()))
+
+    def _settings_put(
+        self, link: Link, answer: Answer, now_ms: int, settings: dict[str, str | None], is_new: bool | None = None
+    ) -> None:
+        """All of them or none; None: it is deleted. `is_new`: none may be there (True), or all must be. Answers with the others."""
+        writer = self._directory.writer
+        keys = {name: setting_key(name) for name in settings}
+        wrong = [
+            name for name, key in keys.items() if is_new is not None and is_new == bool(writer.get("settings", key))
+        ]
+        for name, text in settings.items() if not wrong else ():
+            if text is None:
+                writer.delete("settings", keys[name])
+            else:
+                writer.put("settings", keys[name], setting(text, now_ms))
+        answer(True, wrong)

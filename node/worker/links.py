@@ -164,6 +164,7 @@ class Links:
             self._loop.reader = self._worker.reader
             for sid, client_id, user, filter, options, identifier in self._worker.reader.subscriptions():
                 self._worker.requests.set_subscription(sid, client_id, user, filter, options, identifier)
+        self._worker.settings.take_over()
         self._loop.use_keeper(link, arguments["committed"])
         self.keeper.connected(link)
         self._welcomed.set()

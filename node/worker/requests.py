@@ -6,6 +6,8 @@ import fnmatch
 import heapq
 from typing import TYPE_CHECKING, Any
 
+import gevent
+
 from node.core.loop import Connection, Link
 from node.core.wire import split_share, topic_reason
 from node.mqtt import client as codes
@@ -91,6 +93,9 @@ class Requests:
         self._present = set(sids)
         for session in self.worker.loop.sessions.values():
             session.online = session.attached or session.sid in self._present
+
+    def _event_settings(self) -> None:
+        gevent.spawn(self.worker.settings.take_over)
 
     def _on_publish_will(self, answer: Any, will_id: int, cid: str, record: bytes) -> None:
         """The will's topic is judged again: rules may have changed since CONNECT (S12)."""
@@ -197,6 +202,10 @@ class Requests:
 
     def _on_reload(self, answer: Any) -> None:
         answer(self.worker.reload())
+
+    def _on_settings(self, answer: Any) -> None:
+        self.worker.settings.take_over()
+        answer(True)
 
     def _on_status(self, answer: Any) -> None:
         loop = self.worker.loop

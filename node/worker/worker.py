@@ -41,6 +41,7 @@ from node.mqtt.tokens import Tokens
 from node.reload import tell_changes
 from node.worker.links import Links
 from node.worker.requests import Requests
+from node.worker.settings import Settings
 from node.worker.system import System
 from storage.reader import Reader
 
@@ -78,6 +79,7 @@ class Worker:
         self.auth_exchange = AuthExchange(self)
         self.requests = Requests(self)
         self.system = System(self)
+        self.settings = Settings(self)
         self.factories: dict[int, FilterFactory] = {}  # by the listener's place in the configuration
         self.pool = gevent.get_hub().threadpool
         self._packets: dict[int, Callable[[Connection, bytes], None]] = {
@@ -87,7 +89,7 @@ class Worker:
             wire.DISCONNECT: self.ends.packet,
             wire.AUTH: self.auth_exchange.packet,
         }
-        self._apply_rules()
+        self.apply_rules()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -189,7 +191,7 @@ class Worker:
                     "reload_failed", cause=str(error), effect="the old state stays in force",
                     next="mend the file, then: mqnode reload",
                 )  # fmt: skip
-        self._apply_rules()
+        self.apply_rules()
         self.ends.end_users(self.authenticator.revoked)
         if self.index == 0:  # it speaks for the host
             errors += tell_changes(self.config, self.log)
@@ -322,7 +324,7 @@ class Worker:
 
     # -- access rules -----------------------------------------------------------------------------------------------------
 
-    def _apply_rules(self) -> None:
+    def apply_rules(self) -> None:
         """Have the core ask where there are rules, and forget what it knew."""
         open_to_all = self.authorizer.allows_all
         self.loop.allows_all = open_to_all
