@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from node.sessions.directory import Directory
 
 KICKED = 0x98
-OPERATORS = ("session_delete", "retained_delete")
+OPERATORS = ("session_delete", "retained_delete", "settings_put")
 NOT_YET = "this host does not serve yet, and may have to undo what it does: nothing was done. Try again soon: mqnode check ready"
 
 

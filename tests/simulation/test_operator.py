@@ -16,11 +16,15 @@ def test_nothing_is_deleted_by_a_host_that_may_have_to_undo_it(tmp_path: Path) -
     host = three.hosts[0]
     admin = Admin(host)  # type: ignore[arg-type]
     three.subscriber(host, "it", 100)
-    for name, argument in (("session_delete", "cid"), ("retained_delete", "topic")):
+    for name, arguments in (
+        ("session_delete", {"cid": "it"}),
+        ("retained_delete", {"topic": "it"}),
+        ("settings_put", {"settings": {}}),
+    ):
         host.stop_keeper()
         host.start_keeper_again()
         with pytest.raises(LinkError, match="does not serve yet"):
-            admin.ask_keeper(name, **{argument: "it"})
+            admin.ask_keeper(name, **arguments)
     three.world.run(5000)
     assert admin.ask_keeper("session_delete", cid="it")
     for each in three.hosts:
