@@ -16,6 +16,7 @@ from node.cli.api import Api
 from node.config import load
 
 ASK_S = 0.1
+GRACE_S = 2.0  # at most: balancers notice by /ready before the first client looks for another host
 
 
 def main(arguments: list[str]) -> None:
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> None:
     if not drain_s:
         return
     with suppress(click.ClickException), Api(path) as api:
-        state = api.post("v1", "drain", timeout_s=drain_s)
+        state = api.post("v1", "drain", grace_s=min(GRACE_S, drain_s / 4), timeout_s=drain_s)
         while state.get("phase") in ("waiting", "moving") and time.monotonic() < deadline_s:
             time.sleep(ASK_S)
             state = api.get("v1", "drain")

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 
@@ -119,15 +120,27 @@ def gone(client: Client) -> Packet | None:
 
 
 def test_a_stop_sends_everybody_away_in_its_time(pair: tuple[Host, Host]) -> None:
-    """By SIGTERM: in the time of node.drain_s all are told to use another host, and none that the server shuts down."""
+    """By SIGTERM: in the time of node.drain_s all are told to use another host, and none that the server shuts down. Balancers
+    may notice before, and the other host is not stormed."""
     first, second = pair
     clients = [first.client() for _ in range(40)]
     for client in clients:
         client.connect()
     began_s = time.monotonic()
-    assert first.stop() == 0
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(first.stop)
+        wait_for(lambda: first.get("/ready")[0] == 503, 10, first.log)
+        assert stopping.result() == 0
     assert time.monotonic() - began_s < (DRAIN_S + 5) * busy()
     assert [client.receive().reason for client in clients] == [0x9C] * 40
+    said = [json.loads(line) for line in first.log().splitlines() if line.startswith("{")]
+    at_s = [datetime.fromisoformat(each["time"]).timestamp() for each in said]
+    waiting_s = max(at for at, each in zip(at_s, said, strict=True) if each.get("phase") == "waiting")
+    closed_s = max(at for at, each in zip(at_s, said, strict=True) if each["event"] == "listeners_closed")
+    went_s = [at for at, each in zip(at_s, said, strict=True) if each["event"] == "disconnect" and at > waiting_s]
+    assert waiting_s <= closed_s < went_s[0]
+    assert went_s[0] - waiting_s >= DRAIN_S / 4
+    assert went_s[-1] - went_s[0] > DRAIN_S / 4
     for client in clients:
         client.close()
     first.start()

@@ -46,7 +46,7 @@ Release = Callable[[Host, str | Path], None]
 
 @pytest.fixture(scope="module")
 def pair(network: Network) -> Iterator[list[Host]]:
-    with running_hosts(network, interconnect=MESH) as hosts:
+    with running_hosts(network, interconnect=MESH, environ={"MQNODE_NODE__DRAIN_S": "4"}) as hosts:
         join(*hosts)
         yield hosts
 
