@@ -41,7 +41,9 @@ def join_unreached(host: Host, member: Host) -> None:
     member.network.cut_port(PORT)
     joined = host.mqnode("join", "--token", made["token"], "--timeout", "1")
     assert joined.returncode == 1, joined.stdout
-    assert f"{member.name} is not reached at 10." in joined.stderr
+    progress, end = joined.stderr.split("\nError: ")
+    assert progress.startswith(f"member of mqnode, not in sync yet: {member.name} is not reached at 10.")
+    assert "this host is a member, but not in sync after 1 s" in end
 
 
 def reasons(host: Host) -> list[str]:

@@ -45,10 +45,15 @@ Release = Callable[[Host, str | Path], None]
 
 
 @pytest.fixture(scope="module")
-def pair(network: Network) -> Iterator[list[Host]]:
+def alone(network: Network) -> Iterator[list[Host]]:
     with running_hosts(network, interconnect=MESH, environ={"MQNODE_NODE__DRAIN_S": "4"}) as hosts:
-        join(*hosts)
         yield hosts
+
+
+@pytest.fixture(scope="module")
+def pair(alone: list[Host]) -> list[Host]:
+    join(*alone)
+    return alone
 
 
 @pytest.fixture
@@ -81,6 +86,27 @@ def trouble(host: Host, other: Host) -> str:
 def said(host: Host, event: str) -> list[Any]:
     lines = [line for line in host.log().splitlines() if f'"{event}"' in line]
     return [json.loads(line) for line in lines]
+
+
+def test_a_release_too_far_apart_does_not_join_and_nothing_changes(alone: list[Host], release: Release) -> None:
+    first, second = alone
+    release(second, FAR)
+    for host in alone:
+        wait_for((host.run_dir / "interconnect.sock").exists, 15, host.log)
+    token = json.loads(first.mqnode("cluster", "token", "create", "--json").stdout)["token"]
+    before = [(nodes(host), tables(host)) for host in alone]
+    refused = second.mqnode("join", "--token", token)
+    assert refused.returncode == 1
+    for text in ("the releases do not fit", "versions", "upgrade the older one, by one release at a time"):
+        assert text in refused.stderr, refused.stderr
+    assert [(nodes(host), tables(host)) for host in alone] == before
+    assert [host.get("/ready")[0] for host in alone] == [200, 200]
+    release(second, "")
+
+
+def tables(host: Host) -> list[bytes]:
+    """What it has on disk of who is a member, and of how it is called."""
+    return [path.read_bytes() for path in sorted(host.data_dir.glob("*.json"))]
 
 
 def up_and_down_again(pair: list[Host], release: Release, other: str | Path, higher: int) -> None:
