@@ -40,6 +40,10 @@ class Pair:
             del last[self.random.randint(0, len(last)) :]
         self.wires[side].append([])
 
+    def double(self, side: int) -> None:
+        """What waits on the side's connection comes twice."""
+        self.wires[side][-1] *= 2
+
     def step(self) -> None:
         self.now += STEP_MS
         for side in (0, 1):
@@ -114,6 +118,20 @@ def test_lost_messages_are_noticed_even_if_nothing_follows() -> None:
     pair.run(1_000)
     for events in pair.events:
         assert changes(events) == ["up", "channel broken", "up"]
+
+
+def test_a_message_that_comes_twice_counts_once() -> None:
+    """Row 61 of docs/acceptance.md. The link breaks, and the sides compare what they have."""
+    pair = Pair()
+    pair.run(500)
+    assert pair.sides[0].queue(1, b"once")
+    message = pair.sides[0].take(pair.now)
+    assert message is not None
+    for _ in range(2):
+        pair.events[1] += pair.sides[1].received(pair.now, message)
+    pair.run(1_000)
+    assert [each for each in pair.events[1] if isinstance(each, tuple)] == [(1, b"once")]
+    assert changes(pair.events[1]) == ["up", "channel broken", "up"]
 
 
 def test_a_lost_hello_costs_a_beat_and_no_eviction() -> None:
@@ -219,6 +237,8 @@ def test_under_faults_each_episode_is_a_prefix_of_what_was_sent(seed: int) -> No
             pair.reconnect(dice.randint(0, 1), lose=dice.random() < 0.7)
         elif fault < 0.015:
             pair.cut = dice.choice([set(), {0}, {1}, {0, 1}])
+        elif fault < 0.02:
+            pair.double(dice.randint(0, 1))
     for events in pair.events:
         for episode in episodes(events):
             assert len({sender for sender, _ in episode}) <= 1
