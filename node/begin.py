@@ -6,7 +6,7 @@ import argparse
 import os
 
 from node import log, process
-from node.config import Config, load
+from node.config import Config, load_copy
 
 
 def begin(name: str, arguments: list[str]) -> Config:
@@ -31,6 +31,6 @@ def _options(module: str, arguments: list[str], *numbers: str) -> argparse.Names
 
 
 def _configured(name: str, options: argparse.Namespace) -> Config:
-    config = load(options.config)
+    config = load_copy(options.config)
     log.setup(config.log, name)
     return config

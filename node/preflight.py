@@ -18,11 +18,25 @@ _EXPIRY_WARNING_S = 14 * 86_400
 
 
 def preflight(path: str | Path | None) -> tuple[Loaded, list[str]]:
-    """The configuration of the file at `path`, and warnings. Raises ConfigError."""
+    """The configuration of the file at `path`, and warnings. Raises ConfigError. A host does not stay down for what the cluster
+    has set: it goes without that."""
     loaded = read(path)
+    left_out = [f"{text} The cluster has set that; this host goes without it." for _, text in loaded.unusable]
+    try:
+        return loaded, left_out + check_loaded(loaded)
+    except ConfigError as error:
+        if not loaded.cluster:
+            raise
+        alone = read(path, cluster={})
+        text = f"{error} So it is with what the cluster has set: this host goes without all of that."
+        return alone, [text, *check_loaded(alone)]
+
+
+def check_loaded(loaded: Loaded) -> list[str]:
+    """Warnings. Raises ConfigError."""
     check_files(loaded.config, loaded.places)
     _check_secret(loaded)
-    return loaded, check_security(loaded.config) + _check_certificates(loaded)
+    return check_security(loaded.config) + _check_certificates(loaded)
 
 
 def _check_secret(loaded: Loaded) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node import counters, log
-from node.config import load, run_dir, worker_count
+from node.config import load_copy, run_dir, worker_count
 from node.process import die_with_parent, notify
 
 INTERVAL_S = 0.5
@@ -216,7 +216,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 2 or arguments[0] != "--config":
         sys.exit("usage: python -m node.watchdog --config FILE")
     die_with_parent()
-    config = load(arguments[1])
+    config = load_copy(arguments[1])
     log.setup(config.log, "watchdog")
     run = run_dir(config)
     words = counters.Counters(run / "counters")

@@ -17,11 +17,11 @@ from storage.layout import (
     client_key,
     open_databases,
     open_environment,
-    setting_text,
     topic_key,
     u64,
     unsealed,
 )
+from storage.settings import settings
 from storage.writer import parse_entry
 
 CHUNK = 256     # retained messages read in one transaction
@@ -274,22 +274,10 @@ cdef class Reader:
 
     def settings(self, str prefix):
         """[(name, text)] of those whose names begin so; a long name is cut (storage.layout.setting_key)."""
-        cdef bytes key, value, begin = prefix.encode()
-        cdef list found = []
         with self.begin() as transaction:
-            cursor = transaction.cursor(db=self.databases["settings"])
-            more = cursor.set_range(begin)
-            while more:
-                key, value = cursor.item()
-                if not key.startswith(begin):
-                    break
-                record = unsealed(value)
-                if record is None:
-                    self.damaged += 1
-                else:
-                    found.append((key.decode(errors="backslashreplace"), setting_text(record)))
-                more = cursor.next()
-        return found
+            found = list(settings(transaction, self.databases["settings"], prefix))
+        self.damaged += sum([text is None for _, text in found])
+        return [(name, text) for name, text in found if text is not None]
 
 
 cdef bint is_topic(bytes filter):

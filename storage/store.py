@@ -25,6 +25,7 @@ from storage.layout import (
     unsealed,
 )
 from storage.renumber import is_older, new_number, remember, renumber
+from storage.settings import settings
 
 _ROOM_FACTOR = 512  # bytes of pages for each byte of input, at worst: a target takes ten, and touches a page of its own
 _ROOM_BYTES = 64 << 20
@@ -100,6 +101,12 @@ class Store:
             wills = [(int.from_bytes(key, "big"), value) for key, value in walk("wills")]
             subscriptions = [(int.from_bytes(key[:8], "big"), value) for key, value in walk("subs")]
         return sessions, wills, subscriptions
+
+    def settings(self, prefix: str) -> dict[str, str]:
+        """Name and text of those that are whole and begin so."""
+        with self.environment.begin() as transaction:
+            found = settings(transaction, self.databases["settings"], prefix)
+            return {name: text for name, text in found if text is not None}
 
     def entries(self, name: str) -> int:
         """Keys in a database."""

@@ -68,6 +68,7 @@ ROUTES = {
     "/v1/users": "users",
     "/v1/users/{name:path}": "user",
     "/v1/acl": "acl",
+    "/v1/config": "config",
     "/v1/reload": "reload",
     "/v1/drain": "drain",
     "/v1/rebalance": "rebalance",

@@ -1,4 +1,4 @@
-"""The resources of what is set once for all hosts: users and access rules.
+"""The resources of what is set once for all hosts: users, access rules and keys of the configuration.
 
 All is checked here, before it is stored. A change is answered when it is durable, as everything that is acknowledged, and in force
 at this host; the others take it over as it reaches them. No hash is ever answered.
@@ -6,9 +6,11 @@ at this host; the others take it over as it reaches them. No hash is ever answer
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import falcon
+import msgspec
 from msgspec import Struct
 
 from mesh import versions
@@ -18,7 +20,12 @@ from node.auth import acl
 from node.auth.files import AuthFileError, to_lines
 from node.auth.passwords import Malformed, parse_line
 from node.auth.users import User, describe
+from node.config import ConfigError, read, settable
 from node.config.keys import CLUSTER
+from node.config.show import values
+from node.keeper.settings import CONFIG, Value
+from node.preflight import check_loaded
+from node.process import CONFIG_FILE
 
 RULES_BYTES_MAX = 1 << 20
 
@@ -32,6 +39,14 @@ class NewUsers(Struct, forbid_unknown_fields=True):
 
 class NewRules(Struct, forbid_unknown_fields=True):
     text: str
+
+
+class NewValue(Struct, forbid_unknown_fields=True):
+    """`text` None: the cluster sets the key no longer. `by`: who wants that."""
+
+    key: str
+    text: str | None
+    by: str = ""
 
 
 class SettingsRoutes:
@@ -96,6 +111,45 @@ class SettingsRoutes:
             raise falcon.HTTPBadRequest(description=str(error)) from error
         self._put({"acl": text})
         answer(response, self._rules(text))
+
+    # -- keys of the configuration ----------------------------------------------------------------------------------------
+
+    def on_post_config(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Checked as by a start of this host, with all that the cluster has set so far."""
+        new = body(request, NewValue)
+        path = os.environ.get(CONFIG_FILE)
+        try:
+            value = None if new.text is None else settable.parse(new.key, new.text)
+            key = settable.key_of(new.key)
+            known = self._values()
+            if value is None and new.key not in known:
+                raise falcon.HTTPNotFound(
+                    description=f"{new.key} is not set for all hosts: nothing was changed. What is: mqnode config show --origin"
+                )
+            wanted = {name: each for name, each in {**known, new.key: value}.items() if each is not None}
+            before, after = read(path, cluster=known), read(path, cluster=wanted)
+            if why := dict(after.unusable).get(new.key):
+                raise ConfigError(why)
+            warnings = [each for each in check_loaded(after) if each not in check_loaded(before)]
+        except ConfigError as error:
+            text = str(error).removeprefix("cluster: ")
+            if "nothing was changed" not in text:
+                text += " Nothing was changed."
+            raise falcon.HTTPBadRequest(description=text) from error
+        by = f"{new.by}@{self.host.config.node.name}"
+        self._put({f"{CONFIG}{new.key}": msgspec.json.encode(Value(value, by)).decode()})
+        origin = after.places.origin(key)
+        answer(response, {
+            "key": new.key, "before": values(before.config)[key], "after": values(after.config)[key], "by": by,
+            "overridden_here_by": origin if value is not None and origin != "cluster" else None,
+            "warnings": warnings,
+        })  # fmt: skip
+
+    def _values(self) -> dict[str, Any]:
+        """What the cluster has set."""
+        found = self.host.read(lambda reader: reader.settings(CONFIG))
+        decoded = {name.removeprefix(CONFIG): msgspec.json.decode(text, type=Value).value for name, text in found}
+        return {name: value for name, value in decoded.items() if value is not None}
 
     def _rules(self, text: str | None) -> dict[str, Any]:
         """`text`: None before there were any."""

@@ -93,6 +93,8 @@ class Api:
         text = printable(answer.get("error", answer) if isinstance(answer, dict) else answer)
         if status == 404:
             raise NotFound(f"{text}. {_LISTS[path[1]]}: mqnode {path[1]} list" if path[1] in _LISTS else text)
+        if status == 400:
+            raise click.ClickException(text)
         if status == 401:
             raise click.ClickException(
                 f"The host at {self._config.admin.bind} does not take the token of {token_path(self._config)}: nothing "

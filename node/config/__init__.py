@@ -8,11 +8,11 @@ from pathlib import Path
 from node.config.binds import is_loopback, split_bind
 from node.config.errors import ConfigError
 from node.config.keys import Admin, Auth, Config, Introspection, Jwt, Limits, Listener, Log, Node, Shared, Store, Sys
-from node.config.read import Loaded, load, read
+from node.config.read import Loaded, load, load_copy, read
 
 __all__ = [
     "Admin", "Auth", "Config", "ConfigError", "Introspection", "Jwt", "Limits", "Listener", "Loaded", "Log", "Node", "Shared",
-    "Store", "Sys", "is_loopback", "load", "read", "run_dir", "split_bind", "worker_count",
+    "Store", "Sys", "is_loopback", "load", "load_copy", "read", "run_dir", "split_bind", "worker_count",
 ]  # fmt: skip
 
 

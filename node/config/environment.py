@@ -33,7 +33,7 @@ def override(document: dict[str, Any], environ: dict[str, str]) -> tuple[dict[Ke
                 faults.append(f"{name}: environment variable: {error}")
     for key, kind, name in sorted(wanted, key=lambda each: each[0][:-1]):  # listeners by their number
         try:
-            _set(document, key, _value(environ[name], kind))
+            _set(document, key, value_of(environ[name], kind))
             variables[key] = name
         except _Unknown as error:
             faults.append(f"{name}: environment variable: {error}")
@@ -92,7 +92,7 @@ def _set(document: Any, key: Key, value: Any) -> None:
         table[key[-1]] = value
 
 
-def _value(text: str, kind: Any) -> Any:
+def value_of(text: str, kind: Any) -> Any:
     """`text` as a TOML value; what is none, or names a text, is taken as it stands."""
     try:
         parsed = tomllib.loads(f"value = {text}")

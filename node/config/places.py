@@ -24,17 +24,22 @@ def dotted(key: Key) -> str:
 
 
 class Places:
-    """`variables`: the keys that come from the environment, and the name of their variable."""
+    """`variables`: the keys that come from the environment, and the name of their variable. `cluster`: those that it has set."""
 
-    def __init__(self, path: str | None, text: str, variables: dict[Key, str]) -> None:
+    def __init__(
+        self, path: str | None, text: str, variables: dict[Key, str], cluster: frozenset[Key] = frozenset()
+    ) -> None:
         self._path = path
         self._text = text
         self._variables = variables
+        self._cluster = cluster
 
     def origin(self, key: Key) -> str | None:
-        """FILE:LINE or the variable that sets `key`; None: it has its default."""
+        """FILE:LINE, `cluster` or the variable that sets `key`; None: it has its default."""
         if key in self._variables:
             return self._variables[key]
+        if key in self._cluster:
+            return "cluster"
         return f"{self._path}:{self._lines[key]}" if key in self._lines else None
 
     def nearest(self, key: Key) -> str:

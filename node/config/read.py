@@ -1,6 +1,7 @@
-"""A configuration from a TOML file and from the environment: every value checked, every fault reported at once.
+"""A configuration from a TOML file, the cluster and the environment: every value checked, every fault reported at once.
 
-MQNODE_SECTION__KEY sets one key (MQNODE_NODE__WORKERS=4, MQNODE_LISTENERS__0__BIND=0.0.0.0:1883) and wins over the file.
+MQNODE_SECTION__KEY sets one key (MQNODE_NODE__WORKERS=4, MQNODE_LISTENERS__0__BIND=0.0.0.0:1883) and wins over what the cluster
+has set (node/config/cluster.py), which wins over the file. What the cluster has set and cannot be used here is left out.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import math
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import msgspec
 from msgspec import Struct, structs
 
+from node.config import cluster as cluster_values
 from node.config.check import check, host_name
 from node.config.describe import describe, shown
 from node.config.environment import override
 from node.config.errors import ConfigError
-from node.config.keys import Config
+from node.config.keys import Config, Node
 from node.config.places import Key, Places, dotted
 
 
@@ -31,25 +34,81 @@ class Loaded:
 
     config: Config
     places: Places
+    cluster: frozenset[str] = frozenset()  # keys that the cluster has set
+    unusable: tuple[tuple[str, str], ...] = ()  # of these, what is left out, and why
 
 
 def load(path: str | Path | None, environ: dict[str, str] | None = None) -> Config:
-    """The configuration of the file at `path` (None: the defaults) and the environment. Raises ConfigError."""
+    """The configuration of the file at `path` (None: the defaults), of the cluster and the environment. Raises ConfigError."""
     return read(path, environ).config
 
 
-def read(path: str | Path | None, environ: dict[str, str] | None = None) -> Loaded:
-    """As `load`, with the origin of each value."""
+def load_copy(path: str | Path) -> Config:
+    """That of a running host, of the copy that it has made at its start, whatever the cluster has set since."""
+    return read(path, cluster={}).config
+
+
+def read(
+    path: str | Path | None, environ: dict[str, str] | None = None, cluster: Mapping[str, Any] | None = None
+) -> Loaded:
+    """As `load`, with the origin of each value. `cluster`: what it has set; None: what the keeper has left in data_dir."""
     name = None if path is None else str(path)
     text = "" if name is None else _text(name)
+    source = name, text, dict(os.environ) if environ is None else environ
+    alone: Loaded | ConfigError
     try:
-        document = tomllib.loads(text)
+        alone = _read(*source, {})
+    except ConfigError as error:
+        alone = error
+    if cluster is None:
+        cluster = cluster_values.load(_data_dir(*source))
+    if cluster:
+        try:
+            return _read(*source, cluster)
+        except ConfigError as error:
+            if isinstance(alone, Loaded):
+                return _without_unusable(source, cluster)
+            raise error from None
+    if isinstance(alone, ConfigError):
+        raise alone
+    return alone
+
+
+def _without_unusable(source: tuple[str | None, str, dict[str, str]], cluster: Mapping[str, Any]) -> Loaded:
+    usable: dict[str, Any] = {}
+    unusable = []
+    for key, value in cluster.items():
+        try:
+            _read(*source, usable | {key: value})
+            usable[key] = value
+        except ConfigError as error:
+            unusable.append((key, str(error)))
+    return replace(_read(*source, usable), unusable=tuple(unusable))
+
+
+def _data_dir(name: str | None, text: str, environ: dict[str, str]) -> str:
+    """Whatever else is wrong."""
+    document = _document(name, text)
+    override(document, environ)
+    node = document.get("node")
+    found = node.get("data_dir") if isinstance(node, dict) else None
+    return found if isinstance(found, str) and "\0" not in found else Node().data_dir
+
+
+def _document(name: str | None, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, and an integer of thousands of digits
         raise ConfigError(_syntax(f"{name}", str(error))) from None
     except RecursionError:
         raise ConfigError(f"{name}: brackets within brackets without end. Look for one that is not closed.") from None
-    variables, faults = override(document, dict(os.environ) if environ is None else environ)
-    places = Places(name, text, variables)
+
+
+def _read(name: str | None, text: str, environ: dict[str, str], cluster: Mapping[str, Any]) -> Loaded:
+    document = _document(name, text)
+    cluster_values.lay(document, cluster)
+    variables, faults = override(document, environ)
+    places = Places(name, text, variables, frozenset(tuple(key.split(".")) for key in cluster))
     values = _Values()
     config = values.table(Config, document, ())
     found = values.faults
@@ -60,7 +119,7 @@ def read(path: str | Path | None, environ: dict[str, str] | None = None) -> Load
     faults += [f"{places.nearest(key)}: {dotted(key)}: {text}" for key, text in found]
     if faults or not isinstance(config, Config):
         raise ConfigError("\n".join(faults))
-    return Loaded(config, places)
+    return Loaded(config, places, frozenset(cluster))
 
 
 def _text(path: str) -> str:
@@ -145,17 +204,20 @@ def _is_wild(value: Any) -> bool:
 
 def unknown(name: str, kind: type[Struct]) -> str:
     """What to do about a key that `kind` does not have. The value is not repeated: it might be a secret."""
+    return f"unknown key; mqnode does not start with a key that it would ignore. {meant(name, kind)}"
+
+
+def meant(name: str, kind: type[Struct]) -> str:
+    """Which key could it be?"""
     sections = {field.name: field.type for field in structs.fields(Config)}
     home = [section for section, each in sections.items() if name in _names(each) and each is not kind]
     names = kind.__struct_fields__
     close = difflib.get_close_matches(name, names, 1, 0.6) or _longer_or_shorter(name, names)
     if close:
-        hint = f"Did you mean {close[0]}?"
-    elif home:
-        hint = f"It belongs into {' or '.join(f'[[{each}]]' if each == 'listeners' else f'[{each}]' for each in home)}."
-    else:
-        hint = f"Known are: {', '.join(names)}."
-    return f"unknown key; mqnode does not start with a key that it would ignore. {hint}"
+        return f"Did you mean {close[0]}?"
+    if home:
+        return f"It belongs into {' or '.join(f'[[{each}]]' if each == 'listeners' else f'[{each}]' for each in home)}."
+    return f"Known are: {', '.join(names)}."
 
 
 def _longer_or_shorter(name: str, names: tuple[str, ...]) -> list[str]:

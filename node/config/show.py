@@ -48,18 +48,18 @@ def to_toml(config: Config, origin: Origin | None = None) -> str:
         if key[:-1] != table:
             table = key[:-1]
             lines += ["", f"[[{table[0]}]]" if isinstance(table[-1], int) else f"[{dotted(table)}]"]
-        line = f"# {key[-1]} is not set" if value is None else f"{key[-1]} = {_toml(value)}"
+        line = f"# {key[-1]} is not set" if value is None else f"{key[-1]} = {in_toml(value)}"
         lines.append(f"{line:<46} # {origin(key)}" if origin else line)
     return "\n".join(lines[1:]) + "\n"
 
 
-def _toml(value: Any) -> str:
+def in_toml(value: Any) -> str:
     """JSON's texts, numbers, booleans and lists are TOML's, too."""
     if isinstance(value, dict):
-        inner = ", ".join(f"{_toml(name)} = {_toml(each)}" for name, each in value.items())
+        inner = ", ".join(f"{in_toml(name)} = {in_toml(each)}" for name, each in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(in_toml, value))}]"
     return msgspec.json.encode(value).decode()
 
 

@@ -90,7 +90,9 @@ class Keeper:
                 strict = self.config.cluster.ack_policy == "strict"
                 self.replicas = replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
                 self.joining = Joining(self)
-                self.settings = Settings(self.writer, self.directory.outbox)
+                self.settings = Settings(
+                    self.store, self.writer, self.directory.outbox, self.config.node.data_dir, self.log
+                )
                 who = replicas.members, replicas.peer_up, replicas.peer_down, replicas.peer_left
                 # What the interconnect process tells, by the name of the event
                 self.tells = {each.__name__: each for each in (*who, self.joining.belongs_to)}

@@ -15,6 +15,7 @@ from tests.cluster.network import Network
 from tests.mqtt import CONNACK, Client, connect_packet
 
 RULES = "user alice\ntopic readwrite #\ntopic read $SYS/#\npattern readwrite own/%u\n"
+KEY = "limits.receive_maximum"
 WITHIN_S = 1.0
 
 
@@ -112,16 +113,36 @@ def test_no_hash_leaves_by_what_clients_and_operators_see(pair: list[Host]) -> N
     assert first.mqnode("users", "delete", "carol", "--yes").returncode == 0
 
 
+def set_for_all(host: Host, value: int) -> None:
+    done = host.mqnode("config", "set", KEY, str(value), "--all")
+    assert done.returncode == 0, done.stderr
+    assert f"Without effect before a restart of each host: {KEY}" in done.stdout
+
+
+def told(host: Host) -> list[tuple[object, object, str]]:
+    lines = [json.loads(line) for line in host.log().splitlines() if '"cluster_value_set"' in line]
+    return [(each["before"], each["after"], each["by"].rpartition("@")[2]) for each in lines if each["key"] == KEY]
+
+
 def test_a_host_that_was_away_catches_up(pair: list[Host]) -> None:
+    """With keys of the configuration, too, of which it has those in force that it knew when it started."""
     first, second = pair
     put(first, "add", "dave")
+    set_for_all(first, 8)
+    wait_for(lambda: told(second) == [(None, 8, "h1")], 5)
     wait_for(lambda: lets_in(second, "dave"), 5)
     second.stop()
+    set_for_all(first, 9)
     assert first.mqnode("users", "delete", "dave", "--yes").returncode == 0
     put(first, "add", "erin")
     second.start()
     assert lets_in(second, "erin")
     assert not lets_in(second, "dave")
+    with second.client() as client:
+        assert client.connect("c", user="erin", password=b"secret").properties["receive_maximum"] == 8
+    assert told(first) == told(second) == [(None, 8, "h1"), (8, 9, "h1")]
+    shown = json.loads(second.mqnode("config", "show", "--origin", "--json").stdout)[KEY]
+    assert shown == {"value": 9, "origin": "cluster"}
     assert first.mqnode("users", "delete", "erin", "--yes").returncode == 0
 
 
