@@ -9,14 +9,17 @@ import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.broker import free_port, wait_for
-from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
+from tests.cluster.hosts import MESH, Host, in_sync, join
 from tests.cluster.loopback import Loopback
+from tests.cluster.matrix import shim
+from tests.cluster.matrix.shim import Shim
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus here; make soak installs it")
 
@@ -83,8 +86,23 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[list[Host]]:
-    with Loopback("h1", "h2") as network, running_hosts(network, interconnect=MESH) as hosts:
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Shim:
+    """Of h2."""
+    folder = tmp_path_factory.mktemp("shim")
+    return Shim(shim.build(folder), folder / "told")
+
+
+@pytest.fixture(scope="module")
+def hosts(clock: Shim) -> Iterator[list[Host]]:
+    network = Loopback("h1", "h2")
+    with ExitStack() as stack:
+        hosts = [
+            Host(network, name, interconnect=MESH, environ=clock.environ if name == "h2" else None)
+            for name in network.hosts
+        ]
+        for host in hosts:
+            stack.callback(host.close)
+            host.start()
         join(*hosts)
         yield hosts
 
@@ -110,6 +128,16 @@ def test_nothing_is_said_while_all_is_well(prometheus: Prometheus, hosts: list[H
     stored(hosts[0])
     prometheus.looks_again()
     assert prometheus.alerts() == {}
+
+
+def test_a_clock_that_is_ahead_is_named(prometheus: Prometheus, clock: Shim) -> None:
+    clock.clock(5)
+    try:
+        prometheus.says(("MqnodeClocksApart", "h1"))
+        assert re.search(r"the clock of h2 is [45]\.?\d*s ahead", prometheus.alerts()["MqnodeClocksApart", "h1"])
+    finally:
+        clock.clock()
+    wait_for(lambda: prometheus.alerts() == {}, SEEN_S, lambda: str(prometheus.alerts()))
 
 
 def test_a_process_that_keeps_dying_is_named(prometheus: Prometheus, hosts: list[Host]) -> None:
