@@ -33,7 +33,8 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-FORMAT = 3
+FORMAT = 2
+FORMAT_SETTINGS = 3  # once there are any: an earlier release would not tell its peers of them
 # What peers hold, too
 REPLICATED = ("sessions", "subs", "queue", "inbox", "bodies", "packet_ids", "retained", "wills", "settings")
 DATABASES = ("meta", "outbox", "erased", *REPLICATED)

@@ -26,11 +26,7 @@ def _add_dots(transaction: Any, databases: dict[str, Any]) -> None:
         transaction.put(META_SEQ, (seq + 1).to_bytes(8, "big"), db=databases["meta"])
 
 
-def _add_settings(transaction: Any, databases: dict[str, Any]) -> None:
-    """2 to 3: there is one more database, empty so far. An earlier release would not tell its peers what is in it."""
-
-
-STEPS: dict[int, Step] = {1: _add_dots, 2: _add_settings}  # format -> how its records become those of the next
+STEPS: dict[int, Step] = {1: _add_dots}  # format -> how its records become those of the next
 
 
 def migrate(transaction: Any, databases: dict[str, Any], version: int, steps: dict[int, Step] = STEPS,

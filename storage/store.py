@@ -12,6 +12,7 @@ import lmdb.verify
 from storage import migrate
 from storage.layout import (
     FORMAT,
+    FORMAT_SETTINGS,
     META_BOOT,
     META_CLOCK,
     META_FORMAT,
@@ -216,9 +217,9 @@ def _check_format(store: Store) -> None:
             transaction.put(META_FORMAT, FORMAT.to_bytes(4, "big"), db=meta)
             return
         version = int.from_bytes(found, "big")
-        if version > FORMAT:
+        if version > FORMAT_SETTINGS:
             raise StoreError(
-                f"{store.path}: was written by a newer mqnode (format {version}, this one knows up to {FORMAT}). "
+                f"{store.path}: was written by a newer mqnode (format {version}, this one knows up to {FORMAT_SETTINGS}). "
                 "mqnode does not start on it and has changed nothing. Install the newer version again."
             )
         if version < FORMAT:

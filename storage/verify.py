@@ -23,6 +23,7 @@ from storage.changes import BEATEN, decode_keys
 from storage.layout import (
     DATABASES,
     FORMAT,
+    FORMAT_SETTINGS,
     META_BOOT,
     META_CLOCK,
     META_ENDED,
@@ -43,7 +44,6 @@ from storage.layout import (
     Subscription,
     WillRecord,
     client_key,
-    open_databases,
     setting_text,
     subscription_key,
     topic_key,
@@ -97,19 +97,20 @@ def verify(file: Path) -> dict[str, int]:
         ) as environment:
             meta = environment.open_db(b"meta", create=False)  # first: another format may have other databases
             with environment.begin() as transaction:
-                _check_format(file, transaction.get(META_FORMAT, db=meta))
-            databases = open_databases(environment, create=False)
+                version = _check_format(file, transaction.get(META_FORMAT, db=meta))
+                names = set(transaction.cursor().iternext(values=False))
+            known = [name for name in DATABASES if name != "settings" or b"settings" in names]
+            databases = {name: environment.open_db(name.encode(), create=False) for name in known}
             with environment.begin() as transaction:
-                return _walk(file, transaction, databases)
+                return {"format": version, **_walk(file, transaction, databases)}
     except lmdb.Error as error:
         raise StoreError(f"{file}: is no store of mqnode: {error}. Nothing was changed. Use another file.") from error
 
 
 def _walk(file: Path, transaction: Any, databases: dict[str, Any]) -> dict[str, int]:
     seen = _Seen()
-    counts = {"format": FORMAT}
-    for name in CHECKS:
-        counts[name] = 0
+    counts = dict.fromkeys(CHECKS, 0)
+    for name in [name for name in CHECKS if name in databases]:
         for key, value in transaction.cursor(db=databases[name]):
             try:
                 CHECKS[name](key, value, seen)
@@ -127,15 +128,16 @@ def _walk(file: Path, transaction: Any, databases: dict[str, Any]) -> dict[str, 
     return counts
 
 
-def _check_format(file: Path, value: bytes | None) -> None:
+def _check_format(file: Path, value: bytes | None) -> int:
     if value is None:
         raise StoreError(f"{file}: is no store of mqnode: it has no format. Nothing was changed. Use another file.")
     version = int.from_bytes(value, "big")
-    if version != FORMAT:
+    if version not in (FORMAT, FORMAT_SETTINGS):
         raise StoreError(
-            f"{file}: has format {version}, this mqnode verifies {FORMAT}. Nothing was changed. "
+            f"{file}: has format {version}, this mqnode verifies {FORMAT} and {FORMAT_SETTINGS}. Nothing was changed. "
             "Use the version of mqnode that wrote it."
         )
+    return version
 
 
 def _numbers(transaction: Any, database: Any) -> Iterator[int]:

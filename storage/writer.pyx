@@ -27,7 +27,7 @@ import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
 from storage.covered import Covered, Part
-from storage.layout import META_COVERED, META_ENDED, META_HAD, META_HALF_DONE, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
+from storage.layout import FORMAT_SETTINGS, META_COVERED, META_ENDED, META_FORMAT, META_HAD, META_HALF_DONE, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:              # of entries
     HELD_RANK
@@ -379,10 +379,11 @@ cdef class Writer:
         return 0
 
     def digests(self):
-        """{database: (keys, digest)} of the store with this context, None while a commit changes it."""
+        """{database: (keys, digest)} of the store with this context, None while a commit changes it. Settings only if there are any: earlier
+        releases do not know them."""
         if self.transaction is not None and self.touched or not self.recording:
             return None
-        return {name: (self.kept[i], self.digest[i]) for i, name in enumerate(REPLICATED) if i != BODIES}
+        return {name: (self.kept[i], self.digest[i]) for i, name in enumerate(REPLICATED) if i != BODIES and (i != SETTINGS or self.kept[i])}
 
     cdef int count_entry(self, Queue queue, bytes entry) except -1:
         queue.count += 1
@@ -506,7 +507,8 @@ cdef class Writer:
                 self.bodies.put(key, value)
         else:
             self.transaction.put(key, value, db=self.handles[database])
-            self.settings_changed = self.settings_changed or database == SETTINGS
+            if database == SETTINGS:
+                self.note_setting()
             if database == INBOX:
                 self.count_waiting(key, ours, value)
         if self.recording:
@@ -522,11 +524,17 @@ cdef class Writer:
         cdef bytes value = self.transaction.pop(key, db=self.handles[database])
         if value is None:
             return False
-        self.settings_changed = self.settings_changed or database == SETTINGS
+        if database == SETTINGS:
+            self.note_setting()
         if database == INBOX:
             self.count_waiting(key, value, None)
         self.record_erased(database, key, value)
         return True
+
+    cdef int note_setting(self) except -1:
+        self.settings_changed = True
+        self.transaction.put(META_FORMAT, FORMAT_SETTINGS.to_bytes(4, "big"), db=self.databases["meta"])
+        return 0
 
     cdef int record(self, int database, bytes key, bytes value) except -1:
         add_put(self.changes, database, key, value)
@@ -1519,7 +1527,8 @@ cdef class Writer:
         """What another host put, or with None erased, where we have `ours`."""
         if self.recording and database != BODIES:
             self.change_digest(database, key, ours, value)
-        self.settings_changed = self.settings_changed or database == SETTINGS
+        if database == SETTINGS:
+            self.note_setting()
         if value is None:
             self.transaction.delete(key, db=self.handles[database])
         else:

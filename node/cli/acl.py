@@ -27,7 +27,7 @@ def command() -> None:
 
 
 @command.command("load")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=click.Path())
 @config_option
 @json_option
 def load(file: str, config_path: str, as_json: bool) -> None:
@@ -59,7 +59,8 @@ def load(file: str, config_path: str, as_json: bool) -> None:
 
 @command.command("show")
 @config_option
-def show(config_path: str) -> None:
+@json_option
+def show(config_path: str, as_json: bool) -> None:
     """Write the rules that all hosts have to the standard output.
 
     \b
@@ -69,12 +70,16 @@ def show(config_path: str) -> None:
     from node.cli.api import Api
 
     with Api(config_path) as api:
-        text = api.get("v1", "acl")["text"]
-    if text is None:
+        answer = api.get("v1", "acl")
+    text = answer["text"]
+    if as_json:
+        show_json(answer)
+    elif text is None:
         raise click.ClickException(
             'There are none yet: where auth.acl_file = "cluster", nothing is allowed. Load some: mqnode acl load FILE'
         )
-    click.echo("\n".join(map(printable, text.splitlines())))
+    else:
+        click.echo("\n".join(map(printable, text.splitlines())))
 
 
 @command.command("test")

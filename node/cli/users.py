@@ -109,7 +109,7 @@ def delete_user(user: str, yes: bool, config_path: str, as_json: bool) -> None:
 
 
 @command.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=click.Path())
 @click.option("--replace", is_flag=True, help="Give users that are there already what FILE says.")
 @config_option
 @json_option

@@ -23,6 +23,7 @@ REPAIR_MS = 60_000  # from one to the next of a pair
 PART_BYTES = 1 << 20
 
 DigestsOf = dict[str, tuple[int, int]]  # database -> how many keys, digest
+NONE = (0, 0)  # of a database that is not named
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(tuple[Context, DigestsOf]).decode
@@ -107,13 +108,16 @@ class Digests:
             self._directory.count("digests_skipped")
             return
         self._directory.count("digests_compared")
-        self._differing[peer] = different = sorted(name for name in theirs if theirs[name] != own[1][name])
+        ours = own[1]
+        different = sorted(name for name in theirs | ours if theirs.get(name, NONE) != ours.get(name, NONE))
+        self._differing[peer] = different
         if not different:
             return
         self._directory.count("digest_mismatches")
         repairs = now_ms - self._asked_ms.get(peer, -REPAIR_MS) >= REPAIR_MS
+        counts = {name: [each.get(name, NONE)[0] for each in (ours, theirs)] for name in different}
         self._log.error(
-            "stores_differ", peer=peer.name, databases={name: [own[1][name][0], theirs[name][0]] for name in different},
+            "stores_differ", peer=peer.name, databases=counts,
             cause="a disk has lost something, or mqnode has a bug: both have the same commits and not the same entries",
             effect="what one lacks it gets from the other" + ("" if repairs else ", within a minute")
             + "; a message that was delivered may be delivered again",

@@ -57,6 +57,6 @@ class Settings:
             if values.get(key) != before.get(key):
                 self._log.warning(
                     "cluster_value_set", key=key, before=before.get(key), after=values.get(key),
-                    by=found[key].by if key in found else "", effect="none before a restart",
+                    by=found[key].by if key in found else "", cause="set for all hosts", effect="none before a restart",
                     next="systemctl restart mqnode",
                 )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.config import Limits
-from storage.layout import META_FORMAT, REPLICATED, StoreError, sealed, setting, setting_key, setting_text
+from storage.layout import REPLICATED, StoreError, sealed, setting, setting_key, setting_text
 from storage.reader import Reader
 from storage.store import Store, open_store
 from storage.verify import verify
@@ -181,19 +181,26 @@ def test_a_backup_counts_them(tmp_path: Path) -> None:
     assert verify(tmp_path / "data.mdb")["settings"] == 2
 
 
-def test_a_store_of_the_release_before_opens_and_its_backups_name_their_format(tmp_path: Path) -> None:
-    store, writer = host(tmp_path, A)
-    writer.begin()
-    writer.put("retained", b"t", b"x")
-    writer.commit()
+def test_the_release_before_opens_a_store_until_there_are_settings(tmp_path: Path) -> None:
+    """So a host may be downgraded until then. That release's own stores have no such database."""
+    store, _ = host(tmp_path, A)
     with store.environment.begin(write=True) as transaction:
         transaction.drop(store.databases["settings"])
-        transaction.put(META_FORMAT, (2).to_bytes(4, "big"), db=store.databases["meta"])
     store.environment.close()
-    with pytest.raises(StoreError, match="has format 2, this mqnode verifies 3"):
-        verify(tmp_path / "data.mdb")
+    found = verify(tmp_path / "data.mdb")
+    assert (found["format"], found["settings"]) == (2, 0)
     store, writer = host(tmp_path, A)
-    assert store.entries("retained") == 1
     put(writer, "acl", "x")
-    assert store.entries("settings") == 1
     store.environment.close()
+    found = verify(tmp_path / "data.mdb")
+    assert (found["format"], found["settings"]) == (3, 1)
+
+
+def test_so_does_one_that_was_told_of_some(tmp_path: Path) -> None:
+    (first, one), (second, two) = host(tmp_path / "a", A), host(tmp_path / "b", B)
+    assert "settings" not in one.digests(), "a host of that release would not know it"
+    put(one, "acl", "x")
+    tell(one, A, two)
+    for store in (first, second):
+        store.environment.close()
+    assert verify(tmp_path / "b" / "data.mdb")["format"] == 3
