@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mesh import versions
 from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
@@ -120,7 +122,8 @@ def up_and_down_again(pair: list[Host], release: Release, other: str | Path, hig
     ledger = Ledger(client, SEED, rate=40.0, fickle=0.0)
     ledger.start()
     first, second = pair
-    for host, source, expected in ((first, other, 0), (second, other, higher), (first, "", 0)):
+    lower = min(0, higher)
+    for host, source, expected in ((first, other, lower), (second, other, higher), (first, "", lower)):
         ledger.wait_acked(10, ledger.acked())
         release(host, source)
         in_sync(first, second)
@@ -186,7 +189,10 @@ def test_what_is_not_understood_stops_the_link_and_nothing_is_skipped(pair: list
 @pytest.mark.skipif("MQNODE_OTHER_RELEASE" not in os.environ, reason="no other release is named")
 @pytest.mark.timeout(180)
 def test_another_release_as_it_is(pair: list[Host], release: Release) -> None:
-    up_and_down_again(pair, release, Path(os.environ["MQNODE_OTHER_RELEASE"]), 0)
+    folder = Path(os.environ["MQNODE_OTHER_RELEASE"])
+    level = re.search(r"^LEVEL = (\d+)", (folder / "mesh" / "versions.py").read_text(), re.MULTILINE)
+    assert level is not None
+    up_and_down_again(pair, release, folder, int(level[1]) - versions.LEVEL)
     release(pair[1], "")
 
 
