@@ -197,9 +197,9 @@ def _remove(config_path: str, name: str, as_json: bool, yes: bool) -> None:
 
 def _loss(found: dict[str, Any]) -> str:
     """What may be lost, as far as this host can know."""
-    from node.cli.output import counted, printable
+    from node.cli.output import printable
 
-    name, sessions = printable(found["name"]), counted(found["sessions"], "session")
+    name, sessions = printable(found["name"]), found["sessions"]
     lines = []
     if found["state"] == "up":
         lines.append(
@@ -211,7 +211,7 @@ def _loss(found: dict[str, Any]) -> str:
         )
     elif found["was_in_sync"]:
         lines += [
-            f"{name} was in sync when it went: none of its {sessions} lacks what it had acknowledged by then.",
+            f"{name} was in sync when it went: its sessions ({sessions}) lack nothing that it had acknowledged by then.",
             "What it acknowledged after that, alone, nobody here can know.",
         ]
     else:
