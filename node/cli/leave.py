@@ -192,7 +192,7 @@ def _remove(config_path: str, name: str, as_json: bool, yes: bool) -> None:
     if as_json:
         show_json(done)
     else:
-        click.echo(f"{name} is no member any more; {done['sessions']} sessions that it had go on at this host")
+        click.echo(f"{name} is no member any more; its sessions ({done['sessions']}) go on at this host")
 
 
 def _loss(found: dict[str, Any]) -> str:
