@@ -1,4 +1,4 @@
-"""The admin API: falcon resources over Host. GET /live, /ready, /insync and /metrics are open; the rest needs the bearer token.
+"""The admin API: falcon resources over Host. GET of OPEN_PATHS needs no token; the rest needs the bearer token.
 
 Lists take `limit`, `after` (the last name of the page before) and `match` (a glob); clients come in the order of their ids,
 sessions and retained messages in that of the store. Names in paths are percent-encoded. Errors are JSON `{"error": …}`.
@@ -17,7 +17,7 @@ import msgspec
 from node.admin import metrics, records, removal
 from node.admin.answer import answer
 from node.admin.drain import Drain, DrainError, Order
-from node.admin.host import Host
+from node.admin.host import DRAINING, Host
 from node.admin.link import LinkError
 from node.admin.rebalance import Rebalance, RebalanceError
 from node.admin.route import route
@@ -27,7 +27,7 @@ from storage.layout import SessionRecord, StoreError, Subscription
 from storage.reader import Reader
 
 LIMIT_MAX = 10_000
-OPEN_PATHS = ("/live", "/ready", "/insync", "/metrics")
+OPEN_PATHS = ("/live", "/ready", "/balancer", "/insync", "/metrics")
 
 
 def make_app(host: Host, token: str) -> falcon.App[Any, Any]:
@@ -53,6 +53,7 @@ def _app(app: falcon.App[Any, Any], host: Host, paths: tuple[str, ...]) -> falco
 ROUTES = {
     "/live": "live",
     "/ready": "ready",
+    "/balancer": "balancer",
     "/insync": "insync",
     "/metrics": "metrics",
     "/openapi.json": "openapi",
@@ -117,6 +118,13 @@ class _Resources(SettingsRoutes):
     def on_get_ready(self, request: falcon.Request, response: falcon.Response) -> None:
         reasons = self.host.not_ready()
         response.status = falcon.HTTP_503 if reasons else falcon.HTTP_200
+        answer(response, {"ready": not reasons, "reasons": reasons})
+
+    def on_get_balancer(self, request: falcon.Request, response: falcon.Response) -> None:
+        """/ready, but 404 if this host is only to get no new clients, for it sends those that it has away itself."""
+        reasons = self.host.not_ready()
+        goes_softly = reasons == [DRAINING]
+        response.status = falcon.HTTP_404 if goes_softly else falcon.HTTP_503 if reasons else falcon.HTTP_200
         answer(response, {"ready": not reasons, "reasons": reasons})
 
     def on_get_insync(self, request: falcon.Request, response: falcon.Response) -> None:

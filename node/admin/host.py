@@ -21,6 +21,7 @@ VERSION = version("mqnode")  # that runs, whatever is installed meanwhile
 INTERCONNECT_S = 20.0  # it waits for other hosts
 NO_INTERCONNECT = "the interconnect is not ready"
 TROUBLE = "interconnect.trouble"  # in run_dir: what keeps the interconnect from running
+DRAINING = "its clients move to other hosts, or have: mqnode cluster drain --cancel ends that"
 STALE_S = 2.0  # a heartbeat older than this is of a dead or hung process
 
 
@@ -56,7 +57,7 @@ class Host:
             ]
         reasons = []
         if self.draining:
-            reasons.append("its clients move to other hosts, or have: mqnode cluster drain --cancel ends that")
+            reasons.append(DRAINING)
         keeper = self.counters.read(counters.KEEPER)
         if not self.alive(counters.KEEPER) or not keeper["ready"]:
             reasons.append("the keeper is not ready")

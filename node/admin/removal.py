@@ -18,8 +18,12 @@ SESSIONS_A_STEP = 2000
 def describe(host: Host, name: str) -> dict[str, Any]:
     """What is known here of the member, and the sessions that it delivered last; falcon.HTTPNotFound if there is none."""
     node = _node(host, name)
-    known = {each["node_id"]: each for each in host.ask_keeper("peers")["peers"]}.get(node["node_id"], {})
-    number = known.get("number", 0)
+    known = {each["node_id"]: each for each in host.ask_keeper("peers")["peers"]}.get(node["node_id"])
+    if known is None:
+        raise falcon.HTTPServiceUnavailable(
+            description=f"the keeper has started a moment ago, and knows nothing of {name} yet: nothing was changed. Try again in 3 s"
+        )
+    number = known["number"]
 
     def owned(reader: Reader) -> list[tuple[SessionRecord, int, int]]:
         found = (
@@ -28,7 +32,7 @@ def describe(host: Host, name: str) -> dict[str, Any]:
         return [(record, *reader.queue_depth(record.sid)) for record in found]
 
     sessions = sorted(host.read(owned), key=lambda each: -each[1]) if number else []
-    was_in_sync = bool(known.get("was_in_sync"))
+    was_in_sync = bool(known["was_in_sync"])
     return {
         "name": name,
         "state": node["state"],

@@ -194,7 +194,7 @@ class Discovery(_Section, frozen=True):
 class Admin(_Section, frozen=True):
     bind: str = "127.0.0.1:8081"
     health_bind: str = (
-        ""  # GET /live, /ready and /metrics for others: load balancers, Prometheus; empty: only at `bind`
+        ""  # GET /live, /ready, /balancer and /metrics for others: load balancers, Prometheus; empty: only at `bind`
     )
     token_file: str = ""  # default: data_dir + "/admin.token", made at first start with mode 0600
 

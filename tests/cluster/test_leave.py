@@ -191,7 +191,7 @@ def test_sessions_move_and_the_host_leaves(hosts: list[Host]) -> None:
     homes = [each["node"] for each in hosts[0].get("/v1/sessions?limit=100")[1] if "away" in each["client_id"]]
     assert (len(homes), homes.count("h1")) == (20, 10)
     wait_for(lambda: '"event":"host_left"' in host.log(), 10, host.log)
-    assert host.get("/ready")[0] == 503
+    assert host.get("/ready")[0] == host.get("/balancer")[0] == 503
     shown = host.mqnode("status", "--json").stdout
     assert ["no member" in each for each in json.loads(shown)["reasons"] + json.loads(shown)["warnings"]] == [True], (
         shown

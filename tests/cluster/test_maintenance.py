@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import datetime
 
 import pytest
 
 from tests.broker import busy, wait_for
 from tests.cluster.balancer import Balancer
-from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
+from tests.cluster.hosts import MESH, TIMEOUT_S, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
 from tests.faults.ledger import Ledger
 from tests.faults.test_kill import SEED
@@ -22,6 +24,7 @@ from tests.mqtt import DISCONNECT, PINGREQ, PINGRESP, Client, Packet, packet
 
 DRAIN_S = 4
 GAP_S = 8.0  # what a client may be without an answer while a host is stopped
+COUNT, RATE = 150, 50
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +122,62 @@ def gone(client: Client) -> Packet | None:
     return None if answer.kind == PINGRESP else answer
 
 
-def test_a_stop_sends_everybody_away_in_its_time(pair: tuple[Host, Host]) -> None:
-    """By SIGTERM: in the time of node.drain_s all are told to use another host, and none that the server shuts down. Balancers
-    may notice before, and the other host is not stormed."""
+def test_a_balancer_leaves_the_clients_of_a_drained_host_to_it(pair: tuple[Host, Host]) -> None:
+    """Row 89: all are told to go, at the rate. Those who come meanwhile get the other host, and none is refused."""
     first, second = pair
-    clients = [first.client() for _ in range(40)]
+    with Balancer(pair, by_client_id=False) as balancer, ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        clients = [stack.enter_context(each) for each in clients_of(balancer, first, COUNT)]
+        draining = pool.submit(first.mqnode, "cluster", "drain", "--grace", "1", "--rate", str(RATE))
+        wait_for(lambda: balancer.up() == {"h2"}, 10, first.log)
+        assert (first.get("/ready")[0], first.get("/balancer")[0]) == (503, 404)
+        stack.enter_context(balancer.client()).connect("late")
+        assert second.get("/v1/clients/late")[0] == 200
+        went = departures(clients)
+        assert [reason for _, reason in went] == [0x9C] * COUNT
+        assert went[-1][0] - went[0][0] > COUNT / RATE * 0.8
+        assert draining.result().returncode == 0, draining.result().stderr
+        assert first.mqnode("cluster", "drain", "--cancel").returncode == 0
+        wait_for(lambda: balancer.up() == {"h1", "h2"}, 10, first.log)
+
+
+def clients_of(balancer: Balancer, host: Host, count: int) -> list[Client]:
+    """Connected to that host, behind the balancer."""
+    others = [each.name for each in balancer.hosts if each is not host]
+    for name in others:
+        balancer.ask(f"set server mqnode/{name} state drain")
+    assert balancer.up() == {host.name}
+    clients = [balancer.client() for _ in range(count)]
     for client in clients:
         client.connect()
-    began_s = time.monotonic()
-    with ThreadPoolExecutor(1) as pool:
+    for name in others:
+        balancer.ask(f"set server mqnode/{name} state ready")
+    return clients
+
+
+def departures(clients: list[Client]) -> list[tuple[float, int | None]]:
+    """When each connection ended, and the reason that the client was told; None: it was cut."""
+    waiting, ends = {each.socket: each for each in clients}, []
+    while waiting:
+        ending, _, _ = select.select(list(waiting), [], [], TIMEOUT_S)
+        assert ending, f"{len(waiting)} of {len(clients)} are still connected"
+        for each in ending:
+            said = waiting.pop(each).expect_closed()
+            ends.append((time.monotonic(), said and said.reason))
+    return ends
+
+
+def test_a_stop_sends_everybody_away_in_its_time(pair: tuple[Host, Host]) -> None:
+    """By SIGTERM: in the time of node.drain_s all are told to use another host, and none that the server shuts down. Balancers
+    may notice before, and cut nobody; the other host is not stormed."""
+    first, second = pair
+    with Balancer(pair) as balancer, ThreadPoolExecutor(1) as pool:
+        clients = clients_of(balancer, first, 40)
+        began_s = time.monotonic()
         stopping = pool.submit(first.stop)
         wait_for(lambda: first.get("/ready")[0] == 503, 10, first.log)
         assert stopping.result() == 0
-    assert time.monotonic() - began_s < (DRAIN_S + 5) * busy()
-    assert [client.receive().reason for client in clients] == [0x9C] * 40
+        assert time.monotonic() - began_s < (DRAIN_S + 5) * busy()
+        assert [reason for _, reason in departures(clients)] == [0x9C] * 40
     said = [json.loads(line) for line in first.log().splitlines() if line.startswith("{")]
     at_s = [datetime.fromisoformat(each["time"]).timestamp() for each in said]
     waiting_s = max(at for at, each in zip(at_s, said, strict=True) if each.get("phase") == "waiting")

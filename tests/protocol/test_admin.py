@@ -24,7 +24,7 @@ def status(url: str) -> int:
 def test_health_address_answers_without_a_token_and_only_what_is_open() -> None:
     port = free_port()
     with running(f'health_bind = "127.0.0.1:{port}"\n', workers=1) as broker:
-        for path in ("/live", "/ready", "/metrics"):
+        for path in ("/live", "/ready", "/balancer", "/metrics"):
             assert status(f"http://127.0.0.1:{port}{path}") == 200
         assert status(f"http://127.0.0.1:{port}/v1/status") == 404
         assert status(f"http://127.0.0.1:{broker.admin_port}/v1/status") == 401
