@@ -9,6 +9,7 @@ import falcon
 
 from node import log
 from node.admin.host import Host
+from node.admin.link import LinkError
 from storage.layout import SessionRecord
 from storage.reader import Reader
 
@@ -16,12 +17,13 @@ SESSIONS_A_STEP = 2000
 
 
 def describe(host: Host, name: str) -> dict[str, Any]:
-    """What is known here of the member, and the sessions that it delivered last; falcon.HTTPNotFound if there is none."""
+    """What is known here of the member, and the sessions that it delivered last; falcon.HTTPNotFound if there is none.
+    Raises LinkError."""
     node = _node(host, name)
     known = {each["node_id"]: each for each in host.ask_keeper("peers")["peers"]}.get(node["node_id"])
     if known is None:
-        raise falcon.HTTPServiceUnavailable(
-            description=f"the keeper has started a moment ago, and knows nothing of {name} yet: nothing was changed. Try again in 3 s"
+        raise LinkError(
+            f"the keeper has just started, and knows nothing of {name} yet: nothing was changed. Try again in 3 s"
         )
     number = known["number"]
 
