@@ -34,7 +34,7 @@ def describe(host: Host, name: str) -> dict[str, Any]:
         return [(record, *reader.queue_depth(record.sid)) for record in found]
 
     sessions = sorted(host.read(owned), key=lambda each: -each[1]) if number else []
-    was_in_sync = bool(known["was_in_sync"])
+    was_in_sync = known["was_in_sync"]
     return {
         "name": name,
         "state": node["state"],

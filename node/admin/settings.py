@@ -23,7 +23,7 @@ from node.auth.users import User, describe
 from node.config import ConfigError, read, settable
 from node.config.keys import CLUSTER
 from node.config.show import values
-from node.keeper.settings import CONFIG, Value
+from node.keeper.settings import CONFIG, Value, values_of
 from node.preflight import check_loaded
 from node.process import CONFIG_FILE
 
@@ -130,7 +130,10 @@ class SettingsRoutes:
             before, after = read(path, cluster=known), read(path, cluster=wanted)
             if why := dict(after.unusable).get(new.key):
                 raise ConfigError(why)
-            warnings = [each for each in check_loaded(after) if each not in check_loaded(before)]
+            warnings = check_loaded(after)
+            if warnings:
+                known_before = check_loaded(before)
+                warnings = [each for each in warnings if each not in known_before]
         except ConfigError as error:
             text = str(error).removeprefix("cluster: ")
             if "nothing was changed" not in text:
@@ -148,8 +151,7 @@ class SettingsRoutes:
     def _values(self) -> dict[str, Any]:
         """What the cluster has set."""
         found = self.host.read(lambda reader: reader.settings(CONFIG))
-        decoded = {name.removeprefix(CONFIG): msgspec.json.decode(text, type=Value).value for name, text in found}
-        return {name: value for name, value in decoded.items() if value is not None}
+        return {name: each.value for name, each in values_of(found).items() if each.value is not None}
 
     def _rules(self, text: str | None) -> dict[str, Any]:
         """`text`: None before there were any."""

@@ -55,23 +55,16 @@ def read(
     name = None if path is None else str(path)
     text = "" if name is None else _text(name)
     source = name, text, dict(os.environ) if environ is None else environ
-    alone: Loaded | ConfigError
-    try:
-        alone = _read(*source, {})
-    except ConfigError as error:
-        alone = error
     if cluster is None:
         cluster = cluster_values.load(_data_dir(*source))
-    if cluster:
+    try:
+        return _read(*source, cluster)
+    except ConfigError as error:
         try:
-            return _read(*source, cluster)
-        except ConfigError as error:
-            if isinstance(alone, Loaded):
-                return _without_unusable(source, cluster)
+            _read(*source, {})
+        except ConfigError:
             raise error from None
-    if isinstance(alone, ConfigError):
-        raise alone
-    return alone
+        return _without_unusable(source, cluster)
 
 
 def _without_unusable(source: tuple[str | None, str, dict[str, str]], cluster: Mapping[str, Any]) -> Loaded:

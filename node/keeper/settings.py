@@ -6,6 +6,7 @@ says and the store does not is a change, so that none goes by without its event 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -27,6 +28,11 @@ class Value(Struct):
 _decode = msgspec.json.Decoder(Value).decode
 
 
+def values_of(settings: Iterable[tuple[str, str]]) -> dict[str, Value]:
+    """The keys in these settings, those that are not set any more too."""
+    return {name.removeprefix(CONFIG): _decode(text) for name, text in settings}
+
+
 class Settings:
     def __init__(self, store: Store, writer: Writer, outbox: Outbox, data_dir: str, log: Any) -> None:
         self._store, self._writer, self._outbox = store, writer, outbox
@@ -40,7 +46,7 @@ class Settings:
             self._outbox.broadcast("settings", {}, urgent=True)
 
     def _keep_values(self) -> None:
-        found = {name.removeprefix(CONFIG): _decode(text) for name, text in self._store.settings(CONFIG).items()}
+        found = values_of(self._store.settings(CONFIG).items())
         values = {key: each.value for key, each in found.items() if each.value is not None}
         before = cluster.load(self._data_dir)
         if values == before:

@@ -12,7 +12,7 @@ from storage.changes import decode
 from storage.layout import REPLICATED, u64
 from storage.writer import Writer, parse_entry
 from tests.simulation.worker import DONE, PUBLISH, message, operation
-from tests.storage.test_erased_and_taken import A, B, Host, host, tell
+from tests.storage.stores import A, B, Host, host, tell
 
 C = 3  # number of a host
 OURS, THEIRS = 7, 8  # sessions of C and B

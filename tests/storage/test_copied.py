@@ -11,7 +11,7 @@ import pytest
 from storage.changes import decode
 from storage.writer import Writer, parse_entry
 from tests.simulation.worker import PUBLISH, message, operation
-from tests.storage.test_erased_and_taken import A, B, Host, host, tell
+from tests.storage.stores import A, B, Host, host, tell
 
 C = 3  # number of a host
 SID = 7

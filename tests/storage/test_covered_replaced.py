@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.layout import REPLICATED
-from tests.storage.test_erased_and_taken import DATABASE, KEY, Host, held, host, tell
+from tests.storage.stores import Host, host, tell
+from tests.storage.test_erased_and_taken import DATABASE, KEY, held
 
 SOURCE, HERE, FIRST, LAST = 1, 2, 3, 4  # numbers of hosts
 OLD, NEW = b"zzzz", b"aaaa"  # of two concurrent ones the greater one wins

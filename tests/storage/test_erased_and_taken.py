@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from node.config import Limits
-from storage.store import Store, open_store
-from storage.writer import Writer
+from tests.storage.stores import A, B, Host, tell
 
-A, B = 1, 2  # numbers of hosts
 DATABASE, KEY = "packet_ids", bytes(8) + b"\0\1"
-Host = tuple[Store, Writer]
-
-
-def host(folder: Path, number: int) -> Host:
-    folder.mkdir()
-    store = open_store(folder, 1 << 24, 1 << 30)
-    writer = Writer(store.environment, store.databases, Limits(), number)
-    writer.begin()
-    writer.begin_recording()
-    writer.commit()
-    return store, writer
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
-    both = host(tmp_path / "a", A), host(tmp_path / "b", B)
-    yield both
-    for store, _ in both:
-        store.environment.close()
 
 
 def held(host: Host) -> bytes | None:
     with host[0].environment.begin() as transaction:
         value: bytes | None = transaction.get(KEY, db=host[0].databases[DATABASE])
         return value
-
-
-def tell(writer: Writer, number: int, told: Writer) -> None:
-    """What the other host lacks, as it is sent again."""
-    context = writer.context()
-    for seq, changes in writer.missed(told.peer_seq(number), 1 << 20):
-        told.begin()
-        told.apply_changes(number, changes, context)
-        told.learn({number: seq})
-        told.commit()
 
 
 @pytest.mark.parametrize("in_one_commit", [True, False])

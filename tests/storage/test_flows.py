@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from node.config import Limits
 from storage.layout import u64
-from storage.store import open_store
 from storage.writer import Writer
 from tests.simulation.worker import PUBLISH, RELEASED, message, operation
+from tests.storage.stores import A, B, Host, tell
 
-A, B = 1, 2  # numbers of hosts
 SID, PACKET_ID = 1, 7
 KEY = u64(SID) + PACKET_ID.to_bytes(2, "big")
 
 
 @pytest.fixture
-def writers(tmp_path: Path) -> Iterator[list[Writer]]:
-    stores = [open_store(tmp_path / name, 1 << 24, 1 << 30) for name in "ab"]
-    writers = [
-        Writer(store.environment, store.databases, Limits(), number)
-        for store, number in zip(stores, (A, B), strict=True)
-    ]
-    for writer in writers:
-        writer.begin()
-        writer.begin_recording()
-        writer.commit()
-    yield writers
-    for store in stores:
-        store.environment.close()
+def writers(hosts: tuple[Host, Host]) -> list[Writer]:
+    return [writer for _, writer in hosts]
 
 
 def publish(writer: Writer, batch: int, payload: str, at_ms: int) -> None:
@@ -46,14 +31,6 @@ def release(writer: Writer, batch: int) -> None:
     writer.begin()
     writer.apply(struct.pack("<Q", batch) + operation(RELEASED, struct.pack("<QH", SID, PACKET_ID)), 0, 1, 0)
     writer.commit()
-
-
-def tell(writer: Writer, number: int, told: Writer, context: dict[int, int]) -> None:
-    for seq, changes in writer.missed(told.peer_seq(number), 1 << 20):
-        told.begin()
-        told.apply_changes(number, changes, context)
-        told.learn({number: seq})
-        told.commit()
 
 
 def take_snapshot(writer: Writer, number: int, told: Writer) -> None:

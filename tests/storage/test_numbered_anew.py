@@ -9,9 +9,8 @@ import pytest
 from storage.layout import META_HAD
 from storage.writer import Writer, parse_entry
 from tests.simulation.worker import DONE, PUBLISH, RECEIVED, message, operation
-from tests.storage.test_erased_and_taken import A, B, Host, hosts, tell
+from tests.storage.stores import A, B, Host, tell
 
-__all__ = ["hosts"]  # a fixture
 SID = 7
 
 

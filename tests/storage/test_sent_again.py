@@ -8,9 +8,8 @@ import pytest
 from storage.changes import decode
 from storage.layout import HEADER_BYTES, SessionRecord, client_key
 from storage.writer import Writer
-from tests.storage.test_erased_and_taken import A, B, Host, hosts
+from tests.storage.stores import A, B, Host
 
-__all__ = ["hosts"]  # a fixture
 SID, KEY = 7, client_key("c")
 
 

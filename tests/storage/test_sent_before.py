@@ -10,8 +10,8 @@ import pytest
 from node.config import Limits
 from storage.writer import Writer
 from tests.simulation.worker import DONE, operation
+from tests.storage.stores import A, B, Host, host, tell
 from tests.storage.test_copied import SID, publish, waiting
-from tests.storage.test_erased_and_taken import A, B, Host, host, tell
 
 
 def numbers(host: Host) -> list[int]:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from node.config import Limits
 from storage.layout import REPLICATED, StoreError, sealed, setting, setting_key, setting_text
 from storage.reader import Reader
-from storage.store import Store, open_store
 from storage.verify import verify
 from storage.writer import Writer
+from tests.storage.stores import A, B, Host, host, tell
 
-A, B = 1, 2  # numbers of hosts
-Host = tuple[Store, Writer]
 LONG = "user/" + "ü" * 1000
-
-
-def host(folder: Path, number: int) -> Host:
-    store = open_store(folder, 1 << 24, 1 << 30)
-    writer = Writer(store.environment, store.databases, Limits(), number)
-    writer.begin()
-    writer.begin_recording()
-    writer.commit()
-    return store, writer
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
-    both = host(tmp_path / "a", A), host(tmp_path / "b", B)
-    yield both
-    for store, _ in both:
-        store.environment.close()
 
 
 def put(writer: Writer, name: str, text: str | None, now_ms: int = 1) -> None:
@@ -45,15 +25,6 @@ def put(writer: Writer, name: str, text: str | None, now_ms: int = 1) -> None:
         writer.put("settings", setting_key(name), setting(text, now_ms))
     assert writer.settings_changed
     writer.commit()
-
-
-def tell(writer: Writer, number: int, told: Writer) -> None:
-    context = writer.context()
-    for seq, changes in writer.missed(told.peer_seq(number), 1 << 20):
-        told.begin()
-        told.apply_changes(number, changes, context)
-        told.learn({number: seq})
-        told.commit()
 
 
 def there(host: Host) -> dict[str, str]:
