@@ -22,14 +22,18 @@ from tests.broker import STOP_S, busy, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = """
-import signal, sys, time
+import os, signal, sys, time
 from node import config, counters, process
 process.die_with_parent()
 settings = config.load(sys.argv[sys.argv.index("--config") + 1])
 index = int(sys.argv[sys.argv.index("--index") + 1]) if "--index" in sys.argv else None
 number = {SLOT} if index is None else counters.WORKER_0 + index
-signal.signal(signal.SIGHUP, lambda *_: print("reload", number, flush=True))
-print("started", number, flush=True)
+
+def say(what):
+    os.write(1, b"%s %d\\n" % (what.encode(), number))  # at once, as others write there, too
+
+signal.signal(signal.SIGHUP, lambda *_: say("reload"))
+say("started")
 slot = counters.Counters(config.run_dir(settings) / "counters").claim(number)
 slot[counters.INDEX["ready"]] = 1
 while True:
@@ -98,7 +102,7 @@ class Host:
         if self.process is not None:
             if self.process.poll() is None:
                 self.process.kill()
-            self.process.communicate()
+            print(*self.process.communicate())
         self.notices.close()
         wait_for(lambda: not any(alive(pid) for pid in self.pids()), what="no orphans")
         shutil.rmtree(self.folder)
