@@ -10,15 +10,15 @@ TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:
          systemd-analyze:systemd node:nodejs npm:npm keepalived:keepalived pgrep:procps unshare:util-linux jq:jq curl:curl \
          nginx:nginx ngx_stream_module.so:libnginx-mod-stream
 ARGS ?=
-# a file of tests shares its hosts, so that one process runs it
-IN_PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# a file of tests shares its hosts, so that one process runs it; two for each core, as most of them wait
+IN_PARALLEL := -n $(shell echo $$(( 2 * $$(nproc) ))) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak faults bench demo lint types imports format install wheel build tools clean
 
 run: build
 	.venv/bin/mqnode start --config deploy/mqnode.toml
 
-# all tests, in a process for each core, or those of ARGS, in one: make test ARGS="tests/unit -k tls"
+# all tests, in several processes, or those of ARGS, in one: make test ARGS="tests/unit -k tls"
 test: build tools $(INTEROP)
 	$(PY) -m pytest $(or $(ARGS),$(IN_PARALLEL))
 
@@ -55,9 +55,10 @@ format: $(STAMP)
 # leaves a working .venv/bin/mqnode
 install: build
 
-# without what an earlier build left in build/lib: it would be in the wheel, too
-wheel: $(STAMP)
-	@flock .build.lock bash -ec 'rm -rf build/lib* build/bdist*; \
+# of what `build` has compiled, and without what an earlier build left in build/lib: it would be in the wheel, too
+wheel: build
+	@flock .build.lock bash -ec 'rm -rf build/lib build/bdist*; mkdir -p build/lib; \
+	  for each in node/core/*.pyx storage/*.pyx; do cp --parents -p $${each%.pyx}.*.so build/lib; done; \
 	  $(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .'
 	@echo "Next, on each host: sudo deploy/install $$(ls -t dist/mqnode-*.whl | head -1)"
 

@@ -14,11 +14,12 @@ extensions = [
         extra_compile_args=FLAGS,
         define_macros=[("_GNU_SOURCE", "1")],
     )
-    for folder in ("node/core", "storage", "bench")
+    for folder in ("node/core", "storage")
     for path in sorted(Path(folder).glob("*.pyx"))
 ]
 
 setup(
+    options={"build": {"build_lib": "build/lib"}},  # a name that the Makefile knows
     ext_modules=cythonize(
         extensions,
         compiler_directives={
@@ -28,5 +29,5 @@ setup(
             "cdivision": True,
             "initializedcheck": False,
         },
-    )
+    ),
 )

@@ -15,8 +15,8 @@ settings.load_profile("mqnode")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The simulation last: it uses all cores, also those of the processes that `make test` has no tests left for."""
-    items.sort(key=lambda item: "simulation" in item.path.parts)
+    """The long simulation first: it takes, on all cores, what the others leave to it."""
+    items.sort(key=lambda item: item.path.name != "test_simulation.py")
 
 
 @pytest.fixture

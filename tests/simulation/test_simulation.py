@@ -88,8 +88,8 @@ def wrong_in(seed: int) -> str:
 
 
 def failing(seeds: Iterable[int]) -> Iterator[tuple[int, str]]:
-    """(seed, what went wrong) as they come, on all cores; with few seeds under way at a time."""
-    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+    """(seed, what went wrong) as they come, on all cores, behind what else runs; with few seeds under way at a time."""
+    with ProcessPoolExecutor(mp_context=get_context("fork"), initializer=os.nice, initargs=(19,)) as pool:
         seeds = iter(seeds)
         while part := list(itertools.islice(seeds, 1000)):
             for seed, wrong in zip(part, pool.map(wrong_in, part, chunksize=10), strict=True):
