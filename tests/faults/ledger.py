@@ -22,6 +22,7 @@ TOPIC = "ledger"
 Connect = Callable[[int], Client]  # a connection for MQTT of that version
 _POLL_S = 0.01
 _GO = {0x8B, 0x9C, 0x9D}  # reasons of a host that stops, or sends its clients to another one
+_TAKEN_OVER = 0x8E  # by an earlier CONNECT of this client, which lay at a host that stood still
 
 
 class Peer(threading.Thread):
@@ -65,7 +66,9 @@ class Peer(threading.Thread):
 def _come_again(error: AssertionError) -> bool:
     """A CONNACK that refuses while the host is not complete, a DISCONNECT of one that stops or leaves: the client tries again."""
     text = str(error)
-    return "kind=2" in text or ("kind=14" in text and any(f"reason={reason}," in text for reason in _GO))
+    return "kind=2" in text or (
+        "kind=14" in text and any(f"reason={reason}," in text for reason in {*_GO, _TAKEN_OVER})
+    )
 
 
 class Publisher(Peer):

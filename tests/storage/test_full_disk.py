@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from tests.broker import Broker, wait_for
+from tests.disk import no_byte_left, small_disk
 from tests.mqtt import PUBACK, Client
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
@@ -25,15 +22,12 @@ MOST = 100_000
 @pytest.fixture
 def broker() -> Iterator[Broker]:
     """A host whose data_dir is on a disk of 64 MiB."""
-    disk = Path(tempfile.mkdtemp(prefix="mqnode-disk-", dir="/tmp"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
-    host = Broker(data_dir=disk / "data", workers=1)
-    try:
-        yield host.start()
-    finally:
-        host.close()
-        subprocess.run(["umount", disk], check=True)
-        disk.rmdir()
+    with small_disk(64) as disk:
+        host = Broker(data_dir=disk / "data", workers=1)
+        try:
+            yield host.start()
+        finally:
+            host.close()
 
 
 def offline_session(broker: Broker) -> None:
@@ -98,16 +92,12 @@ def test_no_byte_left(broker: Broker) -> None:
     with Client(broker.port, timeout_s=30) as publisher:
         publisher.connect("pub")
         accepted = publish_until_refused(publisher, 2000)
-        filler = broker.data_dir / "filler"
-        with filler.open("wb", buffering=0) as file, suppress(OSError):
-            while file.write(bytes(4096)):
-                pass
-        parts = [broker.metric(f'mqnode_disk_bytes{{part="{part}"}}') for part in ("size", "free")]
-        assert parts == [64 << 20, 0]
-        assert publisher.publish_all("t", b"too much").reason == QUOTA_EXCEEDED
-        assert publisher.publish_all("nobody").reason == NO_MATCHING_SUBSCRIBERS
-        assert drain(broker, len(accepted)) == accepted
-        filler.unlink()
+        with no_byte_left(broker.data_dir):
+            parts = [broker.metric(f'mqnode_disk_bytes{{part="{part}"}}') for part in ("size", "free")]
+            assert parts == [64 << 20, 0]
+            assert publisher.publish_all("t", b"too much").reason == QUOTA_EXCEEDED
+            assert publisher.publish_all("nobody").reason == NO_MATCHING_SUBSCRIBERS
+            assert drain(broker, len(accepted)) == accepted
         wait_for(lambda: has_room(broker), 10, broker.log)
         assert publisher.publish_all("t", b"00000042").reason == 0
     assert drain(broker, 1) == [42]

@@ -8,7 +8,7 @@ import sys
 import time
 
 from tests.cluster.matrix.cluster import running_cluster
-from tests.cluster.matrix.faults import FAULTS
+from tests.cluster.matrix.faults import FAULTS, those_of
 from tests.cluster.matrix.report import write
 from tests.cluster.matrix.run import WORKLOADS, Verdict, run
 from tests.cluster.network import unavailable
@@ -38,7 +38,8 @@ def main() -> None:
     if reason := unavailable():
         sys.exit(reason)
     verdicts = {
-        hosts: {name: struck(name, hosts, asked.seed) for name in asked.names or FAULTS} for hosts in asked.hosts
+        hosts: {name: struck(name, hosts, asked.seed) for name in asked.names or those_of(hosts)}
+        for hosts in asked.hosts
     }
     if not asked.names:
         write(verdicts, asked.seed)

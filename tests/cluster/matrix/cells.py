@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-# Fault to the workloads that `make test` judges; `make faults` and `make soak` judge all that a run carries.
-ALWAYS = {
+from tests.cluster.matrix.faults import Fault
+
+# Of a fault the workloads that `make test` judges; `make faults` and `make soak` judge all that a run carries.
+_ALWAYS = {
     "F1": ("W1", "W2", "W3", "W7"),
     "F2": ("W1", "W2", "W4", "W6"),
     "F3": ("W1", "W2", "W3", "W4", "W6", "W7", "W8", "W9"),
@@ -20,3 +22,14 @@ ALWAYS = {
     "F14": ("W1", "W4", "W6", "W8"),
     "F15": ("W1", "W4", "W11"),
 }
+_IN_FAULTS_ONLY = (
+    "worker_hangs",
+    "keeper_hangs",
+    "host_stands_still",
+    "no_memory",
+)  # they take long, or are much as others are
+
+
+def always(name: str, fault: Fault, hosts: int = 2) -> tuple[str, ...]:
+    """What `make test` shows of it, on so many hosts."""
+    return () if hosts != 2 or fault.hosts > hosts or name in _IN_FAULTS_ONLY else _ALWAYS[fault.id]

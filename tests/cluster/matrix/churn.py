@@ -89,8 +89,8 @@ class Churn(Peer):
         with host.client() as client:
             client.connect()
             began = time.monotonic()
-            client.publish_all(topic, payload.encode())
-            self.history.add(self.name, "acked", (topic, payload, host.name, began), host.name)
+            if client.publish_all(topic, payload.encode()).reason < 0x80:
+                self.history.add(self.name, "acked", (topic, payload, host.name, began), host.name)
 
     def _until(self, client: Client, kind: int) -> None:
         """What comes before is taken, too. For an answer that does not come the session is asked over a new connection."""

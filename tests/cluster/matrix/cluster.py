@@ -1,4 +1,4 @@
-"""Hosts that are one cluster, behind HAProxy, each with a shim, a power supply and an ACL file, and one more that may join."""
+"""Hosts that are one cluster, behind HAProxy, each with a shim, a power supply, a disk and an ACL file; and one that may join."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tests.cluster.hosts import MESH, Host, join
 from tests.cluster.matrix import shim
 from tests.cluster.matrix.shim import Shim
 from tests.cluster.network import Network
+from tests.disk import small_disk
 from tests.faults import power
 from tests.faults.power import Power
 from tests.mqtt import Client
 
 IN_SYNC_S = 30.0
+DISK_MIB = 256
 ALL_IS_GRANTED = "pattern readwrite #\n"
 
 
@@ -80,7 +82,8 @@ def running_cluster(size: int = 2) -> Iterator[Cluster]:
             acl_files[name].write_text(ALL_IS_GRANTED)
             auth = f'allow_anonymous = true\nacl_file = "{acl_files[name]}"'
             environ = shims[name].environ | powers[name].environ | {"LD_PRELOAD": " ".join(map(str, libraries))}
-            host = Host(network, name, interconnect=MESH, workers=2, auth=auth, environ=environ)
+            data_dir = stack.enter_context(small_disk(DISK_MIB)) / "data"
+            host = Host(network, name, interconnect=MESH, workers=2, auth=auth, data_dir=data_dir, environ=environ)
             stack.callback(host.close)
             hosts.append(host)
         for host in hosts[:size]:

@@ -7,14 +7,16 @@ import resource
 import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from tests.broker import wait_for
 from tests.cluster.hosts import Host, admit, in_sync
 from tests.cluster.matrix.cluster import Cluster
 from tests.cluster.matrix.history import History
+from tests.disk import no_byte_left
 
 EVICTED_S = 4.5  # a cut that lasts so long is seen by everybody
 GAP_S = 6.0  # without an acknowledgement: eviction, half a second, and a client that has to connect again
@@ -22,23 +24,24 @@ GAP_S = 6.0  # without an acknowledgement: eviction, half a second, and a client
 
 @dataclass(frozen=True)
 class Fault:
-    """`split`: hosts may not see each other while it holds."""
+    """`split`: hosts may not see each other while it holds. `hosts`: so many it takes."""
 
     id: str
     name: str
     strike: Callable[[Cluster, Random, History], None]
     split: bool = False
     gap_s: float = GAP_S
+    hosts: int = 2
 
 
-def _kill(host: Host, name: str) -> None:
+def _replace(host: Host, name: str, number: int = signal.SIGKILL) -> None:
     """Until the new process says that it is ready: before that the counters are those of the old one."""
 
     def starts() -> int:
         return sum(f'"process":"{name}","event":"ready"' in line for line in host.log().splitlines())
 
     before = starts()
-    host.signal(name, signal.SIGKILL)
+    host.signal(name, number)
     wait_for(lambda: starts() > before, 20, host.log)
     host.wait_ready()
 
@@ -51,12 +54,12 @@ def _last(cluster: Cluster, history: History) -> None:
 
 def worker_kill(cluster: Cluster, chance: Random, history: History) -> None:
     for host in chance.sample(cluster.hosts, len(cluster.hosts)):
-        _kill(host, f"worker-{chance.randrange(host.workers)}")
+        _replace(host, f"worker-{chance.randrange(host.workers)}")
 
 
 def keeper_kill(cluster: Cluster, chance: Random, history: History) -> None:
     for host in chance.sample(cluster.hosts, len(cluster.hosts)):
-        _kill(host, "keeper")
+        _replace(host, "keeper")
 
 
 def host_kill(cluster: Cluster, chance: Random, history: History) -> None:
@@ -72,6 +75,26 @@ def _pause(host: Host, names: list[str], seconds: float) -> None:
     host.wait_ready()
 
 
+def _hang(host: Host, name: str) -> None:
+    """Until the watchdog has seen it."""
+    wait_for(lambda: host.age_s(name) > 6, 20, f"{name} is too young to be judged by its heartbeat")
+    _replace(host, name, signal.SIGSTOP)
+
+
+def worker_pause(cluster: Cluster, chance: Random, history: History) -> None:
+    for host in cluster.hosts:
+        _pause(host, [f"worker-{chance.randrange(host.workers)}"], 1.0)
+
+
+def worker_hangs(cluster: Cluster, chance: Random, history: History) -> None:
+    host = chance.choice(cluster.hosts)
+    _hang(host, f"worker-{chance.randrange(host.workers)}")
+
+
+def keeper_hangs(cluster: Cluster, chance: Random, history: History) -> None:
+    _hang(chance.choice(cluster.hosts), "keeper")
+
+
 def keeper_pause(cluster: Cluster, chance: Random, history: History) -> None:
     _pause(chance.choice(cluster.hosts), ["keeper"], 1.0)
 
@@ -80,6 +103,11 @@ def host_pause(cluster: Cluster, chance: Random, history: History) -> None:
     """Longer than it takes to be evicted: what it thinks to own when it wakes up is another's, a publisher of QoS 2 too."""
     [host] = [host for host in cluster.hosts if host.get("/v1/clients/flow-p2")[0] == 200]
     _pause(host, [], EVICTED_S + 0.5)
+
+
+def host_stands_still(cluster: Cluster, chance: Random, history: History) -> None:
+    """So long that everybody has forgotten it: clients, the balancer, the digests."""
+    _pause(chance.choice(cluster.hosts), [], 30.0)
 
 
 def power_loss(cluster: Cluster, chance: Random, history: History) -> None:
@@ -106,6 +134,14 @@ def cut_one_way(cluster: Cluster, chance: Random, history: History) -> None:
     one, other = chance.sample(cluster.hosts, 2)
     cluster.network.cut(one.name, other.name, both=False)
     _last(cluster, history)
+    cluster.network.heal()
+
+
+def cut_between_two(cluster: Cluster, chance: Random, history: History) -> None:
+    """A third one sees both."""
+    one, other = chance.sample(cluster.hosts, 2)
+    cluster.network.cut(one.name, other.name)
+    time.sleep(EVICTED_S)
     cluster.network.heal()
 
 
@@ -153,6 +189,14 @@ def clock_steps(cluster: Cluster, chance: Random, history: History) -> None:
     shim.clock()
 
 
+def clock_drifts(cluster: Cluster, chance: Random, history: History) -> None:
+    """The wall clock of one host gains a tenth, until it is more than half a second ahead, and is set right at once."""
+    shim = cluster.shims[chance.choice(cluster.hosts).name]
+    shim.clock(drift_percent=10)
+    time.sleep(6.0)
+    shim.clock()
+
+
 def disk_slow(cluster: Cluster, chance: Random, history: History) -> None:
     shim = cluster.shims[chance.choice(cluster.hosts).name]
     shim.disk(slower_ms=300)
@@ -176,6 +220,27 @@ def disk_fails(cluster: Cluster, chance: Random, history: History) -> None:
     cluster.shims[host.name].disk()
     host.wait_ready()
     history.split = _evictions(cluster, host) > before
+
+
+def disk_full(cluster: Cluster, chance: Random, history: History) -> None:
+    """Another program takes all that is left, and gives it back."""
+    host = chance.choice(cluster.hosts)
+    with no_byte_left(host.data_dir):
+        wait_for(lambda: host.metric("mqnode_disk_full") == 1, 10, host.log)
+        time.sleep(3.0)
+    wait_for(lambda: host.metric("mqnode_disk_full") == 0, 10, host.log)
+
+
+def no_memory(cluster: Cluster, chance: Random, history: History) -> None:
+    """A worker that gets no more of it. If that ends it, the next one is free."""
+    host = chance.choice(cluster.hosts)
+    pid = host.pid("worker-0")
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+    time.sleep(3.0)
+    with suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+    host.wait_ready()
 
 
 def no_descriptors(cluster: Cluster, chance: Random, history: History) -> None:
@@ -222,22 +287,35 @@ FAULTS = {
         Fault("F1", "kill -9 of workers", worker_kill),
         Fault("F2", "kill -9 of keepers", keeper_kill, gap_s=8.0),
         Fault("F3", "kill -9 of a host", host_kill),
+        Fault("F4", "a worker of each host stops for 1 s", worker_pause),
+        Fault("F4", "a worker hangs", worker_hangs),
         Fault("F4", "a keeper stops for 1 s", keeper_pause),
+        Fault("F4", "a keeper hangs", keeper_hangs, gap_s=8.0),
         Fault("F4", "a host stops for 5 s", host_pause, split=True),
+        Fault("F4", "a host stops for 30 s", host_stands_still, split=True),
         Fault("F5", "a host loses power, and what was not synced", power_loss),
         Fault("F5", "all hosts lose power", power_loss_of_all, gap_s=15.0),
         Fault("F6", "the interconnect is cut", cut, split=True),
         Fault("F6", "the interconnect is cut in one direction", cut_one_way, split=True),
+        Fault("F6", "two of three hosts do not see each other", cut_between_two, split=True, hosts=3),
         Fault("F6", "the interconnect is cut every other second", flapping, split=True, gap_s=15.0),
         Fault("F7", "a host is cut off from its clients", clients_cut),
         Fault("F8", "a slow interconnect that loses, doubles and reorders", bad_line),
         Fault("F9", "a wall clock is set by an hour, both ways", clock_steps),
+        Fault("F9", "a wall clock gains a tenth", clock_drifts),
         Fault("F10", "fsync takes 300 ms longer", disk_slow),
         Fault("F10", "fsync fails", disk_fails, gap_s=10.0),
+        Fault("F10", "a disk is full", disk_full, gap_s=10.0),
         Fault("F11", "an interconnect of 64 kbit/s", narrow_line, split=True, gap_s=15.0),
         Fault("F12", "no descriptor left", no_descriptors),
+        Fault("F12", "no memory left for a worker", no_memory),
         Fault("F13", "hosts are restarted in turn", rolling_restart, gap_s=8.0),
         Fault("F14", "a third host joins, dies and is removed", third_host),
         Fault("F15", "the balancer is restarted", reconnect_storm, gap_s=8.0),
     )
 }
+
+
+def those_of(hosts: int) -> list[str]:
+    """That strike a cluster of so many."""
+    return [name for name, fault in FAULTS.items() if fault.hosts <= hosts]

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.cluster.matrix.cells import ALWAYS
+from tests.cluster.matrix.cells import always
 from tests.cluster.matrix.faults import FAULTS
 from tests.cluster.matrix.run import WORKLOADS, Verdict
 
@@ -51,19 +51,19 @@ def write(verdicts: dict[int, dict[str, Verdict]], seed: int) -> None:
     where = f"Linux {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     text = HEAD + f"\n{day}, commit {commit}{' and changes on top' if changed else ''}, seed {seed}; {where}.\n"
     for hosts, rows in verdicts.items():
-        text += f"\n## {hosts} hosts\n\n{_table(rows, is_in_make_test=hosts == 2)}\n{_failures(rows)}"
+        text += f"\n## {hosts} hosts\n\n{_table(rows, hosts)}\n{_failures(rows)}"
     if 3 not in verdicts:
         text += '\n## 3 hosts\n\nNot run: `make faults ARGS="--hosts 2 3"`, `make soak`.\n'
     PAGE.write_text(text, encoding="utf-8")
 
 
-def _table(rows: dict[str, Verdict], is_in_make_test: bool) -> str:
+def _table(rows: dict[str, Verdict], hosts: int) -> str:
     lines = [f"| fault | {' | '.join(WORKLOADS)} |", f"|---|{'---|' * len(WORKLOADS)}"]
     for name, verdict in rows.items():
         cells = []
         for workload in WORKLOADS:
             result = "not run" if workload not in verdict else "**failed**" if verdict[workload] else "passed"
-            cells.append(("● " if is_in_make_test and workload in ALWAYS[FAULTS[name].id] else "") + result)
+            cells.append(("● " if workload in always(name, FAULTS[name], hosts) else "") + result)
         lines.append(f"| {FAULTS[name].id} {FAULTS[name].name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

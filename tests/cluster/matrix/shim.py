@@ -5,9 +5,11 @@ from __future__ import annotations
 import mmap
 import struct
 import subprocess
+import time
 from pathlib import Path
 
-# The file MQNODE_TEST_SHIM: i64 ms that each fdatasync takes longer (negative: it fails), i64 ns that the wall clock is ahead
+# The file MQNODE_TEST_SHIM, i64 each: ms that an fdatasync takes longer (negative: it fails), ns that the wall clock is ahead,
+# ppm that it gains, from this wall time on, ns
 SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,7 +23,7 @@ SOURCE = r"""
 #include <time.h>
 #include <unistd.h>
 
-static volatile int64_t nothing[2], *said = nothing;
+static volatile int64_t nothing[4], *said = nothing;
 
 __attribute__((constructor)) static void begin(void) {
     const char *path = getenv("MQNODE_TEST_SHIM");
@@ -46,8 +48,10 @@ int fdatasync(int file) {
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int result = syscall(SYS_clock_gettime, clock, now);
     if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
-        int64_t ns = now->tv_nsec + said[1] % 1000000000;
-        now->tv_sec += said[1] / 1000000000 + ns / 1000000000 - (ns < 0);
+        int64_t ahead = said[1];
+        if (said[2]) ahead += (now->tv_sec * 1000000000 + now->tv_nsec - said[3]) / 1000000 * said[2];
+        int64_t ns = now->tv_nsec + ahead % 1000000000;
+        now->tv_sec += ahead / 1000000000 + ns / 1000000000 - (ns < 0);
         now->tv_nsec = (ns + 1000000000) % 1000000000;
     }
     return result;
@@ -68,7 +72,7 @@ int gettimeofday(struct timeval *restrict at, void *restrict zone) {
     return 0;
 }
 """
-_SIZE = 16
+_SIZE = 32
 
 
 def build(folder: Path) -> Path:
@@ -90,8 +94,10 @@ class Shim:
     def disk(self, slower_ms: int = 0, *, fails: bool = False) -> None:
         struct.pack_into("<q", self._map, 0, -1 if fails else slower_ms)
 
-    def clock(self, ahead_s: float = 0) -> None:
-        struct.pack_into("<q", self._map, 8, int(ahead_s * 1e9))
+    def clock(self, ahead_s: float = 0, *, drift_percent: int = 0) -> None:
+        """It drifts from now on."""
+        struct.pack_into("<qqq", self._map, 8, int(ahead_s * 1e9), 0, time.time_ns())
+        struct.pack_into("<q", self._map, 16, drift_percent * 10_000)
 
     def heal(self) -> None:
         self.disk()
