@@ -10,15 +10,15 @@ TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:
          systemd-analyze:systemd node:nodejs npm:npm keepalived:keepalived pgrep:procps unshare:util-linux jq:jq curl:curl \
          nginx:nginx ngx_stream_module.so:libnginx-mod-stream
 ARGS ?=
-# a file of tests shares its hosts, so that one process runs it; two for each core, as most of them wait
-IN_PARALLEL := -n $(shell echo $$(( 2 * $$(nproc) ))) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# a file of tests shares its hosts, so that one process runs it
+IN_PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak faults bench demo lint types imports format install wheel build tools clean
 
 run: build
 	.venv/bin/mqnode start --config deploy/mqnode.toml
 
-# all tests, in several processes, or those of ARGS, in one: make test ARGS="tests/unit -k tls"
+# all tests, in a process for each core, or those of ARGS, in one: make test ARGS="tests/unit -k tls"
 test: build tools $(INTEROP)
 	$(PY) -m pytest $(or $(ARGS),$(IN_PARALLEL))
 

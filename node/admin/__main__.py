@@ -10,20 +10,16 @@ import sys
 from typing import Any
 
 import gevent
-from gevent import monkey
+from gevent import pywsgi
 
-monkey.patch_all()
-
-from gevent import pywsgi  # noqa: E402
-
-from node import counters, log  # noqa: E402
-from node.admin.api import make_app, make_health_app  # noqa: E402
-from node.admin.host import Host  # noqa: E402
-from node.admin.token import make_token, token_path  # noqa: E402
-from node.auth.security import is_local  # noqa: E402
-from node.begin import begin  # noqa: E402
-from node.config import Listener  # noqa: E402
-from node.listeners.sockets import split_bind  # noqa: E402
+from node import counters, log
+from node.admin.api import make_app, make_health_app
+from node.admin.host import Host
+from node.admin.token import make_token, token_path
+from node.auth.security import is_local
+from node.begin import begin
+from node.config import Listener
+from node.listeners.sockets import split_bind
 
 BEAT_S = 0.5
 SILENCE_S = 5

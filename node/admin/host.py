@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from gevent.socket import socket
 from gevent.threadpool import ThreadPool
 
-from node import counters
-from node.admin.link import LinkError, ask
+from node import __version__, counters
+from node.admin.link import TIMEOUT_S, LinkError, ask
 from node.config import Config, run_dir, worker_count
 from node.config.keys import Operation
 from storage.reader import Reader
 
 Found = TypeVar("Found")
-VERSION = version("mqnode")  # that runs, whatever is installed meanwhile
 INTERCONNECT_S = 20.0  # it waits for other hosts
 NO_INTERCONNECT = "the interconnect is not ready"
 TROUBLE = "interconnect.trouble"  # in run_dir: what keeps the interconnect from running
@@ -171,7 +170,7 @@ class Host:
         reasons = self.not_ready()
         return {
             "node": self.config.node.name,
-            "version": VERSION,
+            "version": __version__,
             "ready": not reasons,
             "reasons": reasons,
             "warnings": self.warnings(reasons),
@@ -191,11 +190,14 @@ class Host:
 
     # -- keeper, workers, store ---------------------------------------------------------------------------------------
 
+    def _ask(self, name: str, method: str, arguments: dict[str, Any], timeout_s: float = TIMEOUT_S) -> Any:
+        return ask(self.run_dir / name, method, arguments, timeout_s, socket)
+
     def ask_keeper(self, method: str, **arguments: Any) -> Any:
-        return ask(self.run_dir / "keeper.sock", method, arguments)
+        return self._ask("keeper.sock", method, arguments)
 
     def ask_interconnect(self, method: str, **arguments: Any) -> Any:
-        return ask(self.run_dir / "interconnect.sock", method, arguments, INTERCONNECT_S)
+        return self._ask("interconnect.sock", method, arguments, INTERCONNECT_S)
 
     def hosts(self) -> dict[int, dict[str, Any]]:
         """The hosts of the cluster by the numbers that session records have: name, this_host, state …; empty: it is alone."""
@@ -207,7 +209,7 @@ class Host:
         return {copies["number"] if each["this_host"] else numbers.get(each["node_id"], 0): each for each in nodes}
 
     def ask_worker(self, index: int, method: str, **arguments: Any) -> Any:
-        return ask(self.run_dir / f"worker-{index}.sock", method, arguments)
+        return self._ask(f"worker-{index}.sock", method, arguments)
 
     def ask_workers(self, method: str, **arguments: Any) -> list[Any]:
         """The answers of those that answer; LinkError if none does."""
@@ -222,7 +224,7 @@ class Host:
         errors: list[str] = []
         for index in range(self.workers):
             try:
-                answers.append(ask(self.run_dir / f"worker-{index}.sock", method, arguments))
+                answers.append(self._ask(f"worker-{index}.sock", method, arguments))
             except LinkError as error:
                 errors.append(str(error))
         return answers, errors

@@ -19,11 +19,17 @@ class LinkError(Exception):
     """The process does not answer; the text names it."""
 
 
-def ask(path: Path, method: str, arguments: dict[str, Any], timeout_s: float = TIMEOUT_S) -> Any:
-    """The result of the request. Raises LinkError."""
+def ask(
+    path: Path,
+    method: str,
+    arguments: dict[str, Any],
+    timeout_s: float = TIMEOUT_S,
+    make: type[socket.socket] = socket.socket,
+) -> Any:
+    """The result of the request; `make` is gevent's socket where others go on meanwhile. Raises LinkError."""
     deadline = time.monotonic() + timeout_s
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        with make(socket.AF_UNIX, socket.SOCK_STREAM) as link:
             link.settimeout(timeout_s)
             link.connect(os.fspath(path))
             link.sendall(_frame(HELLO, {"role": "admin"}) + _frame(REQUEST, [1, method, arguments]))

@@ -15,9 +15,9 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
-from node import counters
+from node import __version__, counters
 from node.admin import link_metrics
-from node.admin.host import VERSION, Host
+from node.admin.host import Host
 
 # series -> (help, label name, {label value: counter})
 COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -190,7 +190,7 @@ class _Collector:
             )
         yield again
         info = GaugeMetricFamily("mqnode_build_info", "Version of mqnode", labels=["version"])
-        info.add_metric([VERSION], 1)
+        info.add_metric([__version__], 1)
         yield info
 
 

@@ -10,7 +10,6 @@ import os
 import stat
 
 from node.auth import acl, passwords
-from node.auth.endpoint import Endpoint
 from node.auth.files import read_secret
 from node.config import Auth, Config, ConfigError, Listener, is_loopback
 from node.config.keys import CLUSTER
@@ -47,10 +46,10 @@ def check_security(config: Config) -> list[str]:
             raise ConfigError(f'auth.jwt {text}: pip install "mqnode[jwt]"') from error
         JwtTokens(auth.jwt)
         if auth.jwt.jwks_url:
-            Endpoint(auth.jwt.jwks_url, auth.jwt.ca_file, 0, 0)
+            _check_endpoint(auth.jwt.jwks_url, auth.jwt.ca_file)
     if auth.introspection.on:
         read_secret(auth.introspection.client_secret_file)
-        Endpoint(auth.introspection.url, auth.introspection.ca_file, 0, 0)
+        _check_endpoint(auth.introspection.url, auth.introspection.ca_file)
     warnings = []
     for listener in config.listeners:
         warnings += _check_listener(auth, listener)
@@ -60,6 +59,14 @@ def check_security(config: Config) -> list[str]:
             f"Run: chmod 0600 {auth.password_file}"
         )
     return warnings
+
+
+def _check_endpoint(url: str, ca_file: str) -> None:
+    from node.auth.endpoint import (
+        Endpoint,  # here, as its HTTP and TLS take a tenth of the time that a process takes to start
+    )
+
+    Endpoint(url, ca_file, 0, 0)
 
 
 def _check_listener(auth: Auth, listener: Listener) -> list[str]:

@@ -10,6 +10,8 @@ from io import TextIOWrapper
 
 import click
 
+from node import __version__
+
 # name -> module of node.cli that defines it, as `command` or the name behind the colon; in the order of --help
 _COMMANDS = {
     "init": "init",
@@ -65,7 +67,7 @@ def _meant(error: click.UsageError) -> str:
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="mqnode")
+@click.version_option(__version__, prog_name="mqnode")
 def main() -> None:
     """A highly available MQTT broker.
 

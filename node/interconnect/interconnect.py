@@ -22,8 +22,8 @@ from mesh.identity import Identity, IdentityError
 from mesh.membership import Membership, MembershipError
 from mesh.secret import SecretError
 from mesh.zap import TransportError
-from node import counters, log
-from node.admin.host import TROUBLE, VERSION
+from node import __version__, counters, log
+from node.admin.host import TROUBLE
 from node.begin import begin
 from node.config import Config, run_dir, worker_count
 from node.discovery.rounds import Discovery
@@ -169,7 +169,7 @@ class Interconnect:
             self._config.interconnect.bind,
             self,
             incarnation=self._incarnation,
-            release=VERSION,
+            release=__version__,
         )
         self._refusals.clear()
 

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from mesh.transport import Counters
-from node.admin.host import VERSION, Host
+from node import __version__
+from node.admin.host import Host
 from node.config import Config
 from node.interconnect.cluster import Cluster
 
@@ -83,7 +84,7 @@ class Reports:
             self._degraded_since_ms = now_ms
         totals, reasons = self._host.totals(), self._host.not_ready()
         self._heard[self._own] = Report(
-            VERSION, not reasons, reasons + self._host.warnings(reasons) + self._wrong_name(), totals["clients_connected"],
+            __version__, not reasons, reasons + self._host.warnings(reasons) + self._wrong_name(), totals["clients_connected"],
             totals["sessions"], totals["queued_messages"], self._links, self._degraded_since_ms, self._cluster.digest,
             None if digests is None else msgspec.convert(digests, Digests), self._host.workers, now_ms,
         )  # fmt: skip

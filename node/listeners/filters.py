@@ -6,7 +6,10 @@ Sans-io: the core gives it what the socket gave, takes what the socket shall sen
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
+
+_UNUSABLE = re.compile(r"[+#*\x00-\x1f\x7f-\x9f]")  # MQTT and DNS wildcards, control characters
 
 
 class FilterError(Exception):
@@ -87,3 +90,15 @@ class Chain:
             data = self._filters[inner].take()
             if data:
                 self._filters[inner - 1].send(data)
+
+
+def usable_name(name: str | bytes) -> str:
+    """`name` if it can be a user name: UTF-8, no wildcards, no control characters. Raises FilterError."""
+    try:
+        text = name.decode() if isinstance(name, bytes) else name
+        text.encode()  # no surrogates
+    except UnicodeError as error:
+        raise FilterError("the name in the certificate is not UTF-8") from error
+    if not text or _UNUSABLE.search(text):
+        raise FilterError("the name in the certificate is empty or has wildcards or control characters")
+    return text

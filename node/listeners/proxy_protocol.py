@@ -10,8 +10,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 
-from node.listeners.filters import FilterError
-from node.listeners.tls import usable_name
+from node.listeners.filters import FilterError, usable_name
 
 _V1_MAX_BYTES = 107  # with CR LF, by the specification
 _V2_MAX_BYTES = 4096  # addresses and TLVs; the specification's 64 KiB are for nobody

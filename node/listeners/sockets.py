@@ -13,14 +13,13 @@ import os
 import socket
 import stat
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from node import config
 from node.config import Limits, Listener
 from node.listeners.filters import Chain, Filter, ListenError
 from node.listeners.proxy_protocol import ProxyProtocolFilter, check_peer
-from node.listeners.tls import TlsContexts
-from node.listeners.websocket import WebSocketFilter
 
 BACKLOG = 4096  # the kernel takes the smaller of this and net.core.somaxconn
 UNACKNOWLEDGED_MS = 20_000  # what a client does not acknowledge for so long ends its connection
@@ -164,7 +163,15 @@ class FilterFactory:
     def __init__(self, listener: Listener, limits: Limits) -> None:
         self._listener = listener
         self._limits = limits
-        self._tls = TlsContexts(listener) if listener.type in ("tls", "wss") else None
+        self._tls = self._websocket = None
+        if listener.type in ("tls", "wss"):
+            from node.listeners.tls import TlsContexts  # here, as each process loads them at its start for nobody else
+
+            self._tls = TlsContexts(listener)
+        if listener.type in ("ws", "wss"):
+            from node.listeners.websocket import WebSocketFilter
+
+            self._websocket = partial(WebSocketFilter, listener.path, listener.origins, limits.max_packet_bytes)
         self._proxied = listener.proxy_protocol == "required"
         try:
             self._networks = tuple(ipaddress.ip_network(each) for each in listener.proxy_networks)
@@ -192,8 +199,8 @@ class FilterFactory:
             filters.append(ProxyProtocolFilter(self._tls is None and self._listener.identity == "cn"))
         if self._tls is not None:
             filters.append(self._tls.filter())
-        if self._listener.type in ("ws", "wss"):
-            filters.append(WebSocketFilter(self._listener.path, self._listener.origins, self._limits.max_packet_bytes))
+        if self._websocket is not None:
+            filters.append(self._websocket())
         return Chain(filters) if len(filters) > 1 else filters[0] if filters else None
 
     def reload(self) -> None:

@@ -8,7 +8,6 @@ without a usable name where one is asked for. No renegotiation; tickets, whose k
 from __future__ import annotations
 
 import calendar
-import re
 import ssl
 import time
 from contextlib import suppress
@@ -16,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from node.config import Listener
-from node.listeners.filters import Filter, FilterError, ListenError
+from node.listeners.filters import Filter, FilterError, ListenError, usable_name
 
 _READ_BYTES = 65536
 _VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _SAN_KINDS = {"san_dns": "DNS", "san_uri": "URI", "san_email": "email"}
-_UNUSABLE = re.compile(r"[+#*\x00-\x1f\x7f-\x9f]")  # MQTT and DNS wildcards, control characters
 
 
 class TlsError(ListenError):
@@ -235,15 +233,3 @@ def _identity(connection: ssl.SSLObject, kind: str) -> str:
     if not names or (kind == "cn" and len(names) > 1):
         raise FilterError(f"TLS: the certificate has no {kind}" if not names else "TLS: the certificate has several cn")
     return usable_name(names[0])
-
-
-def usable_name(name: str | bytes) -> str:
-    """`name` if it can be a user name: UTF-8, no wildcards, no control characters. Raises FilterError."""
-    try:
-        text = name.decode() if isinstance(name, bytes) else name
-        text.encode()  # no surrogates
-    except UnicodeError as error:
-        raise FilterError("the name in the certificate is not UTF-8") from error
-    if not text or _UNUSABLE.search(text):
-        raise FilterError("the name in the certificate is empty or has wildcards or control characters")
-    return text

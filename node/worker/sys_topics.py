@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from importlib.metadata import version
 
+from node import __version__
 from node.counters import PACKETS_RECEIVED, PACKETS_SENT
 
 # name of the load, with the counters whose growth it tells
@@ -27,7 +27,7 @@ class SysTopics:
 
     def __init__(self, started_at_s: float) -> None:
         self._started_at_s = started_at_s
-        self._version = f"mqnode version {version('mqnode')}"
+        self._version = f"mqnode version {__version__}"
         self._clients_maximum = 0
         self._heap_maximum = 0
         self._previous: dict[str, int] = {}

@@ -13,8 +13,8 @@ import pytest
 from cryptography import x509
 
 from node.config import Listener
-from node.listeners.filters import Filter, FilterError
-from node.listeners.tls import TlsContexts, TlsError, usable_name
+from node.listeners.filters import Filter, FilterError, usable_name
+from node.listeners.tls import TlsContexts, TlsError
 from tests.unit.certificates import NOW, Authority
 
 Cut = Callable[[bytes], list[bytes]]

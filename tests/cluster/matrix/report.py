@@ -37,8 +37,8 @@ key by key. What differs counts against W8 (sessions, subscriptions), W6 (retain
 | W11 | payloads of 60 kB to a slow subscriber | all arrives intact, memory stays bounded |
 
 No acknowledgement before the fsync (C12) is shown by tests/storage/test_fsync.py. A loss of power (F5) takes with it what was
-written and not synced, by sectors (tests/faults/power.py). Not run: F13 with two versions (here the hosts
-are restarted in turn).
+written and not synced, by sectors (tests/faults/power.py). Bits that change on the disk are those of tests/storage/test_damage.py.
+Not run: F13 with two versions (here the hosts are restarted in turn); tests/cluster/test_versions.py has them.
 """
 
 
