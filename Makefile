@@ -10,8 +10,8 @@ TOOLS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy ip:
          systemd-analyze:systemd node:nodejs npm:npm keepalived:keepalived pgrep:procps unshare:util-linux jq:jq curl:curl \
          nginx:nginx ngx_stream_module.so:libnginx-mod-stream
 ARGS ?=
-# a file of tests shares its hosts, so that one process runs it
-IN_PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# a file of tests shares its hosts, so that one process runs it; one of them waits for the simulation
+IN_PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak faults bench demo lint types imports format install wheel build tools clean
 

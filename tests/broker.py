@@ -60,7 +60,7 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 10.0, what: str | 
     while not (value := condition()):
         now = time.monotonic()
         assert now < deadline, (what() if callable(what) else what) or f"still false after {timeout_s} s"
-        time.sleep(min(max(0.01, (now - begin) / 10), 0.1))  # most conditions ask a host, which costs it something
+        time.sleep(min(max(0.01, (now - begin) / 4), 0.1))  # most conditions ask a host, which costs it something
     return value
 
 
