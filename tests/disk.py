@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.broker import wait_for
+
 
 @contextmanager
 def small_disk(size_mib: int) -> Iterator[Path]:
@@ -17,7 +19,10 @@ def small_disk(size_mib: int) -> Iterator[Path]:
     try:
         yield disk
     finally:
-        subprocess.run(["umount", disk], check=True)
+        # a process that was killed lets go of its files a moment after it counts as dead
+        wait_for(
+            lambda: subprocess.run(["umount", disk], stderr=subprocess.DEVNULL).returncode == 0, 10, f"{disk} is in use"
+        )
         disk.rmdir()
 
 
