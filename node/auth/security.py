@@ -62,9 +62,8 @@ def check_security(config: Config) -> list[str]:
 
 
 def _check_endpoint(url: str, ca_file: str) -> None:
-    from node.auth.endpoint import (
-        Endpoint,  # here, as its HTTP and TLS take a tenth of the time that a process takes to start
-    )
+    # Not above: without endpoints no process shall load HTTP and TLS at its start
+    from node.auth.endpoint import Endpoint
 
     Endpoint(url, ca_file, 0, 0)
 

@@ -165,7 +165,8 @@ class FilterFactory:
         self._limits = limits
         self._tls = self._websocket = None
         if listener.type in ("tls", "wss"):
-            from node.listeners.tls import TlsContexts  # here, as each process loads them at its start for nobody else
+            # Not above, as WebSocket below: without such listeners no process shall load them at its start
+            from node.listeners.tls import TlsContexts
 
             self._tls = TlsContexts(listener)
         if listener.type in ("ws", "wss"):

@@ -22,12 +22,8 @@ _ALWAYS = {
     "F14": ("W1", "W4", "W6", "W8"),
     "F15": ("W1", "W4", "W11"),
 }
-_IN_FAULTS_ONLY = (
-    "worker_hangs",
-    "keeper_hangs",
-    "host_stands_still",
-    "no_memory",
-)  # they take long, or are much as others are
+# These take long, or are much as others are
+_IN_FAULTS_ONLY = ("worker_hangs", "keeper_hangs", "host_stands_still", "no_memory")
 
 
 def always(name: str, fault: Fault, hosts: int = 2) -> tuple[str, ...]:
