@@ -22,10 +22,8 @@ _ALWAYS = {
     "F14": ("W1", "W4", "W6", "W8"),
     "F15": ("W1", "W4", "W11"),
 }
-# These take long, or are much as others are
-_IN_FAULTS_ONLY = ("worker_hangs", "keeper_hangs", "host_stands_still", "no_memory")
 
 
-def always(name: str, fault: Fault, hosts: int = 2) -> tuple[str, ...]:
+def always(fault: Fault, hosts: int = 2) -> tuple[str, ...]:
     """What `make test` shows of it, on so many hosts."""
-    return () if hosts != 2 or fault.hosts > hosts or name in _IN_FAULTS_ONLY else _ALWAYS[fault.id]
+    return _ALWAYS[fault.id] if fault.in_make_test and hosts == 2 else ()

@@ -63,7 +63,7 @@ def _table(rows: dict[str, Verdict], hosts: int) -> str:
         cells = []
         for workload in WORKLOADS:
             result = "not run" if workload not in verdict else "**failed**" if verdict[workload] else "passed"
-            cells.append(("● " if workload in always(name, FAULTS[name], hosts) else "") + result)
+            cells.append(("● " if workload in always(FAULTS[name], hosts) else "") + result)
         lines.append(f"| {FAULTS[name].id} {FAULTS[name].name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

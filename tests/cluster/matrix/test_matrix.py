@@ -20,7 +20,7 @@ SOAK_RUNS = 40
 CELLS = [
     pytest.param(name, workload, id=f"{fault.id}-{name}-{workload}")
     for name, fault in FAULTS.items()
-    for workload in always(name, fault)
+    for workload in always(fault)
 ]
 
 
