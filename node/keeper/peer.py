@@ -88,6 +88,11 @@ class Peer:
         self.applying.clear()
         self.waiting.clear()
 
+    def forget_said(self) -> None:
+        """What it has said and is not done yet: it says that again, or those do who have it."""
+        self.held.clear()
+        self.waiting.clear()
+
 
 def is_whole(writer: Writer, peers: Iterable[Peer]) -> bool:
     """Is the store one that has ever been? While peers send commits again it is `ahead` of some and lacks others."""

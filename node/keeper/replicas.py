@@ -108,8 +108,7 @@ class Replicas:
         peer.open_said = peer.refused = peer.is_heard = False
         self._tail.link_anew(peer)
         peer.applying.clear()
-        peer.waiting.clear()
-        peer.held.clear()
+        peer.forget_said()
         peer.to_say.clear()
         self._writer.begin_recording()
         self._greet(peer, wants=1)
@@ -119,8 +118,7 @@ class Replicas:
 
     def peer_down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
         peer = self._peer(node_id)
-        peer.waiting.clear()  # it sends that again, or those do who have it
-        peer.held.clear()
+        peer.forget_said()
         self._lost(peer, now_ms)
         self.sources.left(peer, now_ms)
         if evicted:
@@ -239,7 +237,9 @@ class Replicas:
             peer.renumber(number)
         self._members.numbered(peer.node_id, number)
         if wants:
-            peer.to_say.clear()  # if its keeper has started anew, nobody answers what the one before was asked
+            peer.forget_said()  # if its keeper has started anew, it may undo what the one before had committed last …
+            peer.to_say.clear()  # … and does not answer what that was asked
+            self._tail.link_anew(peer)
             self._directory.outbox.left(peer)
             self._greet(peer, wants=0)
         elif peer.open_said:
