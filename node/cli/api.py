@@ -86,6 +86,10 @@ class Api:
             ) from error
         return response.status, answer
 
+    def is_ours(self) -> bool:
+        """Does the host of this configuration answer, and not another one that has the same address? Raises as `ask` does."""
+        return self.ask("GET", "v1", token=self._token())[0] != 401
+
     def _ask(self, method: str, path: tuple[str, ...], query: dict[str, object], content: Any = None) -> Any:
         status, answer = self.ask(method, *path, token=self._token(), content=content, **query)
         if status < 400 or status == 409:  # 409: it was done in part, the answer says what was not

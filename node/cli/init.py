@@ -126,7 +126,7 @@ def _runs(config_path: str) -> bool:
 
     with Api(config_path) as api:
         try:
-            return api.ask("GET", "live")[0] == 200
+            return api.is_ours()
         except click.ClickException:
             return False
 

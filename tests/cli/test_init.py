@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mesh.token import Token
-from tests.broker import free_port, wait_for
+from tests.broker import Broker, free_port, wait_for
 from tests.cli.command import MQNODE, TIMEOUT_S, Command
 from tests.cluster.loopback import Loopback
 from tests.cluster.network import INTERCONNECT
@@ -72,6 +72,16 @@ def test_a_host_alone_is_told_how_not_to_be(folder: Path) -> None:
     assert "systemctl start mqnode" in said
     assert "# bind = " in config.read_text()
     assert json.loads((folder / "data" / "identity.json").read_text())["node_id"]
+
+
+def test_another_host_has_the_address(broker: Broker, folder: Path) -> None:
+    """It runs, and this one does not."""
+    mqnode = Command(folder / "mqnode.toml")
+    mqnode("init", "--data-dir", str(folder / "data"))
+    mqnode.config.write_text(mqnode.config.read_text().replace("127.0.0.1:8081", f"127.0.0.1:{broker.admin_port}"))
+    assert not mqnode.json("init")["running"]
+    (folder / "data" / "admin.token").write_text("of its last start")
+    assert not mqnode.json("init")["running"]
 
 
 def test_where_nothing_may_be_written(folder: Path) -> None:
