@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from node.counters import INDEX
 from node.keeper import sources
 from node.keeper.keeper import COMMITTED
-from storage.layout import META_EVICTED, META_INSTANCE, u64
+from storage.layout import META_EVICTED, META_INSTANCE, REPLICATED, u64
 
 if TYPE_CHECKING:
     from node.keeper.link import Link
+    from node.keeper.peer import Peer
     from tests.simulation.host import Host, SimKeeper
 
 LOOK_COMMITS = 4  # at sessions and outbox: these looks would cost a tenth of a run's time
+TWICE_COMMITS = 8  # of others
 Context = dict[int, int]  # number of a host -> its last commit that is in a store
 
 
@@ -140,6 +142,33 @@ class Watch:
             length = transaction.stat(store.databases["outbox"])["entries"]
         if length > sources.KEPT_COMMITS + 2:  # the first one stays, and the last one came after the look
             self._fault(f"I12: keeps {length} commits for others")
+
+    # -- a commit of another host ---------------------------------------------------------------------------------------
+
+    def apply_twice(self) -> None:
+        """I4: each so many of what others have committed, behind its end once more."""
+        commits, writer, elsewhere = (
+            self._keeper.replicas._commits,
+            self._keeper.writer,
+            self._keeper.directory.elsewhere,
+        )
+        changes_once = commits._changes
+
+        def changes_twice(peer: Peer, number: int, context: Context, changes: bytes, is_new: bool, now_ms: int) -> None:
+            is_next = number == writer.peer_seq(peer.number) + 1
+            changes_once(peer, number, context, changes, is_new, now_ms)
+            if is_next and number % TWICE_COMMITS == 0:
+                stored = self._stored()
+                changes_once(peer, number, context, changes, is_new, now_ms)
+                if self._stored() != stored:
+                    self._fault(
+                        f"I4: took the commit {peer.number}:{number} twice"
+                    )
+
+        commits._changes = changes_twice  # type: ignore[method-assign]
+
+    def _stored(self) -> dict[str, list[tuple[bytes, bytes]]]:
+        return {name: list(self._keeper.writer.cursor(name)) for name in (*REPLICATED, "erased")}
 
     # -- the end ----------------------------------------------------------------------------------------------------------
 
