@@ -146,12 +146,8 @@ class Watch:
     # -- a commit of another host ---------------------------------------------------------------------------------------
 
     def apply_twice(self) -> None:
-        """I4: each so many of what others have committed, behind its end once more."""
-        commits, writer, elsewhere = (
-            self._keeper.replicas._commits,
-            self._keeper.writer,
-            self._keeper.directory.elsewhere,
-        )
+        """I4: each so many of what others have committed comes once more."""
+        commits, writer = self._keeper.replicas._commits, self._keeper.writer
         changes_once = commits._changes
 
         def changes_twice(peer: Peer, number: int, context: Context, changes: bytes, is_new: bool, now_ms: int) -> None:
@@ -161,9 +157,7 @@ class Watch:
                 stored = self._stored()
                 changes_once(peer, number, context, changes, is_new, now_ms)
                 if self._stored() != stored:
-                    self._fault(
-                        f"I4: took the commit {peer.number}:{number} twice"
-                    )
+                    self._fault(f"I4: took the commit {peer.number}:{number} twice")
 
         commits._changes = changes_twice  # type: ignore[method-assign]
 
