@@ -37,15 +37,16 @@ class Fault:
     in_make_test: bool = True
 
 
+def _said(host: Host, name: str, event: str) -> int:
+    """How many times, by the log."""
+    return host.log().count(f'"process":"{name}","event":"{event}"')
+
+
 def _replace(host: Host, name: str, number: int = signal.SIGKILL) -> None:
     """Until the new process says that it is ready: before that the counters are those of the old one."""
-
-    def starts() -> int:
-        return sum(f'"process":"{name}","event":"ready"' in line for line in host.log().splitlines())
-
-    before = starts()
+    before = _said(host, name, "ready")
     host.signal(name, number)
-    wait_for(lambda: starts() > before, 20, host.log)
+    wait_for(lambda: _said(host, name, "ready") > before, 20, host.log)
     host.wait_ready()
 
 
@@ -252,9 +253,9 @@ def no_descriptors(cluster: Cluster, chance: Random, history: History) -> None:
     """A worker that can open nothing more refuses newcomers, and nobody else is the worse for it."""
     host = chance.choice(cluster.hosts)
     pid = host.pid("worker-0")
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    before, refused = resource.prlimit(pid, resource.RLIMIT_NOFILE), _said(host, "worker-0", "accept_failed")
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), before[1]))
-    time.sleep(2.0)
+    wait_for(lambda: _said(host, "worker-0", "accept_failed") > refused, 20, host.log)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
