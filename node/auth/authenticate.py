@@ -79,6 +79,9 @@ class Authenticator:
             return anonymous_allowed and password is None
         if not password or not self._auth.password_file:
             return False
+        entry = self._users.entries.get(user)
+        if entry is not None and entry.hash.is_quick and entry.hash.fits(password):
+            return True
         until = self._users.verified.get(self._credential(user, password))
         return True if until is not None and self._clock() < until else None
 

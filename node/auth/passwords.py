@@ -29,6 +29,7 @@ from node.auth.scram import Verifier, parse_verifier
 MEMORY_KIB, PASSES, LANES = 19_456, 2, 1
 _MEMORY_KIB_MAX, _PASSES_MAX, _LANES_MAX = 1_048_576, 64, 16  # a line may ask for no more: each login would cost it
 _PBKDF2_ROUNDS_MAX = 10_000_000
+_QUICK_ROUNDS_MAX = 200  # of PBKDF2: a fifth of a millisecond; mosquitto's are 101
 _SALT_BYTES_MIN, _ARGON2_BYTES_MIN, _SHA512_BYTES = 8, 16, 64
 _ARGON2 = re.compile(r"\$argon2id\$v=19\$m=(\d{1,7}),t=(\d{1,2}),p=(\d{1,2})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)")
 _REMEDY = "Correct the line, or write the user anew: mqnode users passwd USER."
@@ -50,6 +51,10 @@ class Argon2:
         except VerificationError:
             return False
 
+    @property
+    def is_quick(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Sha512:
@@ -66,11 +71,36 @@ class Sha512:
             found = hashlib.sha512(password + self.salt).digest()
         return hmac.compare_digest(found, self.digest)
 
+    @property
+    def is_quick(self) -> bool:
+        """May a worker verify it at once, and not in a thread?"""
+        return self.rounds <= _QUICK_ROUNDS_MAX
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     hash: Argon2 | Sha512
     verifier: Verifier | None
+
+
+@dataclass(frozen=True, slots=True)
+class Password:
+    """A new one, to be written as a hash with a salt of its own."""
+
+    text: str = field(repr=False)
+    is_random: bool = False  # of 144 bits: nobody guesses it, and a slow hash would protect nothing
+
+    def hash(self) -> str:
+        """$argon2id$, or $6$, one round of SHA-512, which a worker verifies in no time."""
+        if not self.is_random:
+            return PasswordHasher(PASSES, MEMORY_KIB, LANES).hash(self.text.encode())
+        salt = secrets.token_bytes(12)
+        digest = hashlib.sha512(self.text.encode() + salt).digest()
+        return f"$6${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def generate() -> Password:
+    return Password(secrets.token_urlsafe(18), is_random=True)
 
 
 def load(path: str | Path) -> dict[str, Entry]:
@@ -156,11 +186,6 @@ def _decode(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise Malformed("salt or digest of the hash is not base64 (or is cut off)") from None
-
-
-def hash_password(password: bytes) -> str:
-    """A new $argon2id$ hash with a salt of its own."""
-    return PasswordHasher(PASSES, MEMORY_KIB, LANES).hash(password)
 
 
 def dummy_hash(users: dict[str, Entry]) -> Argon2:

@@ -35,7 +35,7 @@ def describe(name: str, entry: passwords.Entry) -> User:
     return User(name, _kind(entry.hash), entry.verifier is not None)
 
 
-def add_user(path: str | Path, user: str, password: str, scram: bool) -> None:
+def add_user(path: str | Path, user: str, password: passwords.Password, scram: bool) -> None:
     """Write a new user; the file is made if it is not there. Raises UserError, AuthFileError."""
     line = make_line(user, password, scram)
     with locked(path) as target:
@@ -45,7 +45,7 @@ def add_user(path: str | Path, user: str, password: str, scram: bool) -> None:
         replace(target, [*lines, line])
 
 
-def change_password(path: str | Path, user: str, password: str, scram: bool | None = None) -> None:
+def change_password(path: str | Path, user: str, password: passwords.Password, scram: bool | None = None) -> None:
     """Give the user a new password, and with `scram` None a verifier only if it had one. Raises UserError, AuthFileError."""
     with locked(path) as target:
         users, lines = _read(target)
@@ -83,14 +83,14 @@ def _read(target: Path) -> tuple[dict[str, passwords.Entry], list[str]]:
     return passwords.load(target), lines
 
 
-def make_line(user: str, password: str, scram: bool) -> str:
+def make_line(user: str, password: passwords.Password, scram: bool) -> str:
     """Raises UserError."""
-    _require(bool(password), "The password is empty: nobody could log in with it. Give one.")
+    _require(bool(password.text), "The password is empty: nobody could log in with it. Give one.")
     try:
         passwords.check_user(user)
-        parts = [user, passwords.hash_password(password.encode())]
+        parts = [user, password.hash()]
         if scram:
-            parts.append(make_verifier(password, secrets.token_bytes(16)).encode())
+            parts.append(make_verifier(password.text, secrets.token_bytes(16)).encode())
         passwords.parse_line(":".join(parts))
     except (passwords.Malformed, ValueError) as error:
         raise UserError(f"The user cannot be written: {error}. Choose another name or password.") from None

@@ -12,6 +12,7 @@ from node.cli.options import Unusable, load_config
 from node.cli.output import printable
 
 if TYPE_CHECKING:
+    from node.auth.passwords import Password
     from node.auth.users import User
     from node.config import Config
 
@@ -45,7 +46,7 @@ class InFile:
 
         return users.list_users(self._path)
 
-    def add(self, user: str, password: str) -> None:
+    def add(self, user: str, password: Password) -> None:
         from node.auth import users
 
         is_new = not self._path.exists()
@@ -53,7 +54,7 @@ class InFile:
         if is_new:
             self._give_to_host()
 
-    def change_password(self, user: str, password: str) -> None:
+    def change_password(self, user: str, password: Password) -> None:
         from node.auth import users
 
         users.change_password(self._path, user, password)
@@ -90,14 +91,14 @@ class InCluster:
         with Api(self._config_path) as api:
             return [User(each["user"], each["hash"], each["scram"]) for each in api.get("v1", "users")]
 
-    def add(self, user: str, password: str) -> None:
+    def add(self, user: str, password: Password) -> None:
         from node.auth.users import make_line
 
         self.put(
             [make_line(user, password, self._config.auth.scram)], True, f"To change it: mqnode users passwd {user}"
         )
 
-    def change_password(self, user: str, password: str) -> None:
+    def change_password(self, user: str, password: Password) -> None:
         from node.auth.users import make_line
 
         self.put([make_line(user, password, self._find(user).scram)], False, "")

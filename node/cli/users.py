@@ -6,13 +6,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from node.cli.options import NAME, Unusable, config_option, confirm, json_option, load_config, yes_option
 from node.cli.output import printable, printable_lines, show_json, show_table
 
+if TYPE_CHECKING:
+    from node.auth.passwords import Password
+
 _stdin_option = click.option("--password-stdin", is_flag=True, help="Take the first line of the standard input.")
+_generate_option = click.option("--generate", is_flag=True, help="Make a random one, and print it: for devices.")
 
 
 @click.group("users")
@@ -47,30 +52,32 @@ def list_users(config_path: str, as_json: bool) -> None:
 @command.command("add")
 @click.argument("user", type=NAME)
 @_stdin_option
+@_generate_option
 @config_option
 @json_option
-def add_user(user: str, password_stdin: bool, config_path: str, as_json: bool) -> None:
+def add_user(user: str, password_stdin: bool, generate: bool, config_path: str, as_json: bool) -> None:
     """Add a user; the file is made if it is not there.
 
     \b
     Examples:
       mqnode users add alice
-      openssl rand -base64 18 | tee alice.password | mqnode users add alice --password-stdin
+      mqnode users add sensor1 --generate
     """
     from node.cli.user_places import place
 
-    users = place(config_path)
+    users, password = place(config_path), _password(password_stdin, generate)
     with _errors():
-        users.add(user, _password(password_stdin))
-    _done({"added": user}, f"The user {printable(user)} is added. {users.last_words}", as_json)
+        users.add(user, password)
+    _done({"added": user}, f"The user {printable(user)} is added. {users.last_words}", as_json, password)
 
 
 @command.command("passwd")
 @click.argument("user", type=NAME)
 @_stdin_option
+@_generate_option
 @config_option
 @json_option
-def change_password(user: str, password_stdin: bool, config_path: str, as_json: bool) -> None:
+def change_password(user: str, password_stdin: bool, generate: bool, config_path: str, as_json: bool) -> None:
     """Give a user a new password.
 
     \b
@@ -79,10 +86,10 @@ def change_password(user: str, password_stdin: bool, config_path: str, as_json: 
     """
     from node.cli.user_places import place
 
-    users = place(config_path)
+    users, password = place(config_path), _password(password_stdin, generate)
     with _errors():
-        users.change_password(user, _password(password_stdin))
-    _done({"changed": user}, f"The user {printable(user)} has a new password. {users.last_words}", as_json)
+        users.change_password(user, password)
+    _done({"changed": user}, f"The user {printable(user)} has a new password. {users.last_words}", as_json, password)
 
 
 @command.command("delete")
@@ -136,16 +143,24 @@ def import_users(file: str, replace: bool, config_path: str, as_json: bool) -> N
     )
 
 
-def _password(from_stdin: bool) -> str:
+def _password(from_stdin: bool, random: bool) -> Password:
+    from node.auth.passwords import Password, generate
+
+    if from_stdin and random:
+        raise Unusable("A password is given or generated: take --password-stdin or --generate. Nothing was changed.")
+    if random:
+        return generate()
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        return Password(sys.stdin.readline().rstrip("\r\n"))
     try:
         if sys.stdin.isatty():  # else it would be shown as it is typed
-            password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-            return password
+            return Password(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
     except click.Abort:
         click.echo(err=True)
-    raise Unusable("No password was given: nothing was changed. Programs give it with --password-stdin.")
+    raise Unusable(
+        "No password was given: nothing was changed. Programs give it with --password-stdin, or "
+        "have it made with --generate."
+    )
 
 
 @contextmanager
@@ -163,8 +178,12 @@ def _errors() -> Iterator[None]:
         ) from error
 
 
-def _done(answer: dict[str, str] | dict[str, int], text: str, as_json: bool) -> None:
+def _done(answer: dict[str, Any], text: str, as_json: bool, password: Password | None = None) -> None:
+    """With the password, if nobody knows it yet."""
+    made = {"password": password.text} if password is not None and password.is_random else {}
     if as_json:
-        show_json(answer)
-    else:
-        click.echo(text)
+        show_json(answer | made)
+        return
+    click.echo(text)
+    for each in made.values():
+        click.echo(f"Its password, which is shown only now: {each}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from node.auth.passwords import Password
 from node.auth.users import make_line
 from tests.broker import Broker, running, wait_for
 from tests.cli.command import Command
@@ -86,7 +87,7 @@ def test_they_outlive_worker_keeper_and_host(broker: Broker, mqnode: Command) ->
 
 def test_a_password_file_is_imported_whole_or_not_at_all(broker: Broker, mqnode: Command, tmp_path: Path) -> None:
     file = tmp_path / "users"
-    lines = [make_line(user, "secret", scram=False) for user in ("alice", "bob")]
+    lines = [make_line(user, Password("secret"), scram=False) for user in ("alice", "bob")]
     file.write_text("# ours\n" + "\n".join([*lines, "carol:$9$nonsense"]))
     assert f"{file}:4: " in mqnode.fails("users", "import", str(file), code=1)
     mqnode.json("users", "add", "bob", "--password-stdin", typed="his own\n")
@@ -100,7 +101,7 @@ def test_a_password_file_is_imported_whole_or_not_at_all(broker: Broker, mqnode:
 def test_users_and_rules_can_be_there_before_they_are_in_force(tmp_path: Path) -> None:
     """The way from files of each host: import, load, then change the keys and restart."""
     file, rules = tmp_path / "users", tmp_path / "acl"
-    file.write_text(make_line("alice", "secret", scram=True) + "\n")
+    file.write_text(make_line("alice", Password("secret"), scram=True) + "\n")
     rules.write_text("user alice\ntopic a/#\n")
     with running(auth=f'password_file = "{file}"', workers=1) as broker:
         mqnode = Command(broker.config)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from node.auth.authenticate import Authenticator
+from node.config import Auth
 from tests.broker import Broker, running
 from tests.cli.command import Command
 from tests.mqtt import CONNACK, Client, connect_packet
@@ -57,6 +59,27 @@ def test_users(mqnode: Command, folder: Path) -> None:
     assert "can no longer log in" in mqnode.fails("users", "delete", "bob", typed="n\n", code=1)
     assert mqnode.json("users", "delete", "bob", "--yes") == {"deleted": "bob"}
     assert [each["user"] for each in mqnode.json("users", "list")] == ["alice"]
+
+
+def test_a_password_that_is_made_is_shown_once_and_stored_as_a_hash_that_costs_no_time(
+    mqnode: Command, folder: Path
+) -> None:
+    said = mqnode("users", "add", "sensor1", "--generate").stdout
+    first = said.split()[-1]
+    assert len(first) == 24
+    made = mqnode.json("users", "passwd", "sensor1", "--generate")
+    assert made["changed"] == "sensor1"
+    assert made["password"] not in (first, (folder / "users").read_text())
+    assert mqnode.json("users", "list") == [{"user": "sensor1", "hash": "sha512", "scram": True}]
+    line = (folder / "users").read_text()
+    said = mqnode.fails("users", "passwd", "sensor1", "--generate", "--password-stdin", typed="mine\n", code=2)
+    assert "--password-stdin or --generate" in said
+    assert (folder / "users").read_text() == line
+    config = Auth(password_file=str(folder / "users"))
+    authenticator = Authenticator(config)
+    assert authenticator.check("sensor1", made["password"].encode(), None, False) is True
+    assert authenticator.check("sensor1", first.encode(), None, False) is None  # is looked at as long as any other one
+    assert not authenticator.verify("sensor1", first.encode())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from node.auth.passwords import Password
 from node.auth.users import add_user
 from tests.broker import Broker, free_port, running, wait_for
 from tests.mqtt import Client, Closed
@@ -162,7 +163,7 @@ def attacked(folder: Path) -> Iterator[Target]:
     authority = Authority(folder)
     certificate, key = authority.issue("server", "localhost", [x509.DNSName("localhost")])
     ports = {kind: free_port() for kind in ("ws", "tls", "proxy")}
-    add_user(folder / "passwords", "alice", "secret", scram=True)
+    add_user(folder / "passwords", "alice", Password("secret"), scram=True)
     auth = f'allow_anonymous = true\npassword_file = "{folder}/passwords"'
     config = _CONFIG.format(**ports, certificate=certificate, key=key, timeout_s=CONNECT_TIMEOUT_S)
     with running(config, auth=auth) as broker:

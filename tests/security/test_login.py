@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from node.auth.passwords import Password
 from node.auth.users import add_user
 from tests.broker import free_port
 from tests.security.guarded import Guarded, attempt, count, guarded, password_of
@@ -22,7 +23,7 @@ SLOW_USER = "slow"  # with the hash that `mqnode users add` writes
 def broker() -> Iterator[Guarded]:
     more = f'[[listeners]]\ntype = "tcp"\nbind = "127.0.0.1:{OPEN_PORT}"\nallow_anonymous = true\n'
     with guarded("topic open/#\nuser alice\ntopic #\n", "alice", more=more) as broker:
-        add_user(broker.password_file, SLOW_USER, password_of(SLOW_USER).decode(), scram=False)
+        add_user(broker.password_file, SLOW_USER, Password(password_of(SLOW_USER).decode()), scram=False)
         assert broker.reload() == []
         yield broker
 
