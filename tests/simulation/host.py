@@ -85,7 +85,7 @@ class SimKeeper(Keeper):
             info=lambda *_, **__: None, warning=self._note, error=self._note, critical=self._note
         )
         self.open()
-        self.watch.apply_twice()
+        self.watch.begin()
 
     def _note(self, event: str, **facts: Any) -> None:
         self.host.world.say(f"{self.host} {event} {facts.get('peer', '')}")

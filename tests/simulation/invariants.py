@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from node.counters import INDEX
 from node.keeper import sources
 from node.keeper.keeper import COMMITTED
-from storage.layout import META_EVICTED, META_INSTANCE, REPLICATED, u64
+from storage.layout import META_EVICTED, META_INSTANCE, REPLICATED, SessionRecord, u64
 
 if TYPE_CHECKING:
     from node.keeper.link import Link
@@ -42,6 +42,11 @@ class Watch:
         self._acknowledged = 0  # the last commit of which something was said
         self._in_sync = 0
         self._is_degraded = True  # as operators see it when an acknowledgement leaves
+
+    def begin(self) -> None:
+        """The keeper has opened its store."""
+        self._note_ends()
+        self._apply_twice()
 
     def _fault(self, text: str) -> None:
         self._world.fault(f"{self._host} {text}")
@@ -143,9 +148,20 @@ class Watch:
         if length > sources.KEPT_COMMITS + 2:  # the first one stays, and the last one came after the look
             self._fault(f"I12: keeps {length} commits for others")
 
+    def _note_ends(self) -> None:
+        """I5 holds for a session until it ends: another host may not know of that, and goes on with it as of before."""
+        directory = self._keeper.directory
+        forget = directory.forget
+
+        def ended(record: SessionRecord, ended_here: bool) -> None:
+            self._host.memory.epochs.pop(record.sid, None)
+            forget(record, ended_here)
+
+        directory.forget = ended  # type: ignore[method-assign]
+
     # -- a commit of another host ---------------------------------------------------------------------------------------
 
-    def apply_twice(self) -> None:
+    def _apply_twice(self) -> None:
         """I4: each so many of what others have committed comes once more."""
         commits, writer = self._keeper.replicas._commits, self._keeper.writer
         changes_once = commits._changes
