@@ -55,7 +55,7 @@ class History:
 
     @contextmanager
     def window(self, split: bool) -> Iterator[None]:
-        """A fault that finds that it has split them says so by `split`."""
+        """What turns out later to have split them is said by `split`."""
         self.split, began = split, time.monotonic()
         try:
             yield

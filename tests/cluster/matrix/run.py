@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from random import Random
@@ -43,10 +44,12 @@ def run(cluster: Cluster, fault: Fault, seed: int) -> Verdict:
         for load in loads:
             load.start()
         _progress(flows)
+        before = _evictions(cluster) if fault.may_split else 0.0
         with history.window(fault.split):
             fault.strike(cluster, Random(seed), history)
             cluster.heal()
             cluster.wait_in_sync()
+            history.split = history.split or (fault.may_split and _evictions(cluster) > before)
         _progress(flows)
     finally:
         cluster.heal()
@@ -57,6 +60,12 @@ def run(cluster: Cluster, fault: Fault, seed: int) -> Verdict:
     verdict = judge(history, fault, differences(cluster.hosts))
     cluster.forget()
     return verdict
+
+
+def _evictions(cluster: Cluster) -> float:
+    """How often a host has given another one up."""
+    pairs = itertools.permutations(cluster.hosts, 2)
+    return sum(host.metric(f'mqnode_evictions_total{{peer="{other.name}"}}') for host, other in pairs)
 
 
 def _progress(flows: Flows) -> None:
