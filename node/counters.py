@@ -54,7 +54,7 @@ COUNTERS = (
     "owner_down_queued", "solo_acks",
     "redispatched", "retained_set", "retained_deleted", "handler_errors",
     "digests_compared", "digests_skipped", "digest_mismatches", "digest_repairs",
-    "merge_sessions_here", "merge_sessions_peer",
+    "merge_sessions_here", "merge_sessions_peer", "routes_unconfirmed",
 )  # fmt: skip
 GAUGES = (
     "connections", "clients_connected", "subscriptions", "subscriptions_shared",

@@ -53,6 +53,8 @@ COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mqnode_publishers_paused": ("Times that a publisher had to wait", "", {"": "publishers_paused"}),
     "mqnode_sibling_messages": ("Messages between the workers of this host", "dir", {
         "in": "sibling_messages_received", "out": "sibling_messages_sent"}),
+    "mqnode_routes_unconfirmed": ("SUBACKs, UNSUBACKs and retained messages that waited 5 s for another host, and no longer", "", {
+        "": "routes_unconfirmed"}),
     "mqnode_store_operations": ("Operations committed", "", {"": "commit_ops"}),
     "mqnode_solo_acks": ("Operations acknowledged while another host had no copy of them", "", {"": "solo_acks"}),
     "mqnode_owner_down_queued": ("Messages queued for sessions whose host was evicted", "", {"": "owner_down_queued"}),

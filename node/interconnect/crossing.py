@@ -6,7 +6,7 @@
     a host's messages      to our workers with a filter that matches, to one of a group. They are not passed on to a third host
     a group without members  where the message went: a worker chooses again, and knows by then that they have left
     a worker's HOLD        told to the other hosts, and by them to their workers, whose publishers wait: HOLDS
-    a worker's `sync`      answered when every host that is up has told it to its workers: SYNC, SYNCED; after 1 s at most
+    a worker's `sync`      answered when every host that is up has told it to its workers: SYNC, SYNCED; after 5 s at most
     a worker's `barrier`   likewise, with BARRIER in the number, which makes their workers wait for what they have not committed
 
 MESSAGES: `<Q` store clock of the sender, then the records of a PUBLISH frame. A message expires as long after its arrival as it
@@ -39,7 +39,8 @@ WINDOW_BYTES = 4 << 20  # of messages that a host has not taken
 TAKEN_BYTES = WINDOW_BYTES // 4  # before it says so
 WORKER_BYTES = 1 << 20  # that wait for one of our workers before we take no more
 FULL_S = 0.002
-PATIENCE_S = SYNC_S = 1.0
+PATIENCE_S = 1.0
+SYNC_S = 5.0  # a host that is silent is evicted before
 ROUTES_BYTES = 1 << 20
 BARRIER = 1 << 63
 _CLOCK = _NUMBER = struct.Struct("<Q")
@@ -233,8 +234,9 @@ class Crossing:
         self._last_sync += 1
         number = self._last_sync | (BARRIER if method == "barrier" else 0)
 
-        def finished() -> None:
+        def finished(known: bool) -> None:
             self._syncs.pop(number, None)
+            self.slot[counters.INDEX["routes_unconfirmed"]] += not known
             done()
 
         if not self._hosts:
@@ -253,9 +255,9 @@ class Crossing:
 
 
 class _Sync:
-    """Waits for the answers of these hosts, but not longer than SYNC_S."""
+    """Waits for the answers of these hosts, but not longer than SYNC_S. `done(known)`: have they all answered?"""
 
-    def __init__(self, hosts: list[_Host], done: Callable[[], None]) -> None:
+    def __init__(self, hosts: list[_Host], done: Callable[[bool], None]) -> None:
         self._missing = set(hosts)
         self._done = done
         self._late = gevent.spawn_later(SYNC_S, self._finish)
@@ -265,11 +267,11 @@ class _Sync:
             self._missing.discard(host)
             if not self._missing:
                 self._late.kill(block=False)
-                self._done()
+                self._done(True)
 
     def _finish(self) -> None:
         self._missing.clear()
-        self._done()
+        self._done(False)
 
 
 def _frames(records: Iterable[bytes]) -> Iterator[bytes]:

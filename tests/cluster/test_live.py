@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import INTERCONNECT as SIDE
 from tests.cluster.network import Network
-from tests.mqtt import PUBACK, Client
+from tests.mqtt import PUBACK, SUBACK, SUBSCRIBE, Client, packet, properties, text
 
 QUIET_BYTES = 20_000  # on the interconnect while nothing but heartbeats passes, at most, in a test
 
@@ -82,6 +83,17 @@ def test_suback_means_that_all_hosts_route(hosts: list[Host]) -> None:
             subscriber.subscribe(f"gap/{number}")
             publisher.publish(f"gap/{number}", b"at once")
             assert subscriber.take(2).topic == f"gap/{number}"
+
+
+def test_suback_waits_for_a_host_that_routes_late(hosts: list[Host]) -> None:
+    """Its link is well, so that it is not evicted; a worker that stands still for two seconds would be replaced."""
+    with connected(hosts[0]) as publisher, connected(hosts[1]) as subscriber:
+        with hosts[0].standing_still("worker-0"):
+            subscriber.send(packet(SUBSCRIBE << 4 | 2, struct.pack(">H", 7) + properties() + text("late/t") + b"\0"))
+            subscriber.nothing(1.3)
+        subscriber.expect(SUBACK)
+        publisher.publish("late/t", b"x")
+        assert subscriber.take().payload == b"x"
 
 
 def test_a_message_that_is_being_retained_elsewhere_reaches_a_new_subscriber(hosts: list[Host]) -> None:

@@ -154,6 +154,7 @@ def test_a_sync_is_answered_without_a_host_that_is_slow(hosts: list[Host], monke
     with gevent.Timeout(2):
         while not a.worker.sent:
             gevent.sleep(0.005)
+    assert a.crossing.slot[INDEX["routes_unconfirmed"]] == 1
     b.deaf = False
     with gevent.Timeout(2):
         while crossing.SYNC not in b.got:
