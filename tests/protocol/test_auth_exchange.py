@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from node.auth.passwords import hash_password
+from node.auth.passwords import Password
 from node.auth.scram import make_verifier
 from tests.broker import Broker, running
 from tests.mqtt import AUTH, CONNACK, DISCONNECT, PINGRESP, Client, Packet, connect_packet, packet, properties
@@ -29,7 +29,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     for user, password in USERS.items():
         verifier = make_verifier(password, b"some fixed salt!", rounds=4096).encode()
         with file.open("a") as lines:
-            lines.write(f"{user}:{hash_password(password.encode())}:{verifier}\n")
+            lines.write(f"{user}:{Password(password).hash()}:{verifier}\n")
     with running(auth=f'password_file = "{file}"\nallow_anonymous = false') as broker:
         yield broker
 
