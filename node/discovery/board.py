@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from mesh import meeting
 from mesh.discovery import Found
 from mesh.secret import ClusterSecret
 from node.config import Config
@@ -37,7 +38,8 @@ class Board(Protocol):
 
 
 def ttl_s(config: Config) -> float:
-    return TTLS * config.discovery.interval_s
+    """Who has found somebody that does not answer announces itself that much later."""
+    return TTLS * config.discovery.interval_s + meeting.ANSWER_S
 
 
 def fresh(written_s: dict[str, float], own: str, ttl_s: float) -> set[str]:
