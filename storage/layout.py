@@ -65,6 +65,7 @@ META_CLUSTER = b"cluster"  # 16 bytes, the id of that of which all is here, or w
 META_NODE = b"node/"  # + 16 bytes id of a peer: u64 its number
 META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may have been used
 META_HALF_DONE = b"half-done/"  # + key of a QoS 2 entry that a client may hold, of a session that ended in a cut
+META_HALF_SENT = b"half-sent/"  # + key of a packet id, of a session that ended in a cut: its record
 META_ENDED = b"ended/"  # + u64 sid of a session that ended in a cut: u64 of our commit since
 META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch
 

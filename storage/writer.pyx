@@ -27,7 +27,7 @@ import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
 from storage.covered import Covered, Part
-from storage.layout import FORMAT_SETTINGS, META_COVERED, META_ENDED, META_FORMAT, META_HAD, META_HALF_DONE, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
+from storage.layout import FORMAT_SETTINGS, META_COVERED, META_ENDED, META_FORMAT, META_HAD, META_HALF_DONE, META_HALF_SENT, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:              # of entries
     HELD_RANK
@@ -181,6 +181,8 @@ cdef class Writer:
     cdef set held               # keys of entries whose packet ids clients may hold, though other hosts have done with them
     cdef readonly dict half_done    # sid of a session that was purged while hosts were apart -> keys of entries whose packet ids its client may hold
     cdef uint64_t half_done_count   # of these keys
+    cdef readonly dict half_sent    # sid, likewise -> keys of the packet ids of its client's messages that only we know
+    cdef set resumed            # of these keys, those of sessions that go on elsewhere
     cdef readonly dict ended    # sid of a session that has ended, though another host may say that it goes on -> our commit since; oldest first
     cdef list ended_lately      # of these sids, those that are not in META_ENDED and that not all hosts have heard of
     cdef bint are_ended_kept    # is something in META_ENDED?
@@ -279,6 +281,7 @@ cdef class Writer:
         self.unsettled = set()
         self.lost, self.held = {}, set()
         self.half_done, self.half_done_count = {}, 0
+        self.half_sent, self.resumed = {}, set()
         self.ended_lately = []
         self.is_apart, self.told = True, 0      # until `set_apart` says otherwise
         self.copied = set()
@@ -306,6 +309,8 @@ cdef class Writer:
             for key, _ in self.meta(transaction, META_HALF_DONE):
                 self.half_done.setdefault(get_big(<const char*><bytes>key), []).append(key)
                 self.half_done_count += 1
+            for key, _ in self.meta(transaction, META_HALF_SENT):
+                self.half_sent.setdefault(get_big(<const char*><bytes>key), []).append(key)
             for key in transaction.cursor(db=self.databases["bodies"]).iternext(values=False):
                 if int.from_bytes(key, "big") not in self.references:
                     self.loose.add(int.from_bytes(key, "big"))
@@ -965,6 +970,8 @@ cdef class Writer:
             self.copied.update(self.moved)
         while self.half_done and most > 0:
             most -= self.forget_half_done(next(iter(self.half_done)))
+        while self.half_sent and most > 0:
+            most -= self.forget_half_sent(next(iter(self.half_sent)))
         if not may_return:
             self.forget_had(most)
 
@@ -1030,16 +1037,42 @@ cdef class Writer:
     cdef int note_half_done(self, uint64_t sid, bytes key, bytes value, bint is_sent) except -1:
         """Should the session go on at a host that has never had this entry its client may wait for PUBREL (`goes_on`). Who has it goes on
         with that: its client may not have had the message at all."""
-        cdef uint64_t dot = dot_of(value)
-        if dot >> NUMBER_BITS != self.number >> NUMBER_BITS or dot & COMMIT_MASK <= self.told:
-            return 0
-        if not self.is_apart or len(value) < ENTRY_HEADER or value[OPTIONS] & 3 != 2 or not (is_sent or value[FLAGS] & RECEIVED):
+        if not self.is_only_here(value) or len(value) < ENTRY_HEADER or value[OPTIONS] & 3 != 2 or not (is_sent or value[FLAGS] & RECEIVED):
             return 0
         self.half_done.setdefault(sid, []).append(key)
         self.half_done_count += 1
         self.transaction.put(META_HALF_DONE + key, b"", db=self.databases["meta"])
         while self.half_done_count > HALF_DONE_MAX:
             self.forget_half_done(next(iter(self.half_done)))
+        return 0
+
+    cdef bint is_only_here(self, bytes value) except -1:
+        """Is it ours, and may a host that we do not hear be without it?"""
+        cdef uint64_t dot = dot_of(value)
+        return self.is_apart and dot >> NUMBER_BITS == self.number >> NUMBER_BITS and dot & COMMIT_MASK > self.told
+
+    cdef int note_half_sent(self, uint64_t sid, bytes key, bytes value) except -1:
+        """Should the session go on at a host that does not know of this message of its client, which may send it again (`goes_on`)."""
+        if not self.is_only_here(value):
+            return 0
+        self.half_sent.setdefault(sid, []).append(key)
+        self.transaction.put(META_HALF_SENT + key, value[HEADER:], db=self.databases["meta"])
+        if len(self.half_sent) > HALF_DONE_MAX:
+            self.forget_half_sent(next(iter(self.half_sent)))
+        return 0
+
+    cdef int forget_half_sent(self, uint64_t sid) except -1:
+        """Returns how many packet ids that were."""
+        cdef list keys = self.half_sent.pop(sid, [])
+        for key in keys:
+            self.transaction.delete(META_HALF_SENT + key, db=self.databases["meta"])
+        return len(keys)
+
+    cdef int resume(self, bytes key) except -1:
+        """The client's message of this packet id is known again."""
+        record = self.transaction.get(META_HALF_SENT + key, db=self.databases["meta"])
+        if record is not None and get_big(<const char*>key) in self.queues and self.transaction.get(key, db=self.packet_ids) is None:
+            self.store(PACKET_IDS, key, None, sealed(record, self.dot))
         return 0
 
     cdef int forget_half_done(self, uint64_t sid) except -1:
@@ -1109,7 +1142,8 @@ cdef class Writer:
         self.strays.discard(sid)
         self.lost.pop(sid, None)
         self.transaction.delete(META_QSEQ + u64(sid), db=self.databases["meta"])
-        for key, _ in self.entries(PACKET_IDS, u64(sid)):
+        for key, value in self.entries(PACKET_IDS, u64(sid)):
+            self.note_half_sent(sid, key, value)
             self.erase(PACKET_IDS, key)
             self.operations += 1
 
@@ -1204,6 +1238,11 @@ cdef class Writer:
             self.hold(key)
             self.forget_half_done(get_big(<const char*><bytes>key))
         self.held = set()
+        for key in sorted(self.resumed):
+            self.resume(key)
+        for sid in {get_big(<const char*><bytes>key) for key in self.resumed}:
+            self.forget_half_sent(sid)
+        self.resumed = set()
         if self.covered.parts or self.covered.holes:
             for seq in self.covered.seen(self.known, self.number >> NUMBER_BITS):
                 self.transaction.delete(META_COVERED + u64(seq), db=self.databases["meta"])
@@ -1435,6 +1474,7 @@ cdef class Writer:
     def goes_on(self, uint64_t sid):
         """At another host, though it was over here: that one knows nothing of the flows that only we had begun. `learn` ends this."""
         self.held.update(self.half_done.get(sid, ()))
+        self.resumed.update(self.half_sent.get(sid, ()))
 
     def say_over(self, uint64_t sid):
         """The session has ended here: the outbox keeps that, though it says nothing more of the record if the session is back since."""

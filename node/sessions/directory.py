@@ -78,7 +78,7 @@ class Directory:
         self.wills.load(wills)
         self.subscriptions.load(subscriptions)
         known = set(self.by_sid)
-        for sid in known & self.writer.half_done.keys():
+        for sid in known & (self.writer.half_done.keys() | self.writer.half_sent.keys()):
             self.writer.goes_on(sid)  # it began to before our start
         for sid in [sid for sid in self.writer.queues if sid not in known]:
             if sid >> NUMBER_BITS == self.elsewhere.number:

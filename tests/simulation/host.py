@@ -245,7 +245,7 @@ class Host:
     def others(self) -> list[Host]:
         return [pair.sides[self.index].other for pair in self.pairs.values()]
 
-    def serves(self, cid: str) -> bool:
+    def has_client(self, cid: str) -> bool:
         """Is the client connected here, and not about to be sent away, as another host has begun its session a moment later?"""
         found = self.worker.clients.get(cid) if self.worker is not None else None
         return found is not None and self.keeper is not None and found.sid in self.keeper.directory.by_sid

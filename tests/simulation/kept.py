@@ -88,4 +88,5 @@ KEPT: dict[int, str] = {
     59681: "of two QoS 2 flows under one packet id the one that was over stayed: the other's message came twice",
     49439: "a flow that had lost against a later one was back at one host, as another one had seen that end first",
     15887: "a host took what the other's keeper before had sent and its next one undid: the third got an empty commit",
+    2007381: "a publisher's session expired on one side of a cut, went on on the other, and its QoS 2 message came twice",
 }

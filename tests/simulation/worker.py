@@ -363,7 +363,7 @@ class Worker:
         if previous is not None:
             previous.close()
         for other in self.host.others if not self.host.world.was_cut else ():
-            if other.serves(connection.client.cid) and are_in_step(self.host, other):
+            if other.has_client(connection.client.cid) and are_in_step(self.host, other):
                 self.host.world.fault(f"I6: {self.host} lets {connection.client.cid} in, which is connected at {other}")
         self.clients[connection.client.cid] = connection
         connection.send("connack", result["present"], result["sid"])

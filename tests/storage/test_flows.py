@@ -82,3 +82,25 @@ def test_what_has_lost_does_not_come_back_with_the_end_of_what_had_won(writers: 
     tell(a, A, b, a.context())
     assert flow(a) is flow(b) is None
     assert a.digests() == b.digests()
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_ended_here_and_goes_on_elsewhere_knows_its_flows_again(writers: list[Writer], apart: bool) -> None:
+    """While hosts are apart another one may have the session, and not what its client has sent here."""
+    writer = writers[0]
+    publish(writer, 1, "half", 1000)
+    begun = flow(writer)
+    writer.begin()
+    writer.set_apart(apart, False, writer.seq - 1, 10)
+    writer.purge(SID, 10, 0)
+    writer.commit()
+    assert begun is not None
+    assert flow(writer) is None
+    writer.load()
+    writer.begin()
+    writer.queue_of(SID)
+    writer.goes_on(SID)
+    writer.learn({})
+    writer.commit()
+    assert flow(writer) == (begun if apart else None)
+    assert not writer.half_sent
