@@ -362,7 +362,11 @@ class Worker:
         previous = self.clients.get(connection.client.cid)
         if previous is not None:
             previous.close()
-        for other in self.host.others if not self.host.world.was_cut else ():
+        keeper = self.host.keeper
+        is_begun_elsewhere = (
+            keeper is not None and connection.sid not in keeper.directory.by_sid
+        )  # and ended in a moment
+        for other in self.host.others if not (self.host.world.was_cut or is_begun_elsewhere) else ():
             if other.has_client(connection.client.cid) and are_in_step(self.host, other):
                 self.host.world.fault(f"I6: {self.host} lets {connection.client.cid} in, which is connected at {other}")
         self.clients[connection.client.cid] = connection
