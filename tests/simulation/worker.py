@@ -362,16 +362,16 @@ class Worker:
         previous = self.clients.get(connection.client.cid)
         if previous is not None:
             previous.close()
-        keeper = self.host.keeper
-        is_begun_elsewhere = (
-            keeper is not None and connection.sid not in keeper.directory.by_sid
-        )  # and ended in a moment
-        for other in self.host.others if not (self.host.world.was_cut or is_begun_elsewhere) else ():
-            if other.has_client(connection.client.cid) and are_in_step(self.host, other):
-                self.host.world.fault(f"I6: {self.host} lets {connection.client.cid} in, which is connected at {other}")
         self.clients[connection.client.cid] = connection
+        self._look_elsewhere(connection.client.cid)
         connection.send("connack", result["present"], result["sid"])
         connection.deliver(result["last_qseq"])
+
+    def _look_elsewhere(self, cid: str) -> None:
+        """I6, of a client that is let in, and stays."""
+        for other in self.host.others if self.host.has_client(cid) and not self.host.world.was_cut else ():
+            if other.has_client(cid) and are_in_step(self.host, other):
+                self.host.world.fault(f"I6: {self.host} lets {cid} in, which is connected at {other}")
 
     def closed(self, connection: Connection) -> None:
         if self.clients.get(connection.client.cid) is connection:
