@@ -13,6 +13,8 @@ that comes back so shows that the link works both ways: a one-way cut is a cut, 
 
 It starts as SUSPECT: a peer that is not there at the start is evicted 3 s later. Counters go on over channels and cuts;
 those of a peer that began anew are told by Opened. Time is the monotonic clock's: no step of the wall clock evicts anybody.
+Nor does a pause of ours: Tick comes each 50 ms, and what we slept through is no silence of the peer's. Who wakes up and finds
+that it was evicted meanwhile has gone on alone for no moment.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ BEAT_MS = 250
 SUSPECT_MS = 1000
 EVICT_MS = 3000
 SILENT_MS = 500  # without an echo, before it counts that its host refuses connections
+ASLEEP_MS = 500  # between two ticks: this process, or its host, stood still
 RTT_WEIGHT = 0.2  # of a new measurement in the average
 BEATS_KEPT = 64
 
@@ -79,6 +82,7 @@ class Detector:
         self.state = State.SUSPECT
         self.rtt_ms: float | None = None
         self._echoed_at = now_ms
+        self._ticked_at = now_ms
         self._next_beat_at = now_ms
         self._beat = 0
         self._sent_at: dict[int, float] = {}  # of beats not yet echoed
@@ -103,6 +107,7 @@ class Detector:
             case Heard():
                 return self._hear(now_ms, event)
             case Tick():
+                self._wake_up(now_ms)
                 return [*self._judge(now_ms), *self._tick(now_ms)]
             case Dead():
                 return self._evict() if self.silent_ms(now_ms) >= SILENT_MS else []
@@ -128,6 +133,11 @@ class Detector:
             return []
         self.state = State.UP
         return [Effect.TRUST]
+
+    def _wake_up(self, now_ms: float) -> None:
+        asleep_ms, self._ticked_at = now_ms - self._ticked_at, now_ms
+        if asleep_ms >= ASLEEP_MS:
+            self._echoed_at = min(self._echoed_at + asleep_ms, now_ms)
 
     def _judge(self, now_ms: float) -> list[Effect]:
         silent_ms = self.silent_ms(now_ms)

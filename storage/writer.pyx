@@ -668,6 +668,8 @@ cdef class Writer:
             record += 10 + 4 * <uint8_t>record[9] + (2 + get_u16(record + 10 + 4 * <uint8_t>record[9]) if record[8] & 8 else 0)
             if record > end:
                 raise ValueError("a PUBLISH operation is cut off")
+        if publisher and received_at(record) < self.welcome_ms and publisher in self.foreign:
+            return     # it waited in its worker; its client went on at another host meanwhile, and sends it there
         if will:
             if not self.erase(WILLS, u64(will)):
                 return

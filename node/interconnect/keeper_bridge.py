@@ -1,7 +1,8 @@
 """The interconnect's link to the keeper of this host: frames of other keepers in both directions, and who of the peers is there.
 
 A keeper that starts anew is told what it missed: the members, who is up, who is evicted. What waits for a keeper that is gone goes
-nowhere, for the next one begins a new conversation with each peer (node/keeper/replicas.py).
+nowhere, for the next one begins a new conversation with each peer (node/keeper/replicas.py). Nor does what it said to a peer before
+it heard that the link is another one: who has gone on without this host would take it for what was acknowledged.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from node.peers import frame, take_frames
 
 HELLO, REQUEST, REPLY, EVENT, PEER = 0, 4, 5, 6, 10  # frames of the unix sockets
 NODE_ID_BYTES = 16
+GREETING = 0  # node/keeper/peer.py, Say.HELLO: with it the keeper begins a conversation
 RETRY_S = 0.05
 FULL_S = 0.002
 RECEIVE_BYTES = 1 << 20
@@ -53,6 +55,7 @@ class KeeperBridge:
         self.heals: list[dict[str, Any]] = []  # node/keeper/heals.py
         self._asked = False
         self._evicted: set[bytes] = set()
+        self._not_greeted: set[bytes] = set()  # since they are up
         self._log = log.logger("interconnect")
         self._path = os.fspath(run_dir / "keeper.sock")
         self._members, self._deliver, self._welcome = members, deliver, welcome
@@ -74,6 +77,10 @@ class KeeperBridge:
     def peer_up(self, node_id: bytes) -> None:
         self.up.add(node_id)
         self._evicted.discard(node_id)
+        self._tell_up(node_id)
+
+    def _tell_up(self, node_id: bytes) -> None:
+        self._not_greeted.add(node_id)
         self._tell("peer_up", node_id=node_id)
 
     def peer_down(self, node_id: bytes, evicted: bool) -> None:
@@ -130,7 +137,7 @@ class KeeperBridge:
             self._output.clear()
             self._queue(frame(HELLO, _encode({"role": "interconnect"} | self._members())))
             for node_id in self.up:
-                self._tell("peer_up", node_id=node_id)
+                self._tell_up(node_id)
             for node_id in self._evicted:
                 self._tell("peer_down", node_id=node_id, evicted=True)
             self._to_send.set()
@@ -151,9 +158,7 @@ class KeeperBridge:
 
     def _from_keeper(self, kind: int, body: bytes) -> None:
         if kind == PEER:
-            node_id, message = body[:NODE_ID_BYTES], body[NODE_ID_BYTES:]
-            while node_id in self.up and not self._deliver(node_id, message):
-                gevent.sleep(FULL_S)
+            self._to_peer(body[:NODE_ID_BYTES], body[NODE_ID_BYTES:])
         elif kind == REPLY:
             self._asked = False
             _, ok, result = _decode(body)
@@ -166,6 +171,12 @@ class KeeperBridge:
                 self._welcome(arguments)
             elif method == "refuse":
                 self._refuse(arguments["node_id"], arguments["what"])
+
+    def _to_peer(self, node_id: bytes, message: bytes) -> None:
+        if message[0] == GREETING:
+            self._not_greeted.discard(node_id)
+        while node_id in self.up and node_id not in self._not_greeted and not self._deliver(node_id, message):
+            gevent.sleep(FULL_S)
 
     def _write(self) -> None:
         while True:

@@ -18,8 +18,11 @@ EXIT_IO, EXIT_AGAIN = 74, 75
 
 
 def begins_anew(keeper: Keeper) -> bool:
-    """Is it to end, and the next one to begin with another store, number or clock?"""
-    return keeper.is_over or keeper.replicas.old_copy.is_found or keeper.replicas.clock.wrong_by_ms != 0
+    """Is it to end, and the next one to begin with another store, number or clock, or as after a death (tail.py)?"""
+    replicas = keeper.replicas
+    return (
+        keeper.is_over or replicas.old_copy.is_found or replicas.clock.wrong_by_ms != 0 or replicas.tail.is_left_behind
+    )
 
 
 def ended(keeper: Keeper) -> int:

@@ -48,6 +48,7 @@ TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
 SWEEP_MS = 600_000
 SETTLE_MS = 20
+STANDSTILL_S = 2.5  # after less nobody can have gone on without us (mesh/detector.py)
 HELD_MAX = 10_000  # turns; a strict host that is alone then refuses clients with durable sessions
 DISK_CHECK_S = 1
 DISK_CHECK_BYTES = 1 << 20
@@ -162,6 +163,8 @@ class Keeper:
         if self.stopping and self._stop_deadline == float("inf"):
             self._stop_deadline = time.monotonic() + 3
         frames = self._receive()
+        if self.replicas.tail.is_left_behind:
+            return
         now_ms = self.now_ms()
         input_bytes = sum([len(body) for _, _, body in frames])
         self._check_disk(input_bytes)
@@ -199,7 +202,7 @@ class Keeper:
         if self.more_to_send:
             timeout_s = 0
         received = 0
-        for descriptor, events in self.poll.poll(timeout_s):
+        for descriptor, events in self._wait(timeout_s):
             if descriptor == self.listening.fileno():
                 self._accept()
                 continue
@@ -213,6 +216,12 @@ class Keeper:
                 if received > TURN_BYTES:
                     break
         return frames
+
+    def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
+        began = time.monotonic()
+        events = self.poll.poll(timeout_s)
+        stood_still_s = time.monotonic() - began - timeout_s
+        return [] if stood_still_s > STANDSTILL_S and self.replicas.tail.stood_still(stood_still_s) else events
 
     def _accept(self) -> None:
         connected, _ = self.listening.accept()

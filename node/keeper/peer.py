@@ -88,10 +88,11 @@ class Peer:
         self.applying.clear()
         self.waiting.clear()
 
-    def forget_said(self) -> None:
-        """What it has said and is not done yet: it says that again, or those do who have it."""
+    def break_off(self) -> None:
+        """What it has said and is not done yet it says again, or those do who have it; what it was to be told it is no more."""
         self.held.clear()
         self.waiting.clear()
+        self.to_say.clear()
 
 
 def is_whole(writer: Writer, peers: Iterable[Peer]) -> bool:

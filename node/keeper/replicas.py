@@ -54,7 +54,7 @@ class Replicas:
         )  # fmt: skip
         self.digests = Digests(writer, directory, log, self.peers, self._speak, self._commits.repair)
         self._requests = PeerRequests(directory, self.sources, self.digests, self._refuse)
-        self._tail = Tail(writer, directory, self.heals, log, self._say, self._begin_all)
+        self.tail = Tail(writer, directory, self.heals, log, self._say, self._begin_all)
         self._members = Members(writer, directory.elsewhere, self.evicted)
 
     # -- the interconnect process -----------------------------------------------------------------------------------------
@@ -106,10 +106,9 @@ class Replicas:
         self._members.look()
         peer.snapshot = None
         peer.open_said = peer.refused = peer.is_heard = False
-        self._tail.link_anew(peer)
+        self.tail.link_anew(peer)
         peer.applying.clear()
-        peer.forget_said()
-        peer.to_say.clear()
+        peer.break_off()
         self._writer.begin_recording()
         self._greet(peer, wants=1)
 
@@ -118,7 +117,7 @@ class Replicas:
 
     def peer_down(self, node_id: bytes, evicted: bool, now_ms: int) -> None:
         peer = self._peer(node_id)
-        peer.forget_said()
+        peer.break_off()
         self._lost(peer, now_ms)
         self.sources.left(peer, now_ms)
         if evicted:
@@ -187,7 +186,7 @@ class Replicas:
         elif say == Say.TAIL:
             self._say_instead(peer, message)
         elif say == Say.RESET:
-            self._tail.answered(peer, message, list(self.peers.values()), now_ms)
+            self.tail.answered(peer, message, list(self.peers.values()), now_ms)
         elif say == Say.CONTEXT:
             self.sources.look_at(peer, decode_context(message))
         elif peer.is_heard:  # to be compared with what is here when our tail is undone
@@ -237,9 +236,8 @@ class Replicas:
             peer.renumber(number)
         self._members.numbered(peer.node_id, number)
         if wants:
-            peer.forget_said()  # if its keeper has started anew, it may undo what the one before had committed last …
-            peer.to_say.clear()  # … and does not answer what that was asked
-            self._tail.link_anew(peer)
+            peer.break_off()  # a keeper that starts anew may undo what the one before did last, and answers nothing that was asked
+            self.tail.link_anew(peer)
             self._directory.outbox.left(peer)
             self._greet(peer, wants=0)
         elif peer.open_said:
@@ -258,15 +256,15 @@ class Replicas:
             return
         peer.has, peer.saw = has, saw
         self.heals.opened(peer, bool(evicted), max(0, self._writer.seq - has), self._directory.now_ms)
-        peer.went_on = bool(evicted) and not (self._has_evicted(peer) or self.old_copy.was_alone)
-        peer.is_heard = True
+        went_on = bool(evicted) and not (self._has_evicted(peer) or self.old_copy.was_alone)
+        peer.is_heard = self.tail.opened(peer, went_on, self.replication)
         self._begin_all()
 
     def _begin_all(self) -> None:
         """With each that has said what it has."""
         there = [peer for peer in self.peers.values() if peer.is_heard or self.replication.is_open(peer)]
         gone = [peer for peer in self.peers.values() if peer.node_id in self.evicted]
-        if self._tail.is_over(there, len(there) + len(gone) == len(self.peers) and not self._unheard):
+        if self.tail.is_over(there, len(there) + len(gone) == len(self.peers) and not self._unheard):
             for peer in [peer for peer in there if peer.is_heard]:
                 self._begin(peer, peer.has)
                 held, peer.held = peer.held, []
@@ -286,6 +284,7 @@ class Replicas:
     def _begin(self, peer: Peer, has: int) -> None:
         peer.is_heard = False  # and begun with
         self.old_copy.began()
+        self.tail.began(peer)
         gone = self._writer.known.keys() - {each.number for each in self.peers.values()}
         if has == 0 and (self._writer.seq > 1 or gone):  # what others have put is not in our commits
             peer.snapshot = (0, b"", self._writer.context())
@@ -390,7 +389,7 @@ class Replicas:
 
     def trim(self) -> None:
         """Forget what all peers have, or what one has been away for too long to get piece by piece."""
-        self._tail.goes_without([peer for peer in self.peers.values() if not self.replication.waits_for(peer)])
+        self.tail.goes_without([peer for peer in self.peers.values() if not self.replication.waits_for(peer)])
         seq, had = self._writer.seq, min(map(self.had, self.peers.values()), default=0)
         if (until := max(min(had, seq - sources.SPARE_COMMITS), seq - sources.KEPT_COMMITS)) > 0:
             self._writer.trim(until, TRIM)

@@ -31,6 +31,7 @@ from storage.layout import NUMBER_BITS, SessionRecord, client_key
 
 WORKER_GRACE_MS = 2000  # a worker that died: its clients may come back elsewhere before their wills fire
 MOVED_GRACE_MS = 10_000  # a client that was sent to another host, before its will fires
+OUTDATED_MS = 1000  # that a CONNECT lay unread, and came before the client's last one elsewhere
 RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom they have
 
 NO_SESSION = {"sid": 0, "present": False, "will_id": 0, "sent": 0}  # the answer to a claim that begins none
@@ -162,11 +163,20 @@ class Directory:
         elif owner is not None:
             self._claims[cid] = deque([(link, claim, answer)])
             self.end(cid, owner, TAKEN_OVER, lambda: self._next_claim(cid))
+        elif self._is_outdated(claim, now_ms):
+            answer(False, "its client has connected to another host since")
         elif cid in self.sessions and not self.elsewhere.owns(self.sessions[cid]):
             self._claims[cid] = deque([(link, claim, answer)])
             self._fetch(cid, now_ms)
         else:
             self._grant(link, claim, answer, now_ms)
+
+    def _is_outdated(self, claim: Claim, now_ms: int) -> bool:
+        """It lay here while this host stood still. Clocks of hosts may differ: what did not lie is asked for now."""
+        record = self.sessions.get(claim.cid)
+        if record is None or self.elsewhere.owns(record) or now_ms - claim.at_ms < OUTDATED_MS:
+            return False
+        return record.attached and record.epoch > claim.at_ms + OUTDATED_MS
 
     def unclaim(self, link: Link, answer: Answer, now_ms: int, cid: str, conn: int) -> None:
         """Its client is gone before it was granted."""

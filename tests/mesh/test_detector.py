@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +143,33 @@ def test_after_a_pause_of_the_process_beats_come_at_their_pace() -> None:
     detector.step(0, Tick())
     beats = [now for now in range(10_000, 11_001, STEP_MS) if Effect.BEAT in detector.step(now, Tick())]
     assert len(beats) <= 6, "not the forty that were missed"
+
+
+@pytest.mark.parametrize("asleep_ms", [1_000, 3_500, 60_000])
+def test_who_stood_still_waits_for_the_peer_as_if_it_had_not(asleep_ms: int) -> None:
+    detector = Detector(0)
+    for now in range(0, 900, STEP_MS):
+        detector.step(now, Opened() if now == 0 else Tick())
+    woke = now + asleep_ms
+    found = {
+        effect: at
+        for at in range(woke, woke + EVICT_MS, STEP_MS)
+        for effect in detector.step(at, Tick())
+        if effect is not Effect.BEAT
+    }
+    silent_before = now  # since it was opened
+    assert found[Effect.DOUBT] - woke == pytest.approx(SUSPECT_MS - silent_before, abs=STEP_MS)
+    assert found[Effect.EVICT] - woke == pytest.approx(EVICT_MS - silent_before, abs=STEP_MS)
+
+
+def test_who_stood_still_and_hears_the_peer_first_goes_on() -> None:
+    detector = Detector(0)
+    detector.step(0, Opened())
+    detector.beat(0)
+    detector.step(BEAT_MS, Tick())
+    detector.step(5_000, Heard(1, 1, 0))
+    assert Effect.DOUBT not in detector.step(5_001, Tick())
+    assert detector.silent_ms(5_001) <= 1
 
 
 def test_what_repeats_a_beat_is_not_heard_anew() -> None:

@@ -16,8 +16,9 @@ import msgspec
 from node.config import Config
 from node.config.keys import Cluster, Node
 from node.config.keys import Interconnect as InterconnectKeys
+from node.interconnect.keeper_bridge import GREETING
 from node.keeper.end import begins_anew
-from node.keeper.keeper import HELLO, Keeper
+from node.keeper.keeper import HELLO, STANDSTILL_S, Keeper
 from node.keeper.link import LOST, Link
 from node.keeper.replicas import PEER
 from node.sessions.outbox import EVENT
@@ -60,9 +61,9 @@ class Pipe(Link):
 
     __slots__ = ("watch", "wire")
 
-    def __init__(self, world: World, deliver: Callable[[tuple[int, bytes]], None]) -> None:
+    def __init__(self, host: Host, deliver: Callable[[tuple[int, bytes]], None]) -> None:
         super().__init__(_Socket())  # type: ignore[arg-type]
-        self.wire = Wire(world, deliver, 0.5)
+        self.wire = Wire(host.world, deliver, 0.5, host)
         self.watch: Watch
 
     def queue(self, kind: int, body: bytes | bytearray) -> None:
@@ -116,6 +117,9 @@ class SimKeeper(Keeper):
         return self.host.times()[1] + self.clock_offset_ms
 
     def _receive(self) -> list[tuple[Link, int, bytes]]:
+        stood_still_s, self.host.stood_still_s = self.host.stood_still_s, 0.0
+        if stood_still_s > STANDSTILL_S and self.replicas.tail.stood_still(stood_still_s):
+            return []
         came, self.came = self.came, []
         return [each for each in came if each[0].socket.fileno() in self.links]
 
@@ -170,17 +174,18 @@ class Interconnect:
         self.cluster = bytes(16)  # to which it belongs
         self._pipe: Pipe | None = None
         self._to_keeper: Wire | None = None
+        self._not_greeted: set[bytes] = set()
 
     def keeper_came(self, keeper: SimKeeper) -> None:
         host = self._host
-        self._pipe = pipe = Pipe(host.world, self._from_keeper)
+        self._pipe = pipe = Pipe(host, self._from_keeper)
         keeper.attach(pipe)
-        self._to_keeper = Wire(host.world, lambda frame: host.take(pipe, *frame), 0.5)
+        self._to_keeper = Wire(host.world, lambda frame: host.take(pipe, *frame), 0.5, host)
         self._to_keeper.send((HELLO, encode({"role": "interconnect"} | self.members())))
         for node_id, pair in host.pairs.items():
             side = pair.sides[host.index]
             if side.is_up:
-                self.tell("peer_up", node_id=node_id)
+                self.tell_up(node_id)
             elif side.evicted:
                 self.tell("peer_down", node_id=node_id, evicted=True)
 
@@ -197,10 +202,18 @@ class Interconnect:
         if self._to_keeper is not None:
             self._to_keeper.send((EVENT, encode([method, arguments])))
 
+    def tell_up(self, node_id: bytes) -> None:
+        self._not_greeted.add(node_id)
+        self.tell("peer_up", node_id=node_id)
+
     def _from_keeper(self, frame: tuple[int, bytes]) -> None:
         kind, body = frame
         if kind == PEER:
-            self._host.pairs[body[:16]].send(self._host, body[16:])
+            node_id, message = body[:16], body[16:]
+            if message[0] == GREETING:
+                self._not_greeted.discard(node_id)
+            if node_id not in self._not_greeted:
+                self._host.pairs[node_id].send(self._host, message)
 
     def from_peer(self, other: Host, body: bytes) -> None:
         if self._to_keeper is not None:
@@ -225,6 +238,8 @@ class Host:
         self.keeper: SimKeeper | None = None
         self.worker: Worker | None = None
         self._new_worker = lambda: Worker(self)
+        self.stands_until = 0.0  # none of its processes runs before
+        self.stood_still_s = 0.0  # as its keeper finds in its next turn
         self._planned: float | None = None
         self._stores = 0
 
@@ -317,7 +332,10 @@ class Host:
         if self._planned != due:
             return
         self._planned = None
-        keeper = self.keeper
+        keeper, stands_ms = self.keeper, self.stands_until - self.world.now
+        if stands_ms > 0:
+            self.wake(stands_ms + self.world.random.uniform(0, 2))
+            return
         if keeper is None:
             return
         try:

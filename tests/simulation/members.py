@@ -216,7 +216,7 @@ class Admin:
             raise LinkError("there is no keeper")
         self._number += 1
         number = self._number
-        pipe = Pipe(host.world, lambda frame: self._answered(frame[1]))
+        pipe = Pipe(host, lambda frame: self._answered(frame[1]))
         keeper.attach(pipe)
         host.take(pipe, REQUEST, encode([number, method, arguments]))
         until = host.world.now + ANSWER_MS

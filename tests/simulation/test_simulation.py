@@ -28,6 +28,7 @@ from tests.simulation.leaving import LEAVING, Leaving
 from tests.simulation.lives import Lives
 from tests.simulation.scenario import DISKS, FURTHER, JOINING, LIVES, Scenario
 from tests.simulation.sides import SIDES, Sides
+from tests.simulation.standing import STANDING, Standing
 from tests.simulation.survivors import SURVIVORS, Survivors
 from tests.simulation.wills import WILLS, Wills
 
@@ -45,11 +46,13 @@ CLOCKS_SEEDS = range(CLOCKS, CLOCKS + 30)
 DISKS_SEEDS = range(DISKS, DISKS + 40)
 SIDES_SEEDS = range(SIDES, SIDES + 20)
 GROUPS_SEEDS = range(GROUPS, GROUPS + 30)
+STANDING_SEEDS = range(STANDING, STANDING + 40)
 SOAK_SEEDS = (
     range(1500, FURTHER), range(FURTHER + 80, FURTHER + 2080), range(JOINING + 80, JOINING + 2080), range(LIVES + 80, LIVES + 8080),
     range(DISKS + 40, DISKS + 4040), range(BIRTHS + 40, BIRTHS + 4040),
     range(CLOCKS + 30, CLOCKS + 4030), range(SIDES + 20, SIDES + 4020), range(GROUPS + 30, GROUPS + 4030),
     range(LEAVING + 44, LEAVING + 4044), range(WILLS, WILLS + 30), range(WILLS + 50, WILLS + 4050),
+    range(STANDING + 40, STANDING + 4040),
 )  # fmt: skip
 ASKED = os.environ.get("MQNODE_SIM_SEED")
 FROM, _, UNTIL = os.environ.get("MQNODE_SIM_SEEDS", "").partition(":")
@@ -59,7 +62,7 @@ def simulate(seed: int) -> tuple[list[str], list[str]]:
     """(what went wrong, what happened)"""
     folder = Path(tempfile.mkdtemp(prefix="mqnode-sim-", dir=SHM if SHM.is_dir() else None))
     kinds = (
-        (GROUPS, Groups),
+        (STANDING, Standing), (GROUPS, Groups),
         (SIDES, Sides), (SURVIVORS, Survivors), (WILLS, Wills), (LEAVING, Leaving), (CLOCKS, Clocks), (BIRTHS, Births),
         (DISKS, Disks), (LIVES, Lives), (0, Scenario),
     )  # fmt: skip
@@ -179,6 +182,12 @@ def test_clients_move_between_many_sides() -> None:
 @pytest.mark.timeout(600)  # five seconds on two free cores
 def test_members_of_shared_groups_come_and_go() -> None:
     assert dict(failing(GROUPS_SEEDS)) == {}
+
+
+@pytest.mark.skipif(ASKED is not None, reason="one seed was asked for")
+@pytest.mark.timeout(600)  # four seconds on two free cores
+def test_a_host_stands_still() -> None:
+    assert dict(failing(STANDING_SEEDS)) == {}
 
 
 @pytest.mark.soak

@@ -64,7 +64,7 @@ class Connection:
         self.will = "keep" if client.will else "drop"  # at its end
         self.inflight: dict[int, int] = {}  # packet id -> qseq
         self.out = Wire(world, lambda packet: client.packet(self, *packet), 3)
-        self.back = Wire(world, self._packet, 3)
+        self.back = Wire(world, self._packet, 3, worker.host)
 
     def _packet(self, packet: tuple[Any, ...]) -> None:
         if not self.closed:
@@ -194,9 +194,9 @@ class Worker:
     # -- the keeper -------------------------------------------------------------------------------------------------------
 
     def keeper_came(self, keeper: SimKeeper) -> None:
-        self._pipe = pipe = Pipe(self.host.world, self._frame)
+        self._pipe = pipe = Pipe(self.host, self._frame)
         keeper.attach(pipe)
-        self._wire = Wire(self.host.world, lambda frame: self.host.take(pipe, *frame), 0.5)
+        self._wire = Wire(self.host.world, lambda frame: self.host.take(pipe, *frame), 0.5, self.host)
         now = self.host.world.now
         clients = [[cid, each.number, each.sid, int(now - each.since) // 1000] for cid, each in self.clients.items()]
         hello = {

@@ -59,11 +59,13 @@ class World:
 
 
 class Wire:
-    """One direction: in order, each item takes a while."""
+    """One direction: in order, each item takes a while. What arrives while the `receiver` stands still it reads later."""
 
-    def __init__(self, world: World, deliver: Callable[[Any], None], slowest_ms: float) -> None:
-        self._world, self._deliver, self._slowest_ms = world, deliver, slowest_ms
-        self._last = 0.0
+    def __init__(
+        self, world: World, deliver: Callable[[Any], None], slowest_ms: float, receiver: Host | None = None
+    ) -> None:
+        self._world, self._deliver, self._slowest_ms, self._receiver = world, deliver, slowest_ms, receiver
+        self._last = self._read_at = 0.0
         self._ends = float("inf")
 
     def send(self, item: Any) -> None:
@@ -72,7 +74,12 @@ class Wire:
         world.at_time(self._last, lambda: self._arrive(item))
 
     def _arrive(self, item: Any) -> None:
-        if self._world.now < self._ends:
+        world, receiver = self._world, self._receiver
+        if receiver is not None and receiver.stands_until > max(world.now, self._read_at):
+            self._read_at = receiver.stands_until + world.random.uniform(0, 2)
+        if world.now < self._read_at:
+            world.at_time(self._read_at, lambda: self._arrive(item))
+        elif world.now < self._ends:
             self._deliver(item)
 
     def stall(self, until: float) -> None:
@@ -93,7 +100,7 @@ class Side:
 
     def up(self) -> None:
         self.is_up, self.evicted = True, False
-        self.host.interconnect.tell("peer_up", node_id=self.other.node_id)
+        self.host.interconnect.tell_up(self.other.node_id)
 
     def down(self, evicted: bool) -> None:
         if self.host.interconnect.runs and not (self.evicted and evicted):
@@ -152,6 +159,28 @@ class Pair:
             if side.wire is not None and self._world.chance(0.7):
                 side.wire.stall(until)
 
+    def stands_still(self, host: Host) -> None:
+        """The other one evicts it; when it wakes up it is told that by the new channel (mesh/detector.py)."""
+        world, side, other = self._world, self.sides[host.index], self.sides[self.sides[host.index].other.index]
+        epoch = self._epoch
+
+        def evict() -> None:
+            if epoch == self._epoch and host.stands_until > world.now:
+                self._epoch += 1
+                world.was_cut = True
+                self._evict(other, self._epoch)
+                if side.wire is not None:
+                    side.wire.end()
+                world.at_time(host.stands_until + world.random.uniform(0, 10), lambda epoch=self._epoch: wake_up(epoch))  # type: ignore[misc]
+
+        def wake_up(evicted: int) -> None:
+            self._lost(side, evicted)
+            if other.wire is not None:
+                other.wire.end()
+            self.open_soon()
+
+        world.at(EVICT_MS + world.random.uniform(-200, 200), evict)
+
     def cut(self) -> None:
         self.is_cut = self._world.was_cut = True
         self.break_channel(True)
@@ -176,7 +205,9 @@ class Pair:
                 side.down(False)
         for side in sides:
             other = self.sides[side.other.index]
-            side.wire = Wire(world, lambda body, to=other: to.host.interconnect.from_peer(to.other, body), 4)  # type: ignore[misc]
+            side.wire = Wire(
+                world, lambda body, to=other: to.host.interconnect.from_peer(to.other, body), 4, other.host
+            )  # type: ignore[misc]
         epoch, late = self._epoch, world.random.uniform(0, 20)
         world.random.shuffle(sides)
         sides[0].wire.stall(world.now + late + 0.01)  # type: ignore[union-attr]
