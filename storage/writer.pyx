@@ -1298,7 +1298,7 @@ cdef class Writer:
         if dot_of(ours) >> NUMBER_BITS == dot >> NUMBER_BITS and not self.repairing:    # two commits of one host: the later one counts
             if dot_of(ours) < dot and (theirs is None or not is_over):
                 return TAKE
-            if dot_of(ours) > dot and not covers(context, dot_of(ours)):
+            if dot_of(ours) > dot and (theirs is not None or not covers(context, dot_of(ours))):    # it has seen ours, or what came of it
                 return NOTHING
         if self.repairing and is_over:
             return BOTH if covers(context, dot_of(ours)) else NOTHING
@@ -1473,10 +1473,18 @@ cdef class Writer:
                 self.store(database, key, value, sealed(value[HEADER:], self.dot))
                 self.renewed_bytes += len(value)
 
-    def goes_on(self, uint64_t sid):
-        """At another host, though it was over here: that one knows nothing of the flows that only we had begun. `learn` ends this."""
+    def goes_on(self, uint64_t sid, bint is_ours):
+        """At another host, though it was over here: that one knows nothing of the flows that only we had begun. `learn` ends this.
+
+        `is_ours`: we delivered it, and with it we have forgotten which numbers its queue has used.
+        """
+        cdef Queue queue
         self.held.update(self.half_done.get(sid, ()))
         self.resumed.update(self.half_sent.get(sid, ()))
+        if is_ours:
+            queue = self.queue_of(sid)
+            queue.next_qseq = queue.fresh = self.first_of_branch(queue.next_qseq)
+            self.reserve(queue)
 
     def say_over(self, uint64_t sid):
         """The session has ended here: the outbox keeps that, though it says nothing more of the record if the session is back since."""

@@ -80,7 +80,7 @@ class Directory:
         self.subscriptions.load(subscriptions)
         known = set(self.by_sid)
         for sid in known & (self.writer.half_done.keys() | self.writer.half_sent.keys()):
-            self.writer.goes_on(sid)  # it began to before our start
+            self.writer.goes_on(sid, False)  # it began to before our start
         for sid in [sid for sid in self.writer.queues if sid not in known]:
             if sid >> NUMBER_BITS == self.elsewhere.number:
                 self.purges.add(SessionRecord(sid, "", None, 0, 0, False, 0, 0, 0), True)

@@ -289,7 +289,7 @@ class Elsewhere:
         if ours is None:
             ours = theirs
             directory.writer.queue_of(ours.sid)
-            directory.writer.goes_on(ours.sid)
+            directory.writer.goes_on(ours.sid, ours.owner == self.number)
             if ours.sid in directory.writer.ended:
                 directory.writer.say_over(ours.sid)
                 # A part of a snapshot, or a commit of which another host has told what came of it, may be older than the end.

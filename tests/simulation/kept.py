@@ -89,4 +89,6 @@ KEPT: dict[int, str] = {
     49439: "a flow that had lost against a later one was back at one host, as another one had seen that end first",
     15887: "a host took what the other's keeper before had sent and its next one undid: the third got an empty commit",
     2007381: "a publisher's session expired on one side of a cut, went on on the other, and its QoS 2 message came twice",
+    2006805: "a host undid that it had ended a session, and gave numbers of its queue again that the client had had",
+    10000281: "a host that lacked what later commits had changed gave a third one an older record of a session than it had",
 }

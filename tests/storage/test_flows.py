@@ -99,7 +99,7 @@ def test_what_ended_here_and_goes_on_elsewhere_knows_its_flows_again(writers: li
     writer.load()
     writer.begin()
     writer.queue_of(SID)
-    writer.goes_on(SID)
+    writer.goes_on(SID, False)
     writer.learn({})
     writer.commit()
     assert flow(writer) == (begun if apart else None)

@@ -41,7 +41,7 @@ def test_what_its_client_waits_for_is_known_after_a_restart(tmp_path: Path) -> N
         again.begin()
         again.foreign.add(SID)
         again.queue_of(SID)
-        again.goes_on(SID)
+        again.goes_on(SID, False)
         if learns:
             again.learn({})
         left = {int.from_bytes(key[8:], "big"): parse_entry(value)[0] for key, value in again.cursor("queue")}
