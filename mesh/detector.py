@@ -27,6 +27,7 @@ SUSPECT_MS = 1000
 EVICT_MS = 3000
 SILENT_MS = 500  # without an echo, before it counts that its host refuses connections
 ASLEEP_MS = 500  # between two ticks: this process, or its host, stood still
+STANDSTILL_MS = 2500  # after less of it no peer can have evicted us
 RTT_WEIGHT = 0.2  # of a new measurement in the average
 BEATS_KEPT = 64
 

@@ -11,7 +11,6 @@ sends. ZeroMQ may stop connecting for good after a refused handshake, so a link 
 
 from __future__ import annotations
 
-import ipaddress
 import random
 import secrets
 import time
@@ -23,10 +22,10 @@ import gevent
 import msgspec
 import zmq
 from gevent.event import Event
-from gevent.socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, getaddrinfo
 
-from mesh import channel, frames, greenlets, life, zap
+from mesh import addresses, channel, frames, greenlets, life, zap
 from mesh.channel import Change, Channel, Down, Party
+from mesh.detector import STANDSTILL_MS
 from mesh.identity import Identity
 from mesh.life import Life
 from mesh.membership import Member, Membership, is_address
@@ -45,12 +44,16 @@ LEFT = "left: the peer is no longer a member"
 
 
 class Handler(Protocol):
-    """The user of a transport. `up` says: send anew all that the peer has not acknowledged, or, after `suspect`: go on."""
+    """The user of a transport. `up` says: send anew all that the peer has not acknowledged, or, after `suspect`: go on.
+
+    `stood_still` is said before anything of peers who may have evicted us meanwhile.
+    """
 
     def frame(self, node_id: bytes, kind: int, body: bytes) -> None: ...
     def up(self, node_id: bytes) -> None: ...
     def suspect(self, node_id: bytes) -> None: ...
     def down(self, node_id: bytes, reason: str) -> None: ...
+    def stood_still(self, for_s: float) -> None: ...
 
 
 @dataclass(slots=True)
@@ -130,7 +133,7 @@ class Transport:
         own = membership.members.get(identity.node_id)
         self._party = Party(identity.node_id, membership.cluster_id, incarnation, own.address if own else "", release)
         self._handler = handler
-        self._source = _source(bind)
+        self._source = addresses.source(bind)
         self._peers: dict[bytes, Peer] = {}
         self._by_key: dict[str, Peer] = {}
         self.strangers = 0  # messages from connections whose key is no member's any more
@@ -242,9 +245,13 @@ class Transport:
     # -- in ---------------------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        tick_at, turns = now_ms(), 0
+        tick_at, turns, before = now_ms(), 0, now_ms()
         while True:
-            more = zap.wait_readable(self._router, max(tick_at - now_ms(), 0.0) / 1000) and self._drain()
+            is_readable = zap.wait_readable(self._router, max(tick_at - now_ms(), 0.0) / 1000)
+            stood_still_ms, before = now_ms() - before, now_ms()
+            if stood_still_ms > STANDSTILL_MS:
+                self._handler.stood_still(stood_still_ms / 1000)
+            more = is_readable and self._drain()
             turns += 1
             if now_ms() >= tick_at and (not more or turns >= TURNS_MAX):  # first read what waits, then judge
                 self._tick(now_ms())
@@ -340,7 +347,7 @@ class Transport:
         """A new connection in the place of the present one, which leads nowhere. Who has moved has said so in its HELLO."""
         wanted = peer.channel.address if is_address(peer.channel.address) else peer.member.address
         try:
-            address = _resolve(wanted, self._source)
+            address = addresses.resolve(wanted, self._source)
         except (OSError, UnicodeError) as error:
             peer.channel.trouble = f"{wanted} leads to no address: {error}"
             address = ""
@@ -380,21 +387,3 @@ class Transport:
 
 def _with_next_key(member: Member) -> Member:
     return msgspec.structs.replace(member, public_key=member.next_key, next_key="")
-
-
-def _source(bind: str) -> str:
-    """Connections leave from the interconnect's address, too, so that its network carries all of them."""
-    host = bind.rpartition(":")[0]
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return ""
-    return "" if address.is_unspecified else f"{host}:0;"
-
-
-def _resolve(address: str, source: str) -> str:
-    """As an IP address that the source can reach: ZeroMQ would look a name up in the thread that serves all peers."""
-    host, _, port = address.rpartition(":")
-    family = AF_UNSPEC if not source else AF_INET6 if "[" in source else AF_INET
-    found = getaddrinfo(host.strip("[]"), int(port), family, SOCK_STREAM)[0][4][0]
-    return f"[{found}]:{port}" if ":" in str(found) else f"{found}:{port}"

@@ -60,9 +60,6 @@ META_COVERED = b"covered/"  # + u64 count: msgpack [begin, end, context] of a pa
 META_HOLES = b"holes"  # msgpack context: up to there commits are missing of which something is here: storage/covered.py
 META_HAD = b"had/"  # + u64 count: u64 sid, 8 bytes BLAKE2b of a QoS 2 entry that its client had from here while hosts were apart
 META_EVICTED = b"evicted/"  # + 16 bytes id of a peer: "1" if it had all; since then we have acknowledged without it
-META_LEFT_BEHIND = (
-    b"left-behind/"  # + 16 bytes id of a peer that went on without us, which stood still, until we begin with it
-)
 META_HEALS = b"heals"  # msgpack: node/keeper/heals.py
 META_CLUSTER = b"cluster"  # 16 bytes, the id of that of which all is here, or was; empty: of none
 META_NODE = b"node/"  # + 16 bytes id of a peer: u64 its number

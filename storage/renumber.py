@@ -22,7 +22,6 @@ from storage.layout import (
     META_FORMER,
     META_HOLES,
     META_INCARNATION,
-    META_LEFT_BEHIND,
     META_NUMBER,
     META_PEER,
     META_SEQ,
@@ -54,7 +53,7 @@ def renumber(transaction: Any, databases: dict[str, Any], number: int, last: int
     transaction.delete(META_ALONE, db=meta)
     with transaction.cursor(db=meta) as cursor:
         # Evictions were of another time; parts lack what the old number seemed to have
-        for prefix in (META_EVICTED, META_LEFT_BEHIND, META_COVERED, META_HOLES):
+        for prefix in (META_EVICTED, META_COVERED, META_HOLES):
             more = cursor.set_range(prefix)
             while more and cursor.key().startswith(prefix):
                 more = cursor.delete() and bool(cursor.key())

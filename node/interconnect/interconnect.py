@@ -293,6 +293,9 @@ class Interconnect:
             effect="acknowledgements wait for it, for two seconds more", next="mqnode cluster nodes",
         )  # fmt: skip
 
+    def stood_still(self, for_s: float) -> None:
+        self._keeper.stood_still(for_s)
+
     def _forget(self, node_id: bytes) -> None:
         self._advertised.pop(node_id, None)
         self._crossing.peer_down(node_id)

@@ -89,6 +89,9 @@ class KeeperBridge:
             self._evicted.add(node_id)
         self._tell("peer_down", node_id=node_id, evicted=evicted)
 
+    def stood_still(self, for_s: float) -> None:
+        self._tell("stood_still", for_s=for_s)
+
     def peer_left(self, node_id: bytes) -> None:
         """It is no member any more."""
         self.up.discard(node_id)

@@ -48,7 +48,6 @@ TURN_BYTES = 8 << 20  # taken from all links in one turn
 READER_CHECK_S = 10
 SWEEP_MS = 600_000
 SETTLE_MS = 20
-STANDSTILL_S = 2.5  # after less nobody can have gone on without us (mesh/detector.py)
 HELD_MAX = 10_000  # turns; a strict host that is alone then refuses clients with durable sessions
 DISK_CHECK_S = 1
 DISK_CHECK_BYTES = 1 << 20
@@ -94,7 +93,13 @@ class Keeper:
                 self.settings = Settings(
                     self.store, self.writer, self.directory.outbox, self.config.node.data_dir, self.log
                 )
-                who = replicas.members, replicas.peer_up, replicas.peer_down, replicas.peer_left
+                who = (
+                    replicas.members,
+                    replicas.peer_up,
+                    replicas.peer_down,
+                    replicas.peer_left,
+                    replicas.tail.stood_still,
+                )
                 # What the interconnect process tells, by the name of the event
                 self.tells = {each.__name__: each for each in (*who, self.joining.belongs_to)}
                 self.directory.elsewhere.retired |= self.store.former
@@ -202,7 +207,10 @@ class Keeper:
         if self.more_to_send:
             timeout_s = 0
         received = 0
-        for descriptor, events in self._wait(timeout_s):
+        until = time.monotonic() + timeout_s
+        ready = self.poll.poll(timeout_s)
+        self.replicas.tail.stood_still(time.monotonic() - until, self.now_ms())
+        for descriptor, events in ready:
             if descriptor == self.listening.fileno():
                 self._accept()
                 continue
@@ -216,12 +224,6 @@ class Keeper:
                 if received > TURN_BYTES:
                     break
         return frames
-
-    def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
-        began = time.monotonic()
-        events = self.poll.poll(timeout_s)
-        stood_still_s = time.monotonic() - began - timeout_s
-        return [] if stood_still_s > STANDSTILL_S and self.replicas.tail.stood_still(stood_still_s) else events
 
     def _accept(self) -> None:
         connected, _ = self.listening.accept()

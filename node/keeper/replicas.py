@@ -256,8 +256,8 @@ class Replicas:
             return
         peer.has, peer.saw = has, saw
         self.heals.opened(peer, bool(evicted), max(0, self._writer.seq - has), self._directory.now_ms)
-        went_on = bool(evicted) and not (self._has_evicted(peer) or self.old_copy.was_alone)
-        peer.is_heard = self.tail.opened(peer, went_on, self.replication)
+        peer.went_on = bool(evicted) and not (self._has_evicted(peer) or self.old_copy.was_alone)
+        peer.is_heard = True
         self._begin_all()
 
     def _begin_all(self) -> None:
@@ -284,7 +284,6 @@ class Replicas:
     def _begin(self, peer: Peer, has: int) -> None:
         peer.is_heard = False  # and begun with
         self.old_copy.began()
-        self.tail.began(peer)
         gone = self._writer.known.keys() - {each.number for each in self.peers.values()}
         if has == 0 and (self._writer.seq > 1 or gone):  # what others have put is not in our commits
             peer.snapshot = (0, b"", self._writer.context())

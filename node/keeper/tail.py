@@ -2,7 +2,8 @@
 nobody was told of them. What they said may have been said there again: so they are undone before we begin with anybody, unless
 that host has not seen all that we have of third hosts, or only what came of it: what our commits made of that would be lost.
 
-A host that stood still for longer than the others waited for it is as one that died: its keeper ends, and the next one does so.
+A host that stood still for so long that others may have gone on without it is as one that died: its keeper ends, and the next one
+begins so.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mesh.replication import Replication
+from mesh.detector import STANDSTILL_MS
 from node.keeper.heals import Heals
 from node.keeper.peer import Peer, Say
 from node.sessions.directory import Directory
-from storage.layout import META_EVICTED, META_LEFT_BEHIND
+from storage.layout import META_EVICTED
 from storage.writer import Writer
 
 RETRY_MS = 50
@@ -36,34 +37,15 @@ class Tail:
         self._is_planned = False
         self.is_left_behind = False  # this keeper is to end
 
-    def opened(self, peer: Peer, went_on: bool, replication: Replication) -> bool:
-        """May this keeper begin with it? Not with one that went on without us while we lived, as far as we know alone."""
-        left_behind = META_LEFT_BEHIND + peer.node_id
-        if went_on and replication.waits_for(peer) and not any(map(replication.is_open, replication.peers)):
+    def stood_still(self, for_s: float, now_ms: int) -> None:
+        """By so much the keeper was late, or the interconnect, which says so before anything of peers (mesh/transport.py)."""
+        is_served = self._writer.known and not self._writer.is_settling
+        if for_s * 1000 > STANDSTILL_MS and is_served and not self.is_left_behind:
             self.is_left_behind = True
-            self._writer.put("meta", left_behind, b"")
-            self._say_left_behind(
-                f"{peer.name} went on without this host, which stood still or was cut off for a moment"
-            )
-        peer.went_on = went_on or self._writer.get("meta", left_behind) is not None
-        return not self.is_left_behind
-
-    def stood_still(self, for_s: float) -> bool:
-        """Others may have gone on without us: does this keeper end before it does what clients asked of it meanwhile?"""
-        if self._writer.known and not self._writer.is_settling:
-            self.is_left_behind = True
-            self._say_left_behind(f"this host stood still for {for_s:.1f} s, and others may have gone on without it")
-        return self.is_left_behind
-
-    def _say_left_behind(self, cause: str) -> None:
-        self._log.warning(
-            "left_behind", cause=cause, effect="the keeper starts anew; clients that went to other hosts stay there",
-            next="mqnode cluster heal-report",
-        )  # fmt: skip
-
-    def began(self, peer: Peer) -> None:
-        if self._writer.get("meta", META_LEFT_BEHIND + peer.node_id) is not None:
-            self._writer.delete("meta", META_LEFT_BEHIND + peer.node_id)
+            self._log.warning(
+                "stood_still", cause=f"this host stood still for {for_s:.1f} s: others may have gone on without it",
+                effect="the keeper starts anew; clients that went to other hosts stay there", next="mqnode cluster heal-report",
+            )  # fmt: skip
 
     def is_over(self, there: list[Peer], are_all: bool) -> bool:
         """May we begin with those who have said what they have? `are_all`: the others are gone."""

@@ -54,6 +54,9 @@ class Host:
     def down(self, node_id: bytes, reason: str) -> None:
         self._note(["down", node_id.hex(), reason])
 
+    def stood_still(self, for_s: float) -> None:
+        self._note(["stood_still"])
+
     def state(self, node_id: bytes) -> str:
         return self.transport.counters()[node_id].state
 

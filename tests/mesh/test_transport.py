@@ -106,6 +106,13 @@ def test_a_pause_of_this_process_evicts_nobody(cluster: Cluster) -> None:
     assert not [event for event in cluster.host.events if event[0] == "down"]
 
 
+def test_who_stood_still_hears_that_before_anything_of_those_who_went_on(cluster: Cluster) -> None:
+    time.sleep(3.6)
+    green_wait(lambda: ["up", cluster.children[0].id.hex()] in cluster.host.events, 10)
+    assert cluster.host.events[0] == ["stood_still"]
+    assert channel.EVICTED not in [event[-1] for event in cluster.host.events], "for a silence that it slept through"
+
+
 def test_a_member_that_is_removed_is_heard_no_more_and_may_come_back(cluster: Cluster) -> None:
     child, other = cluster.children
     cluster.host.transport.update_members(cluster.membership.without(child.id, Stamp(2, child.id)))

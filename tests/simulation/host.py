@@ -13,12 +13,13 @@ from unittest import mock
 
 import msgspec
 
+from mesh.detector import STANDSTILL_MS
 from node.config import Config
 from node.config.keys import Cluster, Node
 from node.config.keys import Interconnect as InterconnectKeys
 from node.interconnect.keeper_bridge import GREETING
 from node.keeper.end import begins_anew
-from node.keeper.keeper import HELLO, STANDSTILL_S, Keeper
+from node.keeper.keeper import HELLO, Keeper
 from node.keeper.link import LOST, Link
 from node.keeper.replicas import PEER
 from node.sessions.outbox import EVENT
@@ -117,9 +118,8 @@ class SimKeeper(Keeper):
         return self.host.times()[1] + self.clock_offset_ms
 
     def _receive(self) -> list[tuple[Link, int, bytes]]:
-        stood_still_s, self.host.stood_still_s = self.host.stood_still_s, 0.0
-        if stood_still_s > STANDSTILL_S and self.replicas.tail.stood_still(stood_still_s):
-            return []
+        stood_still_ms, self.host.stood_still_ms = self.host.stood_still_ms, 0.0
+        self.replicas.tail.stood_still(stood_still_ms / 1000, self.now_ms())
         came, self.came = self.came, []
         return [each for each in came if each[0].socket.fileno() in self.links]
 
@@ -239,7 +239,7 @@ class Host:
         self.worker: Worker | None = None
         self._new_worker = lambda: Worker(self)
         self.stands_until = 0.0  # none of its processes runs before
-        self.stood_still_s = 0.0  # as its keeper finds in its next turn
+        self.stood_still_ms = 0.0  # as its keeper finds in its next turn
         self._planned: float | None = None
         self._stores = 0
 
@@ -277,6 +277,15 @@ class Host:
             pair.open_soon()
         self.worker = self._new_worker()
         self.start_keeper()
+
+    def stand_still(self, for_ms: float, notices: bool) -> None:
+        """`notices`: its keeper, by itself, as it did not happen to commit then; else its interconnect does."""
+        self.stands_until = self.world.now + for_ms
+        self.stood_still_ms = for_ms if notices else 0.0
+        if for_ms > STANDSTILL_MS:
+            self.world.at(for_ms, lambda: self.interconnect.tell("stood_still", for_s=for_ms / 1000))
+        for pair in self.pairs.values():
+            pair.stands_still(self)
 
     def stop(self, how: str) -> None:
         """Power loss."""

@@ -27,11 +27,7 @@ class Standing(Scenario):
         host = world.random.choice(self.hosts)
         for_ms = world.random.choice([500, world.random.uniform(2700, 3300), 3500, 5000])
         world.say(f"{host} stands still for {for_ms:.0f} ms")
-        host.stands_until = world.now + for_ms
-        if len(self.hosts) > 2 or world.chance(0.5):  # else it does not notice: it was committing
-            host.stood_still_s = for_ms / 1000
-        for pair in host.pairs.values():
-            pair.stands_still(host)
+        host.stand_still(for_ms, world.chance(0.5))
 
     @property
     def places(self) -> list[Host]:
