@@ -1101,13 +1101,14 @@ cdef class Writer:
         what came from publishers here, which the host that delivered it may not have had. So many in a turn, for the keeper must
         not be silent for long; what is left then ends with the session."""
         cdef bytes key, value
+        cdef uint64_t least = 0
         cdef Queue queue = self.queue_of(heir)
         cdef bytes whose = b"" if delivered else u64(self.number)[:8 - NUMBER_BITS // 8]
         for database in [QUEUE, INBOX] if delivered else [INBOX]:
             for key, value in self.entries(database, u64(sid) + whose, BEQUEATHED_MAX - self.bequeathed):
                 self.bequeathed += 1
                 if database == QUEUE:
-                    self.bequeath_numbered(queue, get_big(<const char*>key + 8), value)
+                    least = self.bequeath_numbered(queue, get_big(<const char*>key + 8), value, least)
                     self.done(sid, get_big(<const char*>key + 8))
                 else:
                     self.bequeath_new(queue, value)
@@ -1115,18 +1116,22 @@ cdef class Writer:
                     self.forget(value)
         self.mixed = True       # bodies go along: other hosts may have deleted theirs with what they had of the session
 
-    cdef int bequeath_numbered(self, Queue heir, uint64_t qseq, bytes value) except -1:
-        """It keeps its packet id. If another host delivers the heir's queue that appends it, as what comes late."""
+    cdef uint64_t bequeath_numbered(self, Queue heir, uint64_t qseq, bytes value, uint64_t least) except? 0:
+        """It keeps its packet id. If another host delivers the heir's queue that appends it, as what comes late, in the order of the numbers:
+        it has `least` or one above it. Returns the same of the next one."""
         cdef bytes entry
         if heir.sid not in self.foreign:
-            return self.append_late(QUEUE, heir.sid, value, qseq)
-        qseq = like(qseq, self.branch_above(qseq))  # the host that delivers it may have given this number itself
-        if self.transaction.get(queue_key(heir.sid, qseq), db=self.queue_db) is not None:
-            return 0 if value[FLAGS] & RECEIVED else self.bequeath_new(heir, value)
-        entry = sealed(value[HEADER:], self.dot)
-        self.store(QUEUE, queue_key(heir.sid, qseq), None, entry)
-        self.count_entry(heir, entry)
-        return self.number_behind(heir, qseq)
+            self.append_late(QUEUE, heir.sid, value, qseq)
+            return least
+        qseq = like(qseq, max(self.branch_above(qseq), least))  # the host that delivers it may have given this number itself
+        if self.transaction.get(queue_key(heir.sid, qseq), db=self.queue_db) is None:
+            entry = sealed(value[HEADER:], self.dot)
+            self.store(QUEUE, queue_key(heir.sid, qseq), None, entry)
+            self.count_entry(heir, entry)
+            self.number_behind(heir, qseq)
+        elif not value[FLAGS] & RECEIVED:
+            self.bequeath_new(heir, value)
+        return qseq + 1
 
     cdef int bequeath_new(self, Queue heir, bytes value) except -1:
         if heir.sid not in self.foreign:

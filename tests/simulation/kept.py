@@ -91,4 +91,6 @@ KEPT: dict[int, str] = {
     2007381: "a publisher's session expired on one side of a cut, went on on the other, and its QoS 2 message came twice",
     2006805: "a host undid that it had ended a session, and gave numbers of its queue again that the client had had",
     10000281: "a host that lacked what later commits had changed gave a third one an older record of a session than it had",
+    4003465: "messages of a session that became another one's came out of order where the queue's numbers wrapped",
+    10003628: "a host undid the PUBRECs of a client that had gone on elsewhere, at an eviction in a cut, as if it had stood still",
 }
