@@ -43,9 +43,9 @@ def c2_nothing_is_invented(history: History, publisher: str, sink: str) -> list[
     return [f"C2 {publisher} to {sink}: never sent, or damaged: {some(wrong)}"] if wrong else []
 
 
-def c3_once(history: History, publisher: str, sink: str) -> list[str]:
-    """Twice at most for who changed sides while hosts did not see each other."""
-    moved = any(
+def c3_once(history: History, publisher: str, sink: str, forgives: bool = True) -> list[str]:
+    """Twice at most for who changed sides while hosts did not see each other, where that is forgiven."""
+    moved = forgives and any(
         history.in_window(e.at, e.at, split=True) for who in (publisher, sink) for e in history.of(who, "connected")
     )
     again = sorted(each for each, count in Counter(got(history, sink, publisher)).items() if count > 1 + moved)

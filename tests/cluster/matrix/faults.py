@@ -25,13 +25,14 @@ GAP_S = 6.0  # without an acknowledgement: eviction, half a second, and a client
 
 @dataclass(frozen=True)
 class Fault:
-    """`split`: hosts do not see each other while it holds; `may_split`: on a busy machine they may evict each other. `hosts`: so
-    many it takes. Not `in_make_test`: it takes long, or is much as others are."""
+    """`split`: hosts do not see each other while it holds; `stands_still`: as one of them does nothing; `may_split`: on a busy
+    machine they may evict each other. `hosts`: so many it takes. Not `in_make_test`: it takes long, or is much as others are."""
 
     id: str
     name: str
     strike: Callable[[Cluster, Random, History], None]
     split: bool = False
+    stands_still: bool = False
     may_split: bool = False
     gap_s: float = GAP_S
     hosts: int = 2
@@ -289,8 +290,8 @@ FAULTS = {
         Fault("F4", "a worker hangs", worker_hangs, in_make_test=False),
         Fault("F4", "a keeper stops for 1 s", keeper_pause),
         Fault("F4", "a keeper hangs", keeper_hangs, gap_s=8.0, in_make_test=False),
-        Fault("F4", "a host stops for 5 s", host_pause, split=True),
-        Fault("F4", "a host stops for 30 s", host_stands_still, split=True, in_make_test=False),
+        Fault("F4", "a host stops for 5 s", host_pause, split=True, stands_still=True),
+        Fault("F4", "a host stops for 30 s", host_stands_still, split=True, stands_still=True, in_make_test=False),
         Fault("F5", "a host loses power, and what was not synced", power_loss),
         Fault("F5", "all hosts lose power", power_loss_of_all, gap_s=15.0),
         Fault("F6", "the interconnect is cut", cut, split=True),

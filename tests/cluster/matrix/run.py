@@ -123,7 +123,8 @@ def judge(history: History, fault: Fault, differ: dict[str, str]) -> Verdict:
         verdict["W3"] += [error for sink in (steady, *away) for error in check.c4_in_order(history, source, sink)]
         verdict["W4"] += [error for sink in away for error in check.c1_nothing_is_lost(history, source, sink)]
         if workload == "W2":
-            verdict["W2"] += [error for sink in (steady, away[0]) for error in check.c3_once(history, source, sink)]
+            for sink in (steady, away[0]):
+                verdict["W2"] += check.c3_once(history, source, sink, forgives=not fault.stands_still)
         verdict[workload] += check.c6_sessions_are_there(history, source)
     verdict["W1"] += check.c8_no_long_gap(history, "flow-p", fault.gap_s) + check.c13_degraded_is_said(history)
     verdict["W1"] += check.c10_bounded(history) + check.c6_sessions_are_there(history, steady)

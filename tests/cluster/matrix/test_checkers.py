@@ -104,6 +104,7 @@ def test_twice_is_forgiven_to_who_changed_sides_in_a_split_and_three_times_is_no
     assert check.c3_once(history(moved + arrived(1, 1), window=split), "flow-p", "s") == []
     assert check.c3_once(history(moved + arrived(1, 1), window=split._replace(split=False)), "flow-p", "s")
     assert check.c3_once(history(moved + arrived(1, 1, 1), window=split), "flow-p", "s")
+    assert check.c3_once(history(moved + arrived(1, 1), window=split), "flow-p", "s", forgives=False)
 
 
 def test_memory_has_a_bound() -> None:
