@@ -1241,10 +1241,7 @@ cdef class Writer:
             if number != self.number >> NUMBER_BITS and seq > self.known.get(number, 0):
                 self.known[number] = seq
                 self.transaction.put(META_PEER + u64(number), u64(seq), db=self.databases["meta"])
-        for key in sorted(self.held):
-            self.hold(key)
-            self.forget_half_done(get_big(<const char*><bytes>key))
-        self.held = set()
+        self.held = {key for key in sorted(self.held) if not self.hold(key)}
         for key in sorted(self.resumed):
             self.resume(key)
         for sid in {get_big(<const char*><bytes>key) for key in self.resumed}:
@@ -1672,23 +1669,28 @@ cdef class Writer:
             return False
         return qseq <= <uint64_t>self.lost.get(sid, 0) if sid in self.foreign else self.may_have_sent(sid, qseq)
 
-    cdef int hold(self, bytes key) except -1:
-        """What is left of the entry: its packet id. Whatever other hosts have done with that, we have seen."""
+    cdef bint hold(self, bytes key) except -1:
+        """What is left of the entry: its packet id. Whatever other hosts have done with that, we have seen; False: not yet, as it came
+        with a part of a snapshot, and they would take ours for concurrent."""
         cdef uint64_t sid = get_big(<const char*>key)
         cdef bytes ours = self.transaction.get(key, db=self.queue_db)
         cdef bytes entry = sealed((HELD_ENTRY if ours is None else ours)[HEADER:], self.dot)
+        if ours is not None and not self.saw(dot_of(ours)):
+            return False
+        self.forget_half_done(sid)
         if sid not in self.queues or (ours is not None and not ours[FLAGS] & RECEIVED):
-            return 0
+            return True
         if self.delivers(sid):      # its client may have been sent what is behind that number
             self.done(sid, get_big(<const char*>key + 8))
-            return self.append_late(QUEUE, sid, entry, get_big(<const char*>key + 8))
+            self.append_late(QUEUE, sid, entry, get_big(<const char*>key + 8))
+            return True
         self.store(QUEUE, key, ours, entry)
         if sid not in self.foreign:     # we settle
             self.unsettled.add(key)
         if ours is None:
             self.count_entry(self.queue_of(sid), entry)
             self.number_behind(self.queue_of(sid), get_big(<const char*>key + 8))
-        return 0
+        return True
 
     cdef int number_behind(self, Queue queue, uint64_t qseq) except -1:
         """This number has been given."""

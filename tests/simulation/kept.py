@@ -93,4 +93,5 @@ KEPT: dict[int, str] = {
     10000281: "a host that lacked what later commits had changed gave a third one an older record of a session than it had",
     4003465: "messages of a session that became another one's came out of order where the queue's numbers wrapped",
     10003628: "a host undid the PUBRECs of a client that had gone on elsewhere, at an eviction in a cut, as if it had stood still",
+    10002113: "a host put a packet id anew between two parts of a snapshot: it was beaten, and the id given to another message",
 }

@@ -21,9 +21,7 @@ from tests.simulation.scenario import Scenario
 
 LEAVING = 6_000_000  # seeds from here on are such runs
 TIMEOUT_MS, LOOK_MS = 6000, 500
-SOON_MS = (
-    4000  # more than it takes until one of those that are left takes what the host had (node/sessions/handover.py)
-)
+SOON_MS = 4000  # more than it takes until one that is left takes what the host had (node/sessions/handover.py)
 SILENT = SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None)
 
 
