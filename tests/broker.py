@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 START_S, STOP_S = 30.0, 20.0
@@ -168,6 +169,11 @@ class Broker:
         pid = int(wait_for(lambda: self.pid(name), what=f"{name} does not run"))
         os.kill(pid, number)
         return pid
+
+    def replace(self, name: str, number: int = SIGKILL) -> None:
+        """Send a signal that ends one process, in the end; until another one runs in its place."""
+        pid = self.signal(name, number)
+        wait_for(lambda: self.pid(name) not in (0, pid), 20, self.log)
 
     @contextmanager
     def standing_still(self, *names: str) -> Iterator[None]:

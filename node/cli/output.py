@@ -55,7 +55,7 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[object]], empty: 
             return
         while sum(widths) > room:
             widths[widths.index(max(widths))] -= 1
-    right = [all(isinstance(each, int) for each in column) for column in zip(*rows, strict=True)]
+    right = [all(isinstance(each, int | None) for each in column) for column in zip(*rows, strict=True)]
     click.echo(coloured(_line(headers, widths, right), bold=True))
     for row in cells:
         click.echo(_line(row, widths, right))

@@ -13,7 +13,7 @@ import gevent
 
 from mesh.approval import Approvals, Here, KnockServer
 from mesh.hlc import Stamp
-from mesh.join import JoinServer
+from mesh.join import JoinError, JoinServer
 from mesh.membership import Member, Membership, MembershipError
 from mesh.zap import TransportError
 from node import log
@@ -132,6 +132,12 @@ class Door:
         return self._describe()
 
     def approve(self, shown: str) -> dict[str, Any]:
+        """JoinError: that is this very host."""
+        if shown == self._cluster.fingerprint:
+            raise JoinError(
+                "this is the fingerprint of this very host: nothing was done. Approve that of the host that is to join, which "
+                "`mqnode join --peer` shows there"
+            )
         self.approvals.approve(now_ms(), shown)
         self.look()
         return self._describe()

@@ -178,7 +178,7 @@ class Reports:
         up = {node["name"] for node in nodes if node["state"] == "up"}
         links = [each for each in self._all_links() if each["from"] in up]  # what a dead host told is over
         for node in nodes:
-            report = self._heard.get(bytes.fromhex(node["node_id"]))
+            report = self._heard.get(bytes.fromhex(node["node_id"])) if node["state"] in ("up", "suspect") else None
             node |= {
                 "ready": report is not None and report.ready and node["state"] == "up",
                 "workers": None if report is None else report.workers,

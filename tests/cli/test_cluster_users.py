@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -72,8 +71,7 @@ def test_refusals(broker: Broker, mqnode: Command) -> None:
 def test_they_outlive_worker_keeper_and_host(broker: Broker, mqnode: Command) -> None:
     mqnode.json("users", "add", "alice", "--password-stdin", typed="secret\n")
     for process in ("worker-0", "keeper"):
-        before = broker.signal(process, signal.SIGKILL)
-        wait_for(lambda process=process, before=before: broker.pid(process) not in (0, before))
+        broker.replace(process)
         wait_for(lambda: answers(broker), what="nobody listens")
         assert reason(broker, "alice") == 0
         assert reason(broker, "alice", b"wrong") == BAD_USER_OR_PASSWORD

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -78,8 +77,7 @@ def test_it_is_in_force_after_a_restart_and_told_until_then(broker: Broker) -> N
     assert broker.get("/v1/reload", method="POST")[1]["need_restart"] == []
     assert "max_queued_messages = 3\n" in (broker.run_dir / "mqnode.toml").read_text()
     assert mqnode.json("config", "set", KEY, "6", "--all")["before"] == 7
-    killed = broker.signal("worker-0", signal.SIGKILL)
-    wait_for(lambda: broker.pid("worker-0") not in (0, killed))
+    broker.replace("worker-0")
     broker.wait_ready()
     assert wait_for(lambda: listens(broker) and receive_maximum(broker)) == 7, "of the start, as its siblings"
     assert mqnode.json("config", "unset", KEY, "--all")["after"] == 1024

@@ -245,6 +245,7 @@ def test_a_configuration_that_does_not_fit_and_then_does_by_approval_of_any_memb
         [asking] = wait_for(lambda: asked(third, "cluster", "pending")["pending"], SEEN_S)
         assert (asking["name"], asking["address"]) == ("h4", f"{address(alone)}:7101")
         assert joining.poll() is None
+        assert "this very host" in refusal(third, "cluster", "approve", pending["fingerprint"])
         approved = third.mqnode("cluster", "approve", asking["fingerprint"].lower())
         assert "h4" in approved.stdout, approved.stderr
         code, said, errors = ended(joining)

@@ -19,8 +19,7 @@ SEED = int(os.environ.get("MQNODE_FAULT_SEED", random.SystemRandom().randrange(1
 
 
 def kill(broker: Broker, name: str) -> None:
-    pid = broker.signal(name, signal.SIGKILL)
-    wait_for(lambda: broker.pid(name) not in (0, pid), 10, broker.log)
+    broker.replace(name)
 
 
 def kill_all(broker: Broker, _: str) -> None:
@@ -38,8 +37,7 @@ def pause(broker: Broker, name: str) -> None:
 def hang(broker: Broker, name: str) -> None:
     """A stop without end: the watchdog kills the process, supervisord starts it anew."""
     wait_for(lambda: broker.age_s(name) > 6, 20, f"{name} is too young to be judged by its heartbeat")
-    pid = broker.signal(name, signal.SIGSTOP)
-    wait_for(lambda: broker.pid(name) not in (0, pid), 15, broker.log)
+    broker.replace(name, signal.SIGSTOP)
 
 
 def run(rounds: int, faults: list[tuple[Callable[[Broker, str], None], str]], seed: int) -> None:

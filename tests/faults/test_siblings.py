@@ -118,8 +118,7 @@ def test_a_worker_that_is_back_shares_memory_again() -> None:
     with running() as broker:
         for killed, other in ((1, 0), (0, 1)):
             with on_worker(broker, other, "from") as publisher:
-                pid = broker.signal(f"worker-{killed}", signal.SIGKILL)
-                wait_for(lambda pid=pid, killed=killed: broker.pid(f"worker-{killed}") not in (0, pid))
+                broker.replace(f"worker-{killed}")
                 with wait_for(lambda killed=killed: reached(broker, killed), 30) as subscriber:
                     subscriber.subscribe("siblings/again")
                     for number in range(COUNT):

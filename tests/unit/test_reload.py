@@ -47,6 +47,5 @@ def test_an_unusable_file_is_told_and_kills_nothing(broker: Broker) -> None:
     assert status == 409
     assert answer["errors"][0].startswith(f"{broker.config}:2: node.workrs: unknown key")
     assert logged(broker, "config_unusable")
-    killed = broker.signal("worker-1", signal.SIGKILL)
-    wait_for(lambda: broker.pid("worker-1") not in (0, killed))
+    broker.replace("worker-1")
     broker.wait_ready()  # the new one, with the configuration of the start
