@@ -260,7 +260,7 @@ class Scenario:
             self._sweep(host)
         contents = [self.contents(host) for host in self.hosts]
         for name in REPLICATED:
-            # With who was away comes a flow back that only they knew, and that its client has ended elsewhere: until that id is used again
+            # With who was away a flow comes back that only they knew, and its client has ended: until that id is used again
             if name in ("queue", "inbox", "bodies") or (name == "packet_ids" and not (self.wild or self.two_away)):
                 found += [
                     f"{name} of {host} keeps {len(each[name])}"
