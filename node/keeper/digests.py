@@ -1,5 +1,6 @@
 """Do the hosts hold the same? Each tells the others the digests of its store (storage/writer.pyx) every EVERY_MS and soon after a
-link opens, in the order of its commits. Who gets them compares if its own store has the same commits, else waits for the next.
+link opens, in the order of its commits. Who gets them compares if its own store has the same commits. If it has others, as under
+load, it tells its own a little later instead: so the two try again until one of them can compare.
 
 What differs then should not: a disk has lost something, or mqnode has a bug. It is said, counted and repaired: each of the two
 asks for all that the other one has, and takes what it lacks, even if it was once deleted; rather a message twice than one lost.
@@ -19,6 +20,7 @@ from storage.writer import Writer
 
 EVERY_MS = 30_000
 AFTER_OPENING_MS = 1000  # when the two have told each other what they lacked
+AGAIN_MS = 100  # from one try to the next: under load one of dozens finds equal commits
 REPAIR_MS = 60_000  # from one to the next of a pair
 PART_BYTES = 1 << 20
 
@@ -41,6 +43,7 @@ class Digests:
         self._speak, self._apply = speak, apply
         self._is_planned = False
         self._due: set[Peer] = set()  # who are to be told
+        self._again: set[Peer] = set()  # who will be
         self._repaired: dict[Peer, tuple[int, bytes]] = {}  # who have asked: up to which key they have been sent all
         self._asked_ms: dict[Peer, int] = {}
         self._differing: dict[Peer, list[str]] = {}
@@ -106,6 +109,7 @@ class Digests:
         own = self.own()
         if own is None or own[0] != context:
             self._directory.count("digests_skipped")
+            self._try_again(peer, now_ms)
             return
         self._directory.count("digests_compared")
         ours = own[1]
@@ -126,6 +130,15 @@ class Digests:
         if repairs:
             self._asked_ms[peer] = now_ms
             self._send(peer, Say.REPAIR, b"")
+
+    def _try_again(self, peer: Peer, now_ms: int) -> None:
+        def tell(_: int) -> None:
+            self._again.discard(peer)
+            self._due.add(peer)
+
+        if peer not in self._again:
+            self._again.add(peer)
+            self._directory.timers.at(now_ms + AGAIN_MS, tell)
 
     # -- repairing --------------------------------------------------------------------------------------------------------------
 

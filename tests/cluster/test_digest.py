@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from storage.layout import open_databases, open_environment
 from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
+from tests.faults.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +180,18 @@ def heals(host: Host) -> list[dict[str, Any]]:
     assert asked.returncode == 0, asked.stderr
     found: list[dict[str, Any]] = json.loads(asked.stdout)["heals"]
     return found
+
+
+def test_hosts_that_are_never_at_rest_compare_all_the_same(pair: tuple[Host, Host]) -> None:
+    """What one tells is nearly always of other commits than the other one has: they try again until it is not."""
+
+    def compared() -> float:
+        return sum(host.metric('mqnode_digests_compared_total{result="compared"}') for host in pair)
+
+    turns = itertools.cycle(pair)
+    ledger = Ledger(lambda version: next(turns).client(version), 1, rate=100.0)
+    ledger.start()
+    before = compared()
+    pair[1].replace("interconnect")  # they try when a link opens, and every 30 s
+    wait_for(lambda: compared() > before, 40, pair[1].log)
+    ledger.settle(60)
