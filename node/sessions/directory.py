@@ -141,9 +141,9 @@ class Directory:
 
     def worker_left(self, link: Link, now_ms: int) -> None:
         """Its link is lost: its clients are gone, unless they come back soon."""
-        self.outbox.left(link)
         for cid in self._claims:
             self.refuse(cid, "its worker is gone", lambda each: each[0] is link)
+        self.outbox.left(link)  # behind that: it may grant the next claim
         for cid in self.owners.at(link):
             self._gone(cid, self.owners[cid], "keep", None, None, now_ms, WORKER_GRACE_MS)
         self.owners.left(link)

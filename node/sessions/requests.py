@@ -124,7 +124,7 @@ class Requests:
         directory.outbox.ask(owner.link, "takeover", ended, lambda ok, result: answer(True, True))
 
     def _retained_delete(self, link: Link, answer: Answer, now_ms: int, topic: str) -> None:
-        answer(True, self._directory.writer.delete_retained(topic.encode()))
+        answer(True, bool(topic) and self._directory.writer.delete_retained(topic.encode()))
 
     def _settings_put(
         self, link: Link, answer: Answer, now_ms: int, settings: dict[str, str | None], is_new: bool | None = None

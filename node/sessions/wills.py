@@ -32,6 +32,9 @@ class Wills:
         self._wills: dict[int, WillRecord] = {}
         self._due_ms: dict[int, int] = {}  # will id -> when to ask (again); without an entry its client is connected
         self._firing: set[int] = set()  # wills that a worker was asked to publish
+        self._asked: set[int] = (
+            set()
+        )  # of these, those whose worker has not answered: it hears of it when peers have confirmed
         self._left: set[int] = set()  # those that are due because a host is gone
         self._of: dict[str, list[int]] = {}  # client id -> will ids
 
@@ -157,7 +160,10 @@ class Wills:
             return
         self._due(will_id, now_ms + RETRY_MS)  # until its publish has been committed
         links = self._outbox.links
-        if links and (will_id not in self._left or self._is_first()):
+        if links and will_id not in self._asked and (will_id not in self._left or self._is_first()):
             self._firing.add(will_id)
+            self._asked.add(will_id)
             arguments = {"will_id": will_id, "cid": will.client_id, "record": will.record}
-            self._outbox.ask(links[will_id % len(links)], "publish_will", arguments)
+            self._outbox.ask(
+                links[will_id % len(links)], "publish_will", arguments, lambda ok, result: self._asked.discard(will_id)
+            )

@@ -93,3 +93,7 @@ def test_delete_a_retained_message(broker: Broker, mqnode: Command) -> None:
     assert mqnode.json("retained", "delete", "doomed/topic", "--yes") == {"deleted": "doomed/topic"}
     assert not exists(mqnode, "retained", "get", "doomed/topic")
     assert "has no retained message" in mqnode.fails("retained", "delete", "doomed/topic", "--yes", code=1)
+    keeper = broker.pid("keeper")
+    mqnode.fails("retained", "delete", "", "--yes", code=1)
+    assert broker.get("/ready")[0] == 200
+    assert broker.pid("keeper") == keeper

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -162,6 +163,21 @@ def test_a_host_that_is_only_paused_has_three_seconds(pair: Pair) -> None:
         assert channel.EVICTED in said()
         assert channel.DEAD not in said()
     in_sync(*pair)
+
+
+def test_a_will_comes_once_to_a_live_subscriber_though_it_waits_for_a_silent_host(pair: Pair) -> None:
+    """A worker is asked to publish it every two seconds until that is committed, and hears nothing before this host is alone."""
+    first, second = pair
+    with first.client() as live, first.client() as dies:
+        live.connect("live")
+        live.subscribe(("died/#", 0))
+        dies.connect("dies", session_expiry=600, will=("died/t", b"gone", 0, False))
+        with second.standing_still():
+            dies.socket.shutdown(socket.SHUT_RDWR)
+            assert live.take(15).payload == b"gone"
+            live.nothing(1.0)
+    second.wait_ready()
+    in_sync(first, second)
 
 
 def test_who_tried_a_paused_host_first_stays_at_the_one_that_answered(pair: Pair) -> None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from node.config import Limits
+from node.keeper.heals import Heals
+from node.sessions.directory import Directory
+from node.sessions.outbox import REPLY
+from storage.store import open_store
+from storage.writer import Writer
 from tests.simulation.client import Client, Ledger
 from tests.simulation.host import Host
+from tests.simulation.leaving import SILENT
 from tests.simulation.three import Three
-from tests.simulation.worker import claim
+from tests.simulation.worker import claim, message
 from tests.simulation.world import Pair, World
+
+
+class WorkerLink:
+    def __init__(self, index: int) -> None:
+        self.index = index
 
 
 class Two:
@@ -56,6 +69,50 @@ def test_a_host_that_is_alone_goes_on_after_its_keeper_died(two: Two) -> None:
     two.client.connect(two.a)
     two.world.run(500)
     assert two.client.is_connected
+
+
+@pytest.mark.parametrize("silent_ms", [2800, 60_000])
+def test_a_will_is_published_once_though_its_publish_waits_for_a_peer(two: Two, silent_ms: int) -> None:
+    """The worker hears of it when the peer has confirmed, or is evicted; subscribers without a session get each publish."""
+    here = two.a.worker
+    assert here is not None
+    here.call("claim", claim("it", 1, will={"delay_s": 0, "record": message("wills", "it", 1, False, 0), "cid": "it"}))
+    two.world.run(500)
+    for side in two.pair.sides.values():
+        assert side.wire is not None
+        side.wire.stall(two.world.now + silent_ms)
+    two.world.run(50)
+    here.call("detach", ["it", 1, 60, "keep", 0])
+    two.world.run(silent_ms + 6000)
+    assert here.wills == ["it"]
+
+
+@pytest.mark.parametrize("expiry_s", [0, 60])
+def test_a_client_whose_connections_were_at_a_worker_that_died_gets_in(tmp_path: Path, expiry_s: int) -> None:
+    """It has come there twice, and then to another one, before the first connection was ended."""
+    store = open_store(tmp_path, 1 << 24, 1 << 30)
+    writer = Writer(store.environment, store.databases, Limits(), store.number)
+    directory = Directory(writer, store.number, 2, Heals(writer, SILENT))
+    directory.load(*store.contents(), 0)
+    dies, lives = WorkerLink(0), WorkerLink(1)
+    steps: list[Callable[[int], Any]] = [
+        lambda now: [directory.worker_came(each, [], now) for each in (dies, lives)],
+        *[
+            lambda now, link=link, number=number: directory.requests.take(
+                link, number, "claim", ["X", number, False, expiry_s, None, None, now], now
+            )
+            for number, link in enumerate((dies, dies, lives), 1)
+        ],
+        lambda now: directory.worker_left(dies, now),
+    ]
+    said = []
+    for now, step in enumerate(steps, 1):
+        writer.begin()
+        directory.tick(now * 10)
+        step(now * 10)
+        writer.commit()
+        said += directory.outbox.take() + directory.outbox.take_urgent()
+    assert [message[1] for link, kind, message in said if link is lives and kind == REPLY] == [True]
 
 
 def test_who_comes_back_while_its_session_is_asked_for_is_ended_before_it_is_handed_over(two: Two) -> None:
