@@ -24,6 +24,7 @@ from mesh import versions
 from mesh.identity import Identity, fingerprint
 from mesh.join import Attempts, JoinError, Message, Refused
 from mesh.questions import Answers, Questions
+from mesh.undecodable import UNDECODABLE
 
 INVITED_MS = 600_000  # so long knocking and approvals count
 WAITING_MAX = 100
@@ -113,7 +114,7 @@ def answer(approvals: Approvals, here: Here, now_ms: int, asker_key: str, source
         if trouble := versions.incompatible(knock.lowest_version, knock.highest_version):
             raise JoinError(f"the releases do not fit. As the member says of the host that joins: {trouble}")
         approvals.knock(now_ms, asker_key, source, knock.name, knock.address)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return _encode(Refused("the member does not understand this host: are both of the same release?"))
     except JoinError as error:
         return _encode(Refused(str(error)))
@@ -140,7 +141,7 @@ def knock(identity: Identity, peer: str, name: str, address: str, *, timeout_s: 
         return None
     try:
         found = msgspec.msgpack.decode(answered, type=Here | Refused)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         raise JoinError(f"{peer} does not answer as a member does: are both of the same release?") from None
     if isinstance(found, Refused):
         raise JoinError(found.why)

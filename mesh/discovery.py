@@ -18,6 +18,7 @@ from __future__ import annotations
 import msgspec
 
 from mesh.membership import Membership, is_address
+from mesh.undecodable import UNDECODABLE
 
 FOUND_MAX = 1000  # of one look; the rest is not looked at
 
@@ -37,7 +38,7 @@ class Found(msgspec.Struct, frozen=True):
         """None: whatever this is, it is no host."""
         try:
             found = msgspec.json.decode(content, type=cls)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return None
         return found if is_address(found.address) else None
 

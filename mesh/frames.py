@@ -11,6 +11,8 @@ import struct
 
 import msgspec
 
+from mesh.undecodable import UNDECODABLE
+
 HELLO, BATCH = 1, 2
 BATCH_BYTES = (
     128 << 10
@@ -66,7 +68,7 @@ def decode(message: bytes | memoryview) -> Hello | Batch:
         if kind == BATCH:
             _, channel, number, beat, echo, held_us = HEADER.unpack_from(message)
             return Batch(channel, number, beat, echo, held_us, memoryview(message)[HEADER.size :])
-    except (msgspec.DecodeError, struct.error) as error:
+    except (*UNDECODABLE, struct.error) as error:
         raise FrameError(f"a message of {len(message)} bytes cannot be read: {error}") from error
     raise FrameError(f"a message of the unknown kind {kind}")
 

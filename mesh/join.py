@@ -26,6 +26,7 @@ from mesh.identity import Identity
 from mesh.membership import Member, Membership, MembershipError
 from mesh.questions import Answers, Questions
 from mesh.token import NONCE_BYTES, Token, TokenError, Tokens, proof
+from mesh.undecodable import UNDECODABLE
 
 ANSWER_S = 10.0
 ATTEMPTS, ATTEMPTS_MS = 5, 60_000
@@ -162,7 +163,7 @@ class Desk:
             raise JoinError(f"too many wrong tokens from {address}. Try again in {wait_s} s, with a new one")
         try:
             said: Said = msgspec.msgpack.decode(message, type=Said)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             raise JoinError("the member does not understand this host: are both of the same release?") from None
         match said:
             case Ask():
@@ -311,7 +312,7 @@ def _converse(
                 raise JoinError(_silence(address, timeout_s))
             try:
                 said: Said = msgspec.msgpack.decode(answer, type=Said)
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 raise JoinError(_strange(address)) from None
             if isinstance(said, Refused):
                 raise JoinError(said.why)

@@ -29,6 +29,7 @@ from mesh.membership import Membership
 from mesh.questions import Answers, Questions
 from mesh.secret import ClusterSecret
 from mesh.token import NONCE_BYTES, TokenError
+from mesh.undecodable import UNDECODABLE
 
 ANSWER_S = 3.0
 TOKEN_TTL_S = 30
@@ -111,7 +112,7 @@ class Desk:
     def _answer(self, now_ms: int, connection: bytes, guest_key: str, address: str, question: bytes) -> Said:
         try:
             said: Said = msgspec.msgpack.decode(question, type=Said)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             raise MeetingError("not understood: are both hosts of the same release?") from None
         match said:
             case Knock():
@@ -181,7 +182,7 @@ def _said(answer: bytes | None) -> Said:
         raise MeetingError("no answer: mqnode does not run there, has another cluster secret, or a firewall is between")
     try:
         said: Said = msgspec.msgpack.decode(answer, type=Said)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         raise MeetingError("its answer is not understood: are both hosts of the same release?") from None
     if isinstance(said, Refused):
         raise MeetingError(said.why)

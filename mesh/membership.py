@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from mesh.hlc import NODE_ID_BYTES, Stamp
+from mesh.undecodable import UNDECODABLE
 
 State = Literal["active", "left"]
 MEMBERS_MAX = 128  # active ones: each is connected with each
@@ -205,7 +206,7 @@ class Membership(msgspec.Struct, frozen=True):
                 )
                 member.check()
                 members[node_id] = member
-        except (msgspec.DecodeError, ValueError) as error:
+        except (*UNDECODABLE, ValueError) as error:
             raise MembershipError(f"the list of the cluster's hosts cannot be read: {error}") from error
         if len(cluster_id) != CLUSTER_ID_BYTES or not _NAME.fullmatch(file.name) or len(members) != len(file.members):
             raise MembershipError("the list of the cluster's hosts cannot be read: its cluster, or a host listed twice")

@@ -43,7 +43,7 @@ def check_security(config: Config) -> list[str]:
             from node.auth.jwt_tokens import JwtTokens
         except ImportError as error:
             text = "needs PyJWT with cryptography: no token could be verified. Run"
-            raise ConfigError(f'auth.jwt {text}: pip install "mqnode[jwt]"') from error
+            raise ConfigError(f'auth.jwt {text}: /opt/mqnode/bin/pip install "mqnode[jwt]"') from error
         JwtTokens(auth.jwt)
         if auth.jwt.jwks_url:
             _check_endpoint(auth.jwt.jwks_url, auth.jwt.ca_file)

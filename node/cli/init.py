@@ -29,7 +29,7 @@ type = "tcp"             # tcp, tls, ws, wss, unix
 bind = "127.0.0.1:1883"
 
 # An address at which the other hosts of the cluster reach this one, on a network of their own if there is one.
-# Joining uses the ports 1 and 3 above this one.
+# The four ports above this one are used, too: docs/operating.md, "Ports".
 [interconnect]
 {interconnect}
 

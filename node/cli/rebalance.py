@@ -40,6 +40,8 @@ def rebalance(config_path: str, as_json: bool, rate: int) -> None:
 
     with Api(config_path) as api:
         state = api.post("v1", "rebalance", rate=rate)
+        if "error" in state:
+            raise click.ClickException(state["error"])
         if not as_json:
             click.echo(_plan(state, rate))
         told_s = time.monotonic()

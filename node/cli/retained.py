@@ -24,7 +24,6 @@ def list_retained(filter: str, limit: int | None, config_path: str, as_json: boo
     Examples:
       mqnode retained list
       mqnode retained list 'house/+/temperature' --json
-      mqnode retained list '$SYS/#'
     """
     import time
 

@@ -6,6 +6,7 @@ thread that does nothing else, so boards need no locks and their libraries nothi
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from mesh import meeting
@@ -40,6 +41,11 @@ class Board(Protocol):
 def ttl_s(config: Config) -> float:
     """Who has found somebody that does not answer announces itself that much later."""
     return TTLS * config.discovery.interval_s + meeting.ANSWER_S
+
+
+def is_entry(name: str) -> bool:
+    """Can a host have put it there? Others keep files of their own in the same place."""
+    return re.fullmatch(r"[0-9a-f]{32}\.json", name) is not None
 
 
 def fresh(written_s: dict[str, float], own: str, ttl_s: float) -> set[str]:

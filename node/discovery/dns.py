@@ -18,7 +18,7 @@ try:
     import dns.exception
     import dns.resolver
 except ImportError as error:
-    raise BoardError('discovery.method = "dns" needs dnspython: pip install "mqnode[dns]"') from error
+    raise BoardError('discovery.method = "dns" needs dnspython: /opt/mqnode/bin/pip install "mqnode[dns]"') from error
 
 
 class Dns:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mesh.discovery import FOUND_MAX, Found
 from node.config import Config
-from node.discovery.board import ENTRY_BYTES_MAX, BoardError, fresh, ttl_s
+from node.discovery.board import ENTRY_BYTES_MAX, BoardError, fresh, is_entry, ttl_s
 
 
 class Folder:
@@ -33,7 +33,7 @@ class Folder:
         written_s: dict[str, float] = {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".json") and len(written_s) < FOUND_MAX:
+                if is_entry(entry.name) and len(written_s) < FOUND_MAX:
                     with suppress(FileNotFoundError):
                         if entry.is_file(follow_symlinks=False):  # a FIFO would never be read to its end
                             written_s[entry.name] = entry.stat().st_mtime

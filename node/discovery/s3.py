@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 from mesh.discovery import FOUND_MAX, Found
 from node.config import Config
-from node.discovery.board import ANSWER_S, ENTRY_BYTES_MAX, BoardError, fresh, ttl_s
+from node.discovery.board import ANSWER_S, ENTRY_BYTES_MAX, BoardError, fresh, is_entry, ttl_s
 
 try:
     import minio
     import urllib3
     from minio.credentials.providers import AWSConfigProvider
 except ImportError as error:
-    raise BoardError('discovery.method = "s3" needs minio: pip install "mqnode[s3]"') from error
+    raise BoardError('discovery.method = "s3" needs minio: /opt/mqnode/bin/pip install "mqnode[s3]"') from error
 
 _Errors = (minio.error.MinioException, urllib3.exceptions.HTTPError, OSError, ValueError, configparser.Error)
 
@@ -66,7 +66,7 @@ class S3:
                 for each, _ in zip(
                     self._client.list_objects(self._bucket, self._prefix), range(FOUND_MAX), strict=False
                 )
-                if each.object_name.endswith(".json") and each.last_modified is not None
+                if is_entry(each.object_name.removeprefix(self._prefix)) and each.last_modified is not None
             }
             current = fresh(written_s, self._own, self._ttl_s)
             for name in written_s.keys() - current:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from mesh.transport import Counters
+from mesh.undecodable import UNDECODABLE
 from node import __version__
 from node.admin.host import Host
 from node.config import Config
@@ -119,7 +120,7 @@ class Reports:
     # -- the others -----------------------------------------------------------------------------------------------------------
 
     def heard(self, node_id: bytes, body: bytes) -> None:
-        with suppress(msgspec.DecodeError):  # of a release that says it otherwise: nothing is shown of that host
+        with suppress(*UNDECODABLE):  # of a release that says it otherwise: nothing is shown of that host
             report = self._heard[node_id] = msgspec.msgpack.decode(body, type=Report)
             self._heard_s[node_id] = time.monotonic()
             self._ahead_s[node_id] = max(0.0, report.made_ms / 1000 - time.time())

@@ -98,8 +98,9 @@ def _explain(bind: str, error: OSError) -> str:
         way_out = f"Another program has it; `ss -ltnp sport = :{port}` names it. Stop that one or change `bind`."
     elif error.errno == errno.EACCES:
         way_out = (
-            f"Ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher port than {port}, or add "
-            "AmbientCapabilities=CAP_NET_BIND_SERVICE to the unit with `systemctl edit mqnode`."
+            f"Ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher port than {port}, or add to the unit, with "
+            "`systemctl edit mqnode`, under [Service]: PrivateUsers=false, CapabilityBoundingSet=CAP_NET_BIND_SERVICE and "
+            "AmbientCapabilities=CAP_NET_BIND_SERVICE, each on a line of its own."
         )
     elif error.errno == errno.EADDRNOTAVAIL:
         way_out = "No interface of this host has the address; `ip address` lists those it has."

@@ -83,6 +83,11 @@ def test_kick_keeps_a_durable_session(broker: Broker, mqnode: Command, session: 
     assert mqnode.json("sessions", "show", session)["queued_messages"] == 1
 
 
+def test_a_host_that_is_alone_has_nobody_to_give_clients_to(mqnode: Command) -> None:
+    for more in ((), ("--json",)):
+        assert "clients would have nowhere to go" in mqnode.fails("cluster", "rebalance", *more, code=1)
+
+
 def test_delete_a_retained_message(broker: Broker, mqnode: Command) -> None:
     with Client(broker.port) as client:
         client.connect("")

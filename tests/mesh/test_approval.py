@@ -101,6 +101,8 @@ def test_who_knocks_is_bounded() -> None:
     [
         (b"", "does not understand"),
         (b"\xff" * 50, "does not understand"),
+        (b"\x91" * 16_000, "does not understand"),
+        (msgspec.msgpack.encode(approval.Knock(1, 9, b"n" * 16, "??", "h:1")).replace(b"??", b"\xff\xfe"), "does not understand"),
         (msgspec.msgpack.encode(join.Ask(1, 1, CLUSTER)), "does not understand"),
         (msgspec.msgpack.encode(approval.Knock(versions.HIGHEST + 1, 9, b"n" * 16, "n", "h:1")), "upgrade the older"),
     ],

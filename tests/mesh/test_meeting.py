@@ -109,7 +109,9 @@ def test_a_cluster_gets_no_token_to_go_into_another(address: str) -> None:
         meet(GUEST, SECRET, address, sight(2, members=2), join=True)
 
 
-@pytest.mark.parametrize("said", [b"", b"\x00", b"\xff" * 100, msgspec.msgpack.encode(["Meet", b"", None, True])])
+@pytest.mark.parametrize(
+    "said", [b"", b"\x00", b"\xff" * 100, b"\x91" * 16_000, b"\x91\xa2\xff\xfe", msgspec.msgpack.encode(["Meet", b"", None, True])]
+)  # fmt: skip
 def test_garbage_is_refused(address: str, said: bytes) -> None:
     with Questions(address, SECRET.meeting_public_key, GUEST, timeout_s=3, answer_bytes_max=9999) as ask:
         assert b"Refused" in (ask(said) or b"")

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from node.config import Limits
-from node.keeper.heals import Heals
-from node.sessions.directory import Directory
-from node.sessions.outbox import REPLY
-from storage.store import open_store
-from storage.writer import Writer
 from tests.simulation.client import Client, Ledger
 from tests.simulation.host import Host
-from tests.simulation.leaving import SILENT
 from tests.simulation.three import Three
 from tests.simulation.worker import claim, message
 from tests.simulation.world import Pair, World
-
-
-class WorkerLink:
-    def __init__(self, index: int) -> None:
-        self.index = index
 
 
 class Two:
@@ -85,34 +72,6 @@ def test_a_will_is_published_once_though_its_publish_waits_for_a_peer(two: Two, 
     here.call("detach", ["it", 1, 60, "keep", 0])
     two.world.run(silent_ms + 6000)
     assert here.wills == ["it"]
-
-
-@pytest.mark.parametrize("expiry_s", [0, 60])
-def test_a_client_whose_connections_were_at_a_worker_that_died_gets_in(tmp_path: Path, expiry_s: int) -> None:
-    """It has come there twice, and then to another one, before the first connection was ended."""
-    store = open_store(tmp_path, 1 << 24, 1 << 30)
-    writer = Writer(store.environment, store.databases, Limits(), store.number)
-    directory = Directory(writer, store.number, 2, Heals(writer, SILENT))
-    directory.load(*store.contents(), 0)
-    dies, lives = WorkerLink(0), WorkerLink(1)
-    steps: list[Callable[[int], Any]] = [
-        lambda now: [directory.worker_came(each, [], now) for each in (dies, lives)],
-        *[
-            lambda now, link=link, number=number: directory.requests.take(
-                link, number, "claim", ["X", number, False, expiry_s, None, None, now], now
-            )
-            for number, link in enumerate((dies, dies, lives), 1)
-        ],
-        lambda now: directory.worker_left(dies, now),
-    ]
-    said = []
-    for now, step in enumerate(steps, 1):
-        writer.begin()
-        directory.tick(now * 10)
-        step(now * 10)
-        writer.commit()
-        said += directory.outbox.take() + directory.outbox.take_urgent()
-    assert [message[1] for link, kind, message in said if link is lives and kind == REPLY] == [True]
 
 
 def test_who_comes_back_while_its_session_is_asked_for_is_ended_before_it_is_handed_over(two: Two) -> None:

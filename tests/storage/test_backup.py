@@ -152,7 +152,13 @@ def test_the_store_that_was_there_is_moved_aside(copy: Path, tmp_path: Path) -> 
     code, output = command("restore", copy, "--config", config)
     assert code == 1
     assert "--force" in output
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "data", 65534, 65534)
     aside = Path(answer("restore", copy, "--force", "--config", config)["moved_aside"])
+    owner = (tmp_path / "data").stat().st_uid
+    assert {path.stat().st_uid for path in (store, tmp_path / "data" / "lock")} == {owner}, (
+        "the host's user can start it"
+    )
     assert (aside / "data.mdb").read_bytes() == kept
     assert sorted(path.name for path in store.parent.iterdir()) == sorted(["lock", "store", aside.name])
 

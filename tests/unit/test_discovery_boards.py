@@ -54,8 +54,11 @@ def announced(first: Board, second: Board) -> None:
 def test_a_folder(board: Make, tmp_path: Path) -> None:
     folder = tmp_path / "hosts"
     folder.mkdir()
-    (folder / "notes.json").write_text("no host")
-    os.mkfifo(folder / "0.json")  # never to be waited for
+    (folder / f"{'b' * 32}.json").write_bytes(b'{"address": "h:1", "name": "\xff", "node_id": ""}')
+    os.mkfifo(folder / f"{'0' * 32}.json")  # never to be waited for
+    notes = folder / "notes.json"
+    notes.write_text("of somebody else")
+    os.utime(notes, (0, 0))
     first, second = (board(f'method = "folder"\nfolder = "{folder}"') for _ in range(2))
     umask = os.umask(0o077)  # as the service has it
     try:
@@ -70,6 +73,7 @@ def test_a_folder(board: Make, tmp_path: Path) -> None:
     assert set(first.look()) == {H1, H2}, "by the clock of what keeps them"
     os.utime(other, (old - 10, old - 10))
     assert first.look() == [H1]
+    assert notes.exists()
     assert not (folder / f"{H2.node_id}.json").exists(), "nobody else would remove it"
     first.withdraw(H1)
     assert not list(folder.glob(f"{H1.node_id}*"))
@@ -86,11 +90,11 @@ def test_a_bucket(board: Make, tmp_path: Path) -> None:
         announced(first, second)
         key = f"mqnode/{H2.node_id}.json"
         assert bucket.objects[key][0] == H2.to_json()
-        bucket.objects[key] = H2.to_json(), time.time() - 10
+        bucket.objects[key] = bucket.objects["mqnode/notes.json"] = H2.to_json(), time.time() - 10
         assert first.look() == [H1]
         assert key not in bucket.objects
         first.withdraw(H1)
-        assert not bucket.objects
+        assert [*bucket.objects] == ["mqnode/notes.json"], "of somebody else"
         elsewhere = board(text.replace("/hosts/", "/other/"))
         with pytest.raises(BoardError, match=r"bucket other: cannot be written: NoSuchBucket: [^:]*$"):
             elsewhere.announce(H1)
