@@ -32,9 +32,8 @@ class Wills:
         self._wills: dict[int, WillRecord] = {}
         self._due_ms: dict[int, int] = {}  # will id -> when to ask (again); without an entry its client is connected
         self._firing: set[int] = set()  # wills that a worker was asked to publish
-        self._asked: set[int] = (
-            set()
-        )  # of these, those whose worker has not answered: it hears of it when peers have confirmed
+        # Of these, those whose worker has not answered: it hears of it when peers have confirmed
+        self._asked: set[int] = set()
         self._left: set[int] = set()  # those that are due because a host is gone
         self._of: dict[str, list[int]] = {}  # client id -> will ids
 
