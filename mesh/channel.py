@@ -36,7 +36,7 @@ EVICTIONS = frozenset({EVICTED, DEAD, STOPPED})
 LOST = "channel broken: messages were lost on the way. Resync from your last acknowledged sequence"
 ANEW = "channel broken: the peer began a new one. Resync from your last acknowledged sequence"
 REFUSED = "refused: the peer says what this host does not understand"
-NO_MEMBER = "it refuses the key of this host: for it this host is no member, or not yet"
+NO_MEMBER = "it refuses the key of this host: for it this host is no member, or not yet. If that stays: mqnode join"
 
 
 class Change(Enum):

@@ -95,10 +95,17 @@ class Membership(msgspec.Struct, frozen=True):
     def active(self) -> list[Member]:
         return sorted((each for each in self.members.values() if each.state == "active"), key=lambda each: each.node_id)
 
+    def left(self) -> list[Member]:
+        return [each for each in self.members.values() if each.state == "left"]
+
     @property
     def level(self) -> int:
         """What all members understand."""
         return min((each.level for each in self.active()), default=0)
+
+    def only(self, node_id: bytes) -> Membership:
+        """What is known of that host."""
+        return Membership(self.cluster_id, self.name, {node_id: self.members[node_id]})
 
     def find(self, name: str) -> Member:
         """The active member that is shown by this name."""
@@ -156,7 +163,7 @@ class Membership(msgspec.Struct, frozen=True):
         )
 
     def without(self, node_id: bytes, stamp: Stamp) -> Membership:
-        """Removed: its key is accepted nowhere any more. It may join again."""
+        """Removed: with its key it hears that it is, and nothing else. It may join again."""
         return self.with_member(msgspec.structs.replace(self.member(node_id), state="left", stamp=stamp))
 
     def member(self, node_id: bytes) -> Member:

@@ -1,8 +1,8 @@
 """ZeroMQ between hosts: what channel.py decides, over CURVE.
 
 One ROUTER at interconnect.bind receives from all peers; one DEALER for each peer sends to it. A connection is accepted if its
-key is an active member's, and a message is from the member whose key the connection has, whatever else it says. The ROUTER
-never sends, so it needs neither routing ids nor mandatory delivery.
+key is a member's, and a message is from the member whose key the connection has, whatever else it says. The ROUTER sends one thing
+only: to who is a member no more, that it is. A refused handshake does not say it: anybody at the peer's address can refuse one.
 
 All runs in greenlets of one thread, and the handler is called from one of them: it must not block. One greenlet receives, tells the
 time to the channels, and judges peers only after it has read what they sent: a pause of this process evicts nobody. Another one
@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -46,7 +47,7 @@ LEFT = "left: the peer is no longer a member"
 class Handler(Protocol):
     """The user of a transport. `up` says: send anew all that the peer has not acknowledged, or, after `suspect`: go on.
 
-    `stood_still` is said before anything of peers who may have evicted us meanwhile.
+    `stood_still` is said before anything of peers who may have evicted us meanwhile. `removed`: this host, by this table, as JSON.
     """
 
     def frame(self, node_id: bytes, kind: int, body: bytes) -> None: ...
@@ -54,6 +55,7 @@ class Handler(Protocol):
     def suspect(self, node_id: bytes) -> None: ...
     def down(self, node_id: bytes, reason: str) -> None: ...
     def stood_still(self, for_s: float) -> None: ...
+    def removed(self, node_id: bytes, table: bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -76,7 +78,6 @@ class Counters:
     trouble: str = ""
     life_port: bool = False  # open: the peer's death would be noticed at once
     refusals: int = 0  # times that the peer turned out not to fit to this host
-    refuses_us: bool = False  # our key is no member's for it
 
 
 class Peer:
@@ -116,8 +117,11 @@ class Peer:
     def look_for_refusal(self) -> None:
         while self.monitor is not None and zap.events(self.monitor) & zap.POLLIN:
             self.monitor.recv_multipart()
-            self.counters.refuses_us = True
             self.channel.trouble = channel.NO_MEMBER
+
+    def answers(self) -> Iterator[bytes]:
+        while self.socket is not None and zap.events(self.socket) & zap.POLLIN:
+            yield self.socket.recv(zmq.NOBLOCK)
 
 
 def now_ms() -> float:
@@ -136,9 +140,12 @@ class Transport:
         self._source = addresses.source(bind)
         self._peers: dict[bytes, Peer] = {}
         self._by_key: dict[str, Peer] = {}
-        self.strangers = 0  # messages from connections whose key is no member's any more
+        self._left: dict[str, bytes] = {}  # by key: what is answered to who is a member no more
+        self.strangers = 0  # their messages
         self._context = zap.context()
-        self._authenticator = zap.Authenticator(self._context, "mesh", lambda key: key in self._by_key)
+        self._authenticator = zap.Authenticator(
+            self._context, "mesh", lambda key: key in self._by_key or key in self._left
+        )
         try:
             self._router = zap.server(self._context, "mesh", bind, identity.secret_key, frames.MESSAGE_BYTES_MAX)
         except zap.TransportError:
@@ -238,6 +245,7 @@ class Transport:
         self._by_key = {
             key: peer for peer in self._peers.values() for key in (peer.member.public_key, peer.member.next_key) if key
         }
+        self._left = {each.public_key: membership.only(each.node_id).to_json() for each in membership.left()}
 
     def _channel(self, peer_id: bytes) -> Channel:
         return Channel(self._party, peer_id, lambda: secrets.randbits(64) or 1, now_ms())
@@ -261,18 +269,20 @@ class Transport:
         """Receive a turn's messages; True if there may be more."""
         for _ in range(TURN_MESSAGES):
             try:
-                _routing_id, *parts = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+                routing_id, *parts = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return False
             for part in parts:
-                self._message(part)
+                self._message(routing_id, part)
         return True
 
-    def _message(self, part: zmq.Frame) -> None:
+    def _message(self, routing_id: zmq.Frame, part: zmq.Frame) -> None:
         key = str(part.get("User-Id"))
         peer = self._by_key.get(key)
         if peer is None:
             self.strangers += 1
+            if key in self._left:
+                self._router.send_multipart([routing_id, self._left[key]], zmq.NOBLOCK)
             return
         if key == peer.member.next_key:
             peer.member = _with_next_key(peer.member)
@@ -285,6 +295,8 @@ class Transport:
     def _tick(self, now: float) -> None:
         for peer in list(self._peers.values()):
             peer.look_for_refusal()
+            for answer in peer.answers():
+                self._handler.removed(peer.member.node_id, answer)
             self._tell(peer, peer.channel.tick(now))
             if (proof := peer.life.proof()) is not None:
                 self._tell(peer, peer.channel.gone(now, proof))
@@ -305,7 +317,6 @@ class Transport:
                     self._handler.frame(node_id, kind, body)
                 case Change.UP:
                     counters.opened += 1
-                    counters.refuses_us = False
                     peer.life.opened()
                     peer.dial_wait_ms = DIAL_MS
                     self._handler.up(node_id)

@@ -26,6 +26,12 @@ TOLD_S = 5.0  # between two lines of the log
 SESSIONS_A_STEP = 2000
 
 
+REMOVED = (
+    "another host removed this one: what only its disk has is not on the others. Nothing was done with it. With mqnode join it "
+    "comes along, and then: mqnode leave"
+)
+
+
 class DrainError(Exception):
     """It cannot begin; the text says why, and what to do."""
 
@@ -43,6 +49,7 @@ class Drain:
         self._host = host
         self._log = log.logger("admin")
         self._greenlet: gevent.Greenlet[[], None] | None = None
+        self._is_copied = False  # once: the host may leave
         self._order = Order(False, 0, 0, 0)
         self._phase, self._failure = "serving", ""
         self._began_s = 0.0
@@ -60,18 +67,15 @@ class Drain:
         if self.runs and (not order.leave or self._order.leave):
             return
         if self._host.has_left:
-            if any(each["this_host"] for each in self._host.ask_interconnect("nodes")["nodes"]):
-                raise DrainError(
-                    "this host was removed by another one while it was away: what only its disk has is not on the others. Nothing "
-                    "was done. With mqnode join it comes along, and then: mqnode leave"
-                )
+            if self._host.ask_interconnect("nodes")["was_removed"]:
+                raise DrainError(REMOVED)
             return
         if not any(each["in_sync"] for each in self._others().values()):
             raise DrainError(
                 "no other host is there and in sync: clients would have nowhere to go. Nothing was done. mqnode cluster nodes"
             )
         self._stop()
-        self._order, self._failure, self._sessions, self._behind = order, "", None, []
+        self._order, self._failure, self._sessions, self._behind, self._is_copied = order, "", None, [], False
         self._began_s, self._rate, self._allowed = time.monotonic(), RATE_LEAST, 0.0
         self._host.draining = True
         self._say("waiting")
@@ -103,8 +107,8 @@ class Drain:
         if self.runs:
             return self._phase
         if self._host.has_left:
-            return "left"
-        return "serving" if self._phase == "left" else self._phase  # it has joined again
+            return "removed" if self._phase == "removed" else "left"
+        return "serving" if self._phase in ("left", "removed") else self._phase  # it has joined again
 
     # -- the steps ----------------------------------------------------------------------------------------------------------
 
@@ -121,6 +125,10 @@ class Drain:
                 told_s = now_s
                 self._log.info("drain_progress", **self.describe())
             gevent.sleep(STEP_S)
+        if self._is_removed():
+            self._host.draining, self._failure = False, REMOVED
+            self._say("removed")
+            return
         if order.leave:
             self._host.draining = False  # no member, it serves nobody; if it joins again, it does
         self._failure = ""  # what did not answer meanwhile did later
@@ -128,18 +136,21 @@ class Drain:
 
     def _step(self, grace_s: float) -> bool:
         """Do a little; is there more to do?"""
+        if self._is_removed():
+            return False
         try:
             if self._phase == "waiting":
                 if time.monotonic() < grace_s and self._clients():
                     return True
                 self._say("moving")
-            if not self._host.has_left and self._move():  # while copying, too: who was about to be let in
+            if not self._is_copied and self._move():  # while copying, too: who was about to be let in
                 return True
             if self._phase == "moving":
                 if not self._order.leave:
                     return False
                 self._say("copying")
-            if not self._host.has_left and not self._copied():
+            self._is_copied = self._is_copied or self._copied()
+            if not self._is_copied:
                 return True
             if not self._host.has_left:
                 self._host.ask_interconnect("leave")
@@ -147,6 +158,10 @@ class Drain:
         except LinkError as error:  # a process that is started anew
             self._failure = str(error)
             return True
+
+    def _is_removed(self) -> bool:
+        """By another host, before it had got through: its store is all that has what is not copied."""
+        return self._host.has_left and not self._is_copied
 
     def _too_late(self) -> None:
         self._failure = f"it did not get through in {self._order.timeout_s:g} s, while {self._phase}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ASK_S = 0.2
 ANEW_S = 10.0  # in which a process that died is started anew
-_ENDS = ("drained", "left", "serving")
+_ENDS = ("drained", "left", "removed", "serving")
 NAMED = 20  # sessions at risk
 CANCELLED = "cancelled"  # as node/admin/drain.py says
 
@@ -89,7 +89,7 @@ def drain(config_path: str, as_json: bool, cancel: bool, **pace: Any) -> None:
 @json_option
 @yes_option
 def remove(name: str, config_path: str, as_json: bool, yes: bool) -> None:
-    """Remove a host that is dead for good: its sessions go on here, its key is accepted nowhere any more.
+    """Remove a host that is dead for good: its sessions go on here, its key is worth nothing any more.
 
     \b
     Example:
@@ -157,6 +157,8 @@ def _line(state: dict[str, Any]) -> str:
 def _why(state: dict[str, Any], command: str) -> str:
     from node.cli.output import counted
 
+    if state["phase"] == "removed":
+        return f"{state['failure']}."
     parts = [state["failure"] or "the admin process was started anew", f"{counted(state['clients'], 'client')} here"]
     if state["sessions"]:
         parts.append(f"{counted(state['sessions'], 'session')} to hand over")

@@ -71,6 +71,12 @@ class Cluster:
         return own is not None and own.state == "left"
 
     @property
+    def was_removed(self) -> bool:
+        """It has left, and not by itself: the others may lack what its disk has."""
+        own = self.identity.node_id
+        return self.has_left and self.table.members[own].stamp.node_id != own
+
+    @property
     def name_ignored(self) -> bool:
         """The configuration names another cluster than that to which this host belongs, and which keeps its name."""
         return self.wanted_name not in ("", self.table.name)

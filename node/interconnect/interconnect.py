@@ -1,7 +1,7 @@
 """The interconnect process: `python -m node.interconnect --config FILE`. What leaves for other hosts and comes from them.
 
-Frames of the keepers pass through as they are (keeper_bridge.py), those of the workers through crossing.py. The table
-of members goes to each peer when it comes up and after each change. The command line asks through requests.py.
+Frames of the keepers pass through as they are (keeper_bridge.py), those of the workers through crossing.py, and tables of
+members through table.py. The command line asks through requests.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import msgspec
 from gevent.event import Event
 
 from mesh import channel, transport
-from mesh.hlc import StampError
 from mesh.identity import Identity, IdentityError
 from mesh.membership import Membership, MembershipError
 from mesh.secret import SecretError
@@ -33,11 +32,11 @@ from node.interconnect.door import Door
 from node.interconnect.keeper_bridge import KeeperBridge
 from node.interconnect.reports import Reports
 from node.interconnect.requests import ClusterRequests
+from node.interconnect.table import TableExchange
 
 KEEPER, TABLE, ADVERTISED, REPORT, STOPPING = 1, 2, 3, 4, 5  # frames between interconnects
 BEAT_S = 0.2
 KEEPER_AWAY_S = 2.0
-REFUSED_S = 2.0  # less than the keeper waits for other hosts before anybody is served
 LEAVE_S = 5.0  # more than an eviction takes
 STOP_S, STOP_LOOK_S = 0.5, 0.01
 
@@ -65,11 +64,13 @@ class Interconnect:
             self.refuse,
         )  # fmt: skip
         self.reports = Reports(config, self.cluster)
+        self._table = TableExchange(
+            self.cluster, lambda node_id, table: self._send(node_id, TABLE, table), self.table_changed, self._name
+        )
         self._welcomed = Event()
         self._incarnation = 0
         self._keeper_seen_s = time.monotonic()
         self._transport: transport.Transport | None = None
-        self._transport_since_s = time.monotonic()
         self._refusals: dict[bytes, int] = {}
         self._unaware: set[bytes] = set()  # when this host leaves: of these we do not know whether they know
         self._crossing = Crossing(self._run_dir, worker_count(config), self._send)
@@ -106,6 +107,8 @@ class Interconnect:
         while not stop.wait(BEAT_S):
             counters.beat(slot)
             self._show()
+            if self.cluster.has_left and not self._unaware:
+                self._stop_transport()
             self.door.keep()
             self._look_at_keeper()
             self._report()
@@ -115,13 +118,7 @@ class Interconnect:
 
     def _show(self) -> None:
         """For the other processes: whether this host may serve, and how many others there are."""
-        refused = self._is_refused()
-        if refused and not self._slot[counters.INDEX["left"]]:
-            self._log.error(
-                "not_a_member", cause="the other hosts do not know this one any more: it was removed", effect="it serves nobody",
-                next="mqnode join: what only its disk has comes along",
-            )  # fmt: skip
-        left = int(self.cluster.has_left or refused)
+        left = int(self.cluster.has_left)
         if left != self._slot[counters.INDEX["left"]]:
             self._slot[counters.INDEX["left"]] = left
             self._keeper.tell_cluster()
@@ -131,11 +128,6 @@ class Interconnect:
     def has_left(self) -> bool:
         """It is no member any more: by itself, or removed."""
         return bool(self._slot[counters.INDEX["left"]])
-
-    def _is_refused(self) -> bool:
-        """Removed while it was away. One that has just joined is refused, too, by those who have not heard of it yet."""
-        is_early = time.monotonic() - self._transport_since_s < REFUSED_S
-        return not is_early and not self._keeper.up and any(each.refuses_us for each in self.links().values())
 
     # -- the keeper ---------------------------------------------------------------------------------------------------------
 
@@ -162,7 +154,6 @@ class Interconnect:
     def start_transport(self) -> None:
         if self._transport is not None:
             self._transport.stop()
-        self._transport_since_s = time.monotonic()
         self._transport = transport.Transport(
             self.cluster.identity,
             self.cluster.table,
@@ -174,10 +165,13 @@ class Interconnect:
         self._refusals.clear()
 
     def joined(self, table: Membership) -> None:
-        """This host is in another cluster now, or in its old one again."""
+        """This host is in another cluster now, or in its old one again. Raises MembershipError, StampError."""
         had_left = self.cluster.has_left
+        if not had_left and table.cluster_id == self.cluster.table.cluster_id:  # a member already: its links go on
+            if self.cluster.learn(table.to_json()):
+                self.table_changed()
+            return
         self.cluster.keep(table)
-        self._transport_since_s = time.monotonic()  # who refused it so far is not asked
         self._show()
         self._keeper.tell_members()
         self.start_transport()
@@ -198,11 +192,11 @@ class Interconnect:
         self._unaware = set(self._others())
         self.cluster.leave()
         self._show()
-        for node_id in self._keeper.up:
-            self._send(node_id, TABLE, self.cluster.table.to_json())
+        self._table.send(self._keeper.up)
         with gevent.Timeout(LEAVE_S, False):
             while self._unaware:  # also of those whose link is broken
                 gevent.sleep(BEAT_S)
+        self._unaware.clear()
         self._stop_transport()
         self._log.info("host_left", cluster=self.cluster.table.name, next="mqnode join, if it is to be a member again")
 
@@ -260,6 +254,7 @@ class Interconnect:
         report = self.reports.make(links, self._keeper.copies, self._keeper.digests)
         for node_id in self._keeper.up:
             self._send(node_id, REPORT, report)
+        self._table.send_again(each for each in self._keeper.up if self.reports.has_another_table(each))
 
     def _say_refusals(self, links: dict[bytes, transport.Counters]) -> None:
         for node_id, link in links.items():
@@ -280,7 +275,7 @@ class Interconnect:
     def up(self, node_id: bytes) -> None:
         if node_id in self._keeper.up:
             return  # after `suspect`: the same channel goes on
-        self._send(node_id, TABLE, self.cluster.table.to_json())
+        self._table.send([node_id])
         advertised = [(each.type, each.advertise) for each in self._config.listeners if each.advertise]
         self._send(node_id, ADVERTISED, _encode(advertised))
         self._keeper.peer_up(node_id)
@@ -325,16 +320,12 @@ class Interconnect:
         elif kind == STOPPING and self._transport is not None:
             self._transport.stopped(node_id)
         elif kind == TABLE:
-            try:
-                if self.cluster.learn(body):
-                    self.table_changed()
-            except (MembershipError, StampError) as error:
-                self._log.error(
-                    "members_refused", peer=self._name(node_id), cause=str(error),
-                    effect="the list of hosts stays as it is here", next="mqnode cluster nodes, on both hosts",
-                )  # fmt: skip
+            self._table.learn(node_id, body)
         else:
             self.refuse(node_id, f"frame {kind}")
+
+    def removed(self, node_id: bytes, table: bytes) -> None:
+        self._table.learn(node_id, table)
 
     def try_addresses(self, addresses: dict[bytes, str]) -> None:
         """Members that are not up may be there and no longer where the table says; once up they tell themselves."""
@@ -352,7 +343,7 @@ class Interconnect:
     def _members(self) -> dict[str, Any]:
         """Whom the keeper has to reckon with, and with whom no longer; the cluster of which this host is a member."""
         own, table = self.cluster.identity.node_id, self.cluster.table
-        left = [each.node_id for each in table.members.values() if each.state == "left" and each.node_id != own]
+        left = [each.node_id for each in table.left() if each.node_id != own]
         return {"members": self._others(), "left": left, "cluster": b"" if self.has_left else table.cluster_id}
 
     def interested(self, topic: bytes) -> set[bytes]:
@@ -368,8 +359,7 @@ class Interconnect:
         self._keeper.tell_members()
         if self._transport is not None:
             self._transport.update_members(self.cluster.table)
-        for node_id in self._keeper.up:
-            self._send(node_id, TABLE, self.cluster.table.to_json())
+        self._table.send(self._keeper.up)
 
 
 def main(arguments: list[str]) -> None:

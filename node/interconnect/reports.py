@@ -125,6 +125,10 @@ class Reports:
             self._heard_s[node_id] = time.monotonic()
             self._ahead_s[node_id] = max(0.0, report.made_ms / 1000 - time.time())
 
+    def has_another_table(self, node_id: bytes) -> bool:
+        """As it has said."""
+        return node_id in self._heard and self._heard[node_id].table not in ("", self._cluster.digest)
+
     def without_table(self) -> list[str]:
         """The names of the other members that do not have the table of this host."""
         up = {node_id for node_id, link in self._links.items() if link.state == "up"}
@@ -155,7 +159,7 @@ class Reports:
                     "level": table.members[node_id].level,
                 }
             )
-        return {"cluster": table.name, "level": table.level, "nodes": nodes}
+        return {"cluster": table.name, "level": table.level, "nodes": nodes, "was_removed": self._cluster.was_removed}
 
     def links(self) -> dict[str, Any]:
         return {"host": self._cluster.name, "links": [each for each in self._all_links() if each["from_this_host"]]}
@@ -203,10 +207,11 @@ class Reports:
 
     def _none_of_it(self) -> dict[str, Any]:
         """What a host that has left knows of its cluster."""
+        what = "was removed from" if self._cluster.was_removed else "has left"
         return {
             "cluster": self._cluster.table.name, "host": self._cluster.name, "in_sync": False, "degraded_since_ms": None,
             "nodes": [], "links": [], "joining": "",
-            "warnings": [f"{self._cluster.name} has left this cluster, and serves nobody. To be a member again: mqnode join"],
+            "warnings": [f"{self._cluster.name} {what} this cluster, and serves nobody. To be a member again: mqnode join"],
         }  # fmt: skip
 
     def digests(self, within_s: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gevent import socket
 from gevent.server import StreamServer
 
 from mesh import approval
+from mesh.hlc import StampError
 from mesh.identity import fingerprint
 from mesh.join import Joiner, JoinError, check_free, join, request
 from mesh.membership import MembershipError
@@ -50,7 +51,7 @@ class ClusterRequests:
     def _answer(self, number: int, method: str, arguments: dict[str, Any]) -> list[Any]:
         try:
             return [number, True, getattr(self, f"on_{method}")(**arguments)]
-        except (JoinError, TokenError, MembershipError, TransportError) as error:
+        except (JoinError, TokenError, MembershipError, StampError, TransportError) as error:
             return [number, False, str(error)]
 
     # -- on a member ----------------------------------------------------------------------------------------------------------

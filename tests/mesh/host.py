@@ -57,6 +57,9 @@ class Host:
     def stood_still(self, for_s: float) -> None:
         self._note(["stood_still"])
 
+    def removed(self, node_id: bytes, table: bytes) -> None:
+        self._note(["removed", node_id.hex(), table.decode()])
+
     def state(self, node_id: bytes) -> str:
         return self.transport.counters()[node_id].state
 

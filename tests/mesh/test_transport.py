@@ -15,6 +15,7 @@ import pytest
 from mesh import channel, transport
 from mesh.hlc import Stamp
 from mesh.identity import create
+from mesh.membership import Membership
 from mesh.zap import TransportError
 from tests.broker import busy, free_port
 from tests.mesh.cluster import QUICK_S, Cluster, echoed, pair_of_tables
@@ -189,8 +190,27 @@ def test_a_host_that_has_removed_this_one_is_told() -> None:
         Host(identities[0], table, table.find("n1").address),
         Host(identities[1], removed, table.find("n2").address),
     ]
+    told = removed.only(identities[0].node_id).to_json()
+    try:
+        green_wait(lambda: ["removed", identities[1].node_id.hex(), told.decode()] in hosts[0].events, QUICK_S)
+        assert not [event for host in hosts for event in host.events if event[0] == "up"]
+        assert hosts[1].transport.counters() == {}
+    finally:
+        for host in hosts:
+            host.transport.stop()
+
+
+def test_a_handshake_that_is_refused_removes_nobody() -> None:
+    """For all that can be known the peer's address is somebody else's."""
+    identities, table = pair_of_tables((f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"))
+    alone = Membership(table.cluster_id, table.name, {identities[1].node_id: table.find("n2")})
+    hosts = [
+        Host(identities[0], table, table.find("n1").address),
+        Host(identities[1], alone, table.find("n2").address),
+    ]
     try:
         green_wait(lambda: hosts[0].transport.counters()[identities[1].node_id].trouble == channel.NO_MEMBER, QUICK_S)
+        assert not hosts[0].events
     finally:
         for host in hosts:
             host.transport.stop()
