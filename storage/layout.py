@@ -67,7 +67,9 @@ META_QSEQ = b"qseq/"  # + u64 sid: u64, every number of this queue below it may 
 META_HALF_DONE = b"half-done/"  # + key of a QoS 2 entry that a client may hold, of a session that ended in a cut
 META_HALF_SENT = b"half-sent/"  # + key of a packet id, of a session that ended in a cut: its record
 META_ENDED = b"ended/"  # + u64 sid of a session that ended in a cut: u64 of our commit since
-META_INSTANCE = b"instance/"  # + u64 worker index: u64 of its process, u64 number of that one's last committed batch
+# + u64 worker index: u64 of its process, u64 number of that one's last committed batch, each REFUSAL that it may not have heard
+META_INSTANCE = b"instance/"
+REFUSAL = struct.Struct("<QIB")  # number of a batch, index of the operation in it, reason code
 
 
 class StoreError(Exception):

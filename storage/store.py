@@ -30,6 +30,9 @@ from storage.settings import settings
 
 _ROOM_FACTOR = 512  # bytes of pages for each byte of input, at worst: a target takes ten, and touches a page of its own
 _ROOM_BYTES = 64 << 20
+_MOVED_FACTOR = (
+    2  # of all that is there: it may go to other places at once, as what came for a session does when it is taken over
+)
 
 
 class Store:
@@ -140,14 +143,19 @@ class Store:
         return left < room and left + self.reusable_bytes() < room
 
     def make_room(self, input_bytes: int) -> None:
-        """Grow the map, between transactions, so that the next one cannot meet its end. Only addresses: no room on the disk."""
-        needed = self.used_bytes() + _ROOM_FACTOR * input_bytes + _ROOM_BYTES
+        """Grow the map, between transactions, so that the next one cannot meet its end. Only addresses: no room on the disk, for
+        which `at_limit` is asked."""
+        needed = _addresses(self.used_bytes()) + _ROOM_FACTOR * input_bytes
         size = self.map_bytes()
         if needed <= size:
             return
         while size < needed:
             size *= 2
-        self.environment.set_mapsize(min(size, self._max_map_bytes))
+        self.environment.set_mapsize(size)
+
+
+def _addresses(used_bytes: int) -> int:
+    return (1 + _MOVED_FACTOR) * used_bytes + _ROOM_BYTES
 
 
 def open_store(path: Path, map_bytes: int, max_map_bytes: int, suspect: bool = False) -> Store:
@@ -156,7 +164,7 @@ def open_store(path: Path, map_bytes: int, max_map_bytes: int, suspect: bool = F
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     data = path / "data.mdb"
     if data.exists():
-        map_bytes = max(map_bytes, data.stat().st_size + _ROOM_BYTES)
+        map_bytes = max(map_bytes, _addresses(data.stat().st_size))
         if suspect or data.stat().st_size == 0:  # of an empty file LMDB would make a new store
             _check_pages(path)
     environment = open_environment(path, map_bytes)

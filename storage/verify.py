@@ -38,6 +38,7 @@ from storage.layout import (
     META_QSEQ,
     META_SEQ,
     NUMBER_BITS,
+    REFUSAL,
     REPLICATED,
     SessionRecord,
     StoreError,
@@ -173,8 +174,13 @@ def _check_meta(key: bytes, value: bytes, seen: _Seen) -> None:
     elif key.startswith(META_QSEQ):
         _require(len(key) == len(META_QSEQ) + 8 and len(value) == 8, "it is not of 8 bytes")
         seen.reserved[int.from_bytes(key[len(META_QSEQ) :], "big")] = int.from_bytes(value, "big")
-    elif key.startswith((META_INSTANCE, META_HAD)):
-        _require(len(key.partition(b"/")[2]) == 8 and len(value) == 16, "it is not of 16 bytes")
+    elif key.startswith(META_HAD):
+        _require(len(key) == len(META_HAD) + 8 and len(value) == 16, "it is not of 16 bytes")
+    elif key.startswith(META_INSTANCE):
+        refusals = divmod(len(value) - 16, REFUSAL.size)
+        _require(
+            len(key) == len(META_INSTANCE) + 8 and refusals[0] >= 0 == refusals[1], "it is not of 16 bytes and refusals"
+        )
     elif key.startswith(META_ENDED):
         _require(len(key) == len(META_ENDED) + 8 and len(value) == 8, "it is not of 8 bytes")
     elif key.startswith(META_HALF_DONE):

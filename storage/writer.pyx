@@ -27,7 +27,7 @@ import msgspec
 
 from storage.changes import BEATEN, decode, decode_keys
 from storage.covered import Covered, Part
-from storage.layout import FORMAT_SETTINGS, META_COVERED, META_ENDED, META_FORMAT, META_HAD, META_HALF_DONE, META_HALF_SENT, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REPLICATED, sealed, topic_key, u64, unsealed
+from storage.layout import FORMAT_SETTINGS, META_COVERED, META_ENDED, META_FORMAT, META_HAD, META_HALF_DONE, META_HALF_SENT, META_HOLES, META_INSTANCE, META_NEXT, META_PEER, META_QSEQ, META_SEQ, REFUSAL, REPLICATED, sealed, topic_key, u64, unsealed
 
 cdef enum:              # of entries
     HELD_RANK
@@ -615,13 +615,15 @@ cdef class Writer:
 
     # -- operations of the workers ----------------------------------------------------------------------------------------
 
-    def apply(self, bytes batch, uint64_t worker, uint64_t instance, uint64_t now_ms):
-        """Apply the body of an OPS frame that the process `instance` of this worker has not had committed yet."""
+    def apply(self, bytes batch, uint64_t worker, uint64_t instance, uint64_t now_ms, list untold=[]):
+        """Apply the body of an OPS frame that the process `instance` of this worker has not had committed yet. `untold`: what was
+        refused before, of which it may not have heard."""
         cdef const char* p = batch
         cdef const char* end = p + len(batch)
         cdef uint64_t number = get_u64(p)
         cdef uint32_t size, index = 0
         cdef uint8_t kind
+        cdef Py_ssize_t before = len(self.refused)
         p += 8
         while end - p >= 5:
             kind = <uint8_t>p[0]
@@ -645,7 +647,9 @@ cdef class Writer:
             p += size
             index += 1
         self.operations += index
-        self.put("meta", META_INSTANCE + u64(worker), u64(instance) + u64(number))
+        untold = untold + self.refused[before:]
+        refusals = b"".join([REFUSAL.pack(*each) for each in untold]) if untold else b""
+        self.put("meta", META_INSTANCE + u64(worker), u64(instance) + u64(number) + refusals)
         self.operations -= 1
 
     cdef count(self, str name):

@@ -9,10 +9,8 @@ process with a commit thread is slower (guarantees.md, trap 2). After an error o
 from __future__ import annotations
 
 import faulthandler
-import os
 import select
 import signal
-import socket
 import struct
 import time
 from collections import deque
@@ -29,7 +27,7 @@ from node.keeper import counts
 from node.keeper.end import begins_anew, ended, failed
 from node.keeper.heals import Heals
 from node.keeper.joining import Joining
-from node.keeper.link import LOST, Link
+from node.keeper.link import LOST, Link, listen
 from node.keeper.replicas import PEER, Replicas
 from node.keeper.room import set_full
 from node.keeper.settings import Settings
@@ -38,7 +36,7 @@ from node.sessions.claim import Claim
 from node.sessions.directory import Directory
 from node.sessions.outbox import EVENT, REPLY, REQUEST
 from storage.disk import Disk
-from storage.layout import META_INSTANCE, StoreError, store_path, u64
+from storage.layout import META_INSTANCE, REFUSAL, StoreError, store_path, u64
 from storage.store import Store, damaged, open_store
 from storage.writer import Writer
 
@@ -113,7 +111,8 @@ class Keeper:
                 raise damaged(self.store.path, error) from error
         self.started_ms = self.now_ms()
         self.writer.is_settling = bool(self.config.interconnect.bind)
-        self.listening = self._listen(self.run_dir / "keeper.sock")
+        self.listening = listen(self.run_dir / "keeper.sock")
+        self.poll.register(self.listening, select.EPOLLIN)
 
     def _open_store(self) -> Store:
         """On damaged pages LMDB may end the process by a signal. The trace that this leaves makes us look at them first."""
@@ -133,17 +132,6 @@ class Keeper:
     def now_ms(self) -> int:
         """The store clock."""
         return time.monotonic_ns() // 1_000_000 + self.clock_offset_ms
-
-    def _listen(self, path: Path) -> socket.socket:
-        if len(os.fsencode(path)) > 107:
-            raise StoreError(f"{path}: longer than a unix socket's path may be. Set node.run_dir to a shorter one.")
-        path.unlink(missing_ok=True)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listening.bind(os.fspath(path))
-        listening.listen(128)
-        listening.setblocking(False)
-        self.poll.register(listening, select.EPOLLIN)
-        return listening
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -236,7 +224,7 @@ class Keeper:
             if batch > link.applied:  # else it was committed before our restart
                 before = len(self.writer.refused)
                 self.writer.welcome_ms = link.welcome_ms
-                self.writer.apply(body, link.index, link.instance, now_ms)
+                self.writer.apply(body, link.index, link.instance, now_ms, link.refused)
                 link.refused += self.writer.refused[before:]
                 link.applied = batch
         elif kind == REQUEST:
@@ -284,10 +272,12 @@ class Keeper:
         link.index, link.instance = hello["index"], hello["instance"]
         stored = self.writer.get("meta", META_INSTANCE + u64(link.index))
         if stored is not None and stored[:8] == u64(link.instance):
-            link.applied = link.committed = int.from_bytes(stored[8:], "big")
+            link.applied = link.committed = int.from_bytes(stored[8:16], "big")
+            link.refused = list(REFUSAL.iter_unpack(stored[16:]))
         stalled = self.replicas.is_stalled
-        if stalled:
-            link.committed = 0  # that its operations are committed is told when peers have them, too
+        if stalled or link.refused:
+            # COMMITTED says it: when peers have them, too, and with those that were refused
+            link.committed = 0
         welcome = {"store": self.store.number, "committed": link.committed, **about}
         self.directory.outbox.event(link, "welcome", welcome, urgent=stalled)
         self.directory.worker_came(link, hello["clients"], now_ms)
@@ -315,10 +305,9 @@ class Keeper:
         said: list[tuple[Link, int, bytes]] = []
         for link in self.links.values():
             if link.applied > link.committed:
-                parts = b"".join(struct.pack("<QIB", *each) for each in link.refused)
-                said.append((link, COMMITTED, struct.pack("<QI", link.applied, len(link.refused)) + parts))
+                refused = [REFUSAL.pack(*each) for each in link.refused if each[0] > link.committed]
+                said.append((link, COMMITTED, struct.pack("<QI", link.applied, len(refused)) + b"".join(refused)))
                 link.committed = link.applied
-                link.refused.clear()
         self.settings.committed()
         for link, kind, message in self.directory.outbox.take_urgent():
             link.queue(kind, _encode(message))
@@ -349,6 +338,8 @@ class Keeper:
                 counts.count_latency(self.slot, "ack_replica", acknowledged, time.perf_counter_ns() - since_ns)
             for link, kind, body in said:
                 link.queue(kind, body)
+                if kind == COMMITTED:
+                    link.said = int.from_bytes(body[:8], "little")
             if self.replicas.degraded:
                 self.slot[counters.INDEX["solo_acks"]] += acknowledged
         for link in list(self.links.values()):
@@ -366,8 +357,12 @@ class Keeper:
 
     def _flush(self, link: Link) -> None:
         descriptor = link.socket.fileno()
-        if descriptor >= 0:
-            self.poll.modify(descriptor, select.EPOLLIN if link.flush() else select.EPOLLIN | select.EPOLLOUT)
+        if descriptor < 0:
+            return
+        is_sent = link.flush()
+        self.poll.modify(descriptor, select.EPOLLIN if is_sent else select.EPOLLIN | select.EPOLLOUT)
+        if is_sent and link.refused:
+            link.refused = [each for each in link.refused if each[0] > link.said]
 
     def _check_disk(self, input_bytes: int) -> None:
         now = time.monotonic()

@@ -286,6 +286,8 @@ class Directory:
         owner = self.owners.get(cid)
         if owner is not None and owner.link is link and owner.connection == conn:
             self._gone(cid, owner, will, expiry_s, sent, now_ms, MOVED_GRACE_MS if will == "moved" else 0)
+        elif will == "drop":
+            self.wills.said_goodbye(cid, self.elsewhere.number, owner.will_id if owner is not None else 0)
         answer(True, True)
 
     def _gone(self, cid: str, owner: Owner, will: str, expiry_s: int | None, sent: int | None, now_ms: int,

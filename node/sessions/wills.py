@@ -77,6 +77,12 @@ class Wills:
             if will_id not in self._firing and is_early:
                 self.drop(will_id)  # [MQTT-3.1.3-9]
 
+    def said_goodbye(self, client_id: str, number: int, present: int) -> None:
+        """The client, over a connection before its `present` will's: the keeper was away meanwhile, and hears of that one first."""
+        for will_id in list(self._of.get(client_id, ())):
+            if will_id >> NUMBER_BITS == number and will_id != present and will_id not in self._due_ms:
+                self.drop(will_id)  # [MQTT-3.14.4-3]
+
     def drop(self, will_id: int) -> None:
         if will_id in self._wills:
             self.fired(will_id)

@@ -12,12 +12,16 @@ import pytest
 from tests.broker import wait_for
 from tests.cluster.hosts import MESH, Host, in_sync, join, running_hosts
 from tests.cluster.network import Network
-from tests.mqtt import CONNACK, UNSUBACK, UNSUBSCRIBE, Client, connect_packet, packet, properties, text
+from tests.mqtt import CONNACK, PUBACK, PUBREC, UNSUBACK, UNSUBSCRIBE, Client, connect_packet, packet, properties, text
+
+QUOTA_EXCEEDED = 0x97
+FULL = 3  # messages in a queue
 
 
 @pytest.fixture(scope="module")
 def hosts(network: Network) -> Iterator[list[Host]]:
-    with running_hosts(network, interconnect=MESH, workers=2) as hosts:
+    more = f'[limits]\nmax_queued_messages = {FULL}\nqueue_policy = "refuse"\n'
+    with running_hosts(network, interconnect=MESH, workers=2, more=more) as hosts:
         join(*hosts)
         yield hosts
 
@@ -60,6 +64,38 @@ def test_no_will_of_who_said_goodbye_while_the_keeper_was_away(hosts: list[Host]
             publisher.publish_all("again/there", b"x", 1, retain=True)  # what the metrics say is of the next keeper
         wait_for(lambda: hosts[0].metric("mqnode_wills_pending") == 0)
         witness.nothing(0.1)
+    in_sync(*hosts)
+
+
+@pytest.mark.parametrize(("qos", "answer"), [(1, PUBACK), (2, PUBREC)])
+def test_a_message_that_was_refused_is_not_acknowledged_by_the_next_keeper(
+    hosts: list[Host], qos: int, answer: int
+) -> None:
+    """The one before had stored that, and died while it waited for the other host to have it."""
+    first, second = hosts
+    with first.client() as client:
+        client.connect(f"full-{qos}", clean=False, session_expiry=60)
+        client.subscribe((f"full/{qos}", 1))
+        client.disconnect()
+    with first.client() as publisher:
+        publisher.connect()
+        for _ in range(FULL):
+            assert publisher.publish_all(f"full/{qos}", b"kept", 1).reason == 0
+        refused = 'mqnode_messages_refused_total{reason="quota"}'
+        before = first.metric(refused)
+        pid = second.signal("keeper", signal.SIGSTOP)
+        try:
+            publisher.publish("again/there", b"x", 1, id=1, retain=True)
+            publisher.publish(f"full/{qos}", b"refused", qos, id=2)
+            wait_for(lambda: first.metric(refused) > before)
+            first.signal("keeper", signal.SIGKILL)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        answers = [publisher.receive() for _ in range(2)]
+        assert [(each.kind, each.id, each.reason) for each in answers] == [
+            (PUBACK, 1, 0x10),
+            (answer, 2, QUOTA_EXCEEDED),
+        ]
     in_sync(*hosts)
 
 

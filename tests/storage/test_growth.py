@@ -1,9 +1,18 @@
-"""The map of the store grows by itself up to store.max_map_bytes, under workers that have it open."""
+"""The map of the store grows by itself, under workers that have it open; new messages are taken up to store.max_map_bytes."""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from node.config import Limits
+from storage.layout import NUMBER_BITS
+from storage.store import Store, open_store
+from storage.writer import Writer
 from tests.broker import Broker, running, wait_for
 from tests.mqtt import PUBACK, Client
+from tests.simulation.worker import PUBLISH, message, operation
 
 MIB = 1 << 20
 BURST = 50
@@ -55,3 +64,38 @@ def test_the_map_ends() -> None:
         wait_for(lambda: broker.get("/ready")[0] == 200, what="messages went, but the store is still full")
         assert publish(publisher, BURST) == list(range(BURST))
         assert broker.pid("keeper") == keeper, "it died of the full store"
+
+
+def test_all_that_came_for_a_session_elsewhere_can_move_to_its_queue_at_once(tmp_path: Path) -> None:
+    """Also with a keeper that has just begun, whose map has little room beyond what is there, and beyond max_map_bytes."""
+    count, size = 900, 100_000
+    number, sid = 2, 1 << NUMBER_BITS | 5
+    for life in (1, 2):
+        store = open_store(tmp_path, MIB, 100 * MIB)
+        writer = Writer(store.environment, store.databases, Limits(), number)
+        writer.foreign.add(sid)
+        if life == 1:
+            writer.begin()
+            writer.begin_recording()
+            writer.queue_of(sid)
+            writer.commit()
+            for batch in range(1, count + 1):
+                head = struct.pack("<QHQQQHQBB", 0, 0, 0, 0, 0, 1, sid, 1, 0)
+                sent = operation(PUBLISH, head + message("t", "x" * size, 1, False, batch))
+                store.make_room(len(sent))
+                writer.begin()
+                writer.apply(struct.pack("<Q", batch) + sent, 0, 1, 5)
+                writer.commit()
+        else:
+            store.make_room(300)
+            writer.begin()
+            writer.own(sid, False, 0)
+            writer.commit()
+            assert len(list(entries(store, "queue"))) == count
+            assert not list(entries(store, "inbox"))
+        store.environment.close()
+
+
+def entries(store: Store, name: str) -> Iterator[bytes]:
+    with store.environment.begin() as transaction:
+        yield from transaction.cursor(db=store.databases[name]).iternext(values=False)
