@@ -23,7 +23,7 @@ from zmq.utils import z85
 from mesh import versions
 from mesh.identity import Identity, fingerprint
 from mesh.join import Attempts, JoinError, Message, Refused
-from mesh.questions import Answers, Questions
+from mesh.questions import Answers, NoAddressError, Questions
 from mesh.undecodable import UNDECODABLE
 
 INVITED_MS = 600_000  # so long knocking and approvals count
@@ -134,7 +134,10 @@ class KnockServer(Answers):
 def knock(identity: Identity, peer: str, name: str, address: str, *, timeout_s: float = ANSWER_S) -> Here | None:
     """Ask the member whose knocking place is `peer` who it is: anybody may have answered. None: nobody did."""
     said = _encode(Knock(versions.LOWEST, versions.HIGHEST, identity.node_id, name, address))
-    asking = Questions(peer, PUBLIC_KEY, identity, timeout_s=timeout_s, answer_bytes_max=ANSWER_BYTES_MAX)
+    try:
+        asking = Questions(peer, PUBLIC_KEY, identity, timeout_s=timeout_s, answer_bytes_max=ANSWER_BYTES_MAX)
+    except NoAddressError as error:
+        raise JoinError(f"{error}: nobody was asked") from error
     with asking as ask:
         answered = ask(said)
     if answered is None:

@@ -24,7 +24,7 @@ from mesh import versions
 from mesh.hlc import AHEAD_MS_MAX, Stamp
 from mesh.identity import Identity
 from mesh.membership import Member, Membership, MembershipError
-from mesh.questions import Answers, Questions
+from mesh.questions import Answers, NoAddressError, Questions
 from mesh.token import NONCE_BYTES, Token, TokenError, Tokens, proof
 from mesh.undecodable import UNDECODABLE
 
@@ -303,7 +303,10 @@ def _converse(
     identity: Identity, address: str, public_key: str, cluster_id: bytes, ask_for: Callable[[bytes], Message], timeout_s: float
 ) -> Said:  # fmt: skip
     """The member's last word."""
-    asking = Questions(address, public_key, identity, timeout_s=timeout_s, answer_bytes_max=TABLE_BYTES_MAX)
+    try:
+        asking = Questions(address, public_key, identity, timeout_s=timeout_s, answer_bytes_max=TABLE_BYTES_MAX)
+    except NoAddressError as error:
+        raise JoinError(f"{error}: this host is no member") from error
     with asking as ask:
 
         def exchange(message: Message) -> Said:

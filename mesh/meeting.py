@@ -19,14 +19,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
-import zmq
 
 from mesh import versions
 from mesh.discovery import Sight, decide
 from mesh.identity import Identity
 from mesh.join import Attempts, Message, Refused
 from mesh.membership import Membership
-from mesh.questions import Answers, Questions
+from mesh.questions import Answers, NoAddressError, Questions
 from mesh.secret import ClusterSecret
 from mesh.token import NONCE_BYTES, TokenError
 from mesh.undecodable import UNDECODABLE
@@ -172,8 +171,8 @@ def meet(
                 met = _said(ask(_encode(Meet(given, own, join))))
                 if isinstance(met, Met):
                     return met
-    except zmq.ZMQError as error:
-        raise MeetingError(f"{address} is no address: {error.strerror}") from error
+    except NoAddressError as error:
+        raise MeetingError(str(error)) from error
     raise MeetingError(f"{address} does not answer as mqnode does: are both of the same release?")
 
 

@@ -13,7 +13,7 @@ from typing import Self
 import gevent
 import zmq
 
-from mesh import greenlets, zap
+from mesh import addresses, greenlets, zap
 from mesh.identity import Identity
 
 ASKED_BYTES_MAX = 16 << 10  # by anybody
@@ -53,25 +53,30 @@ class Answers:
         self._context.term()
 
 
+class NoAddressError(Exception):
+    """A host that is to be asked has a name that leads nowhere; the text says why."""
+
+
 class Questions:
-    """`with Questions(…) as ask: ask(question)` is the answer, or None: there was none before the time was over."""
+    """`with Questions(…) as ask: ask(question)` is the answer, or None: there was none before the time was over. NoAddressError."""
 
     def __init__(
         self, address: str, public_key: str, identity: Identity, *, timeout_s: float, answer_bytes_max: int
     ) -> None:
+        self._deadline = time.monotonic() + timeout_s
+        found = _resolve(address, timeout_s)
         self._context = zap.context()
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 0),
-            (zmq.IPV6, "[" in address),
+            (zmq.IPV6, "[" in found),
             (zmq.CURVE_SERVERKEY, public_key.encode()),
             (zmq.CURVE_PUBLICKEY, identity.public_key.encode()),
             (zmq.CURVE_SECRETKEY, identity.secret_key.encode()),
             (zmq.MAXMSGSIZE, answer_bytes_max),
         ):
             self._socket.setsockopt(option, value)
-        self._socket.connect(f"tcp://{address}")
-        self._deadline = time.monotonic() + timeout_s
+        self._socket.connect(f"tcp://{found}")
 
     def __enter__(self) -> Self:
         return self
@@ -85,3 +90,12 @@ class Questions:
         if not zap.wait_readable(self._socket, max(self._deadline - time.monotonic(), 0)):
             return None
         return self._socket.recv()
+
+
+def _resolve(address: str, timeout_s: float) -> str:
+    """Not by ZeroMQ: that looks names up in a thread for which all else waits in the end."""
+    try:
+        with gevent.Timeout(timeout_s, TimeoutError("no name server answers")):
+            return addresses.resolve(address, "")
+    except (OSError, UnicodeError, ValueError) as error:
+        raise NoAddressError(f"{address} leads to no address: {error}") from error

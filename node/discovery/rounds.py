@@ -23,11 +23,13 @@ from gevent.threadpool import ThreadPool
 
 from mesh import greenlets
 from mesh.discovery import Found, Sight, decide, moved, strangers
+from mesh.hlc import StampError
 from mesh.join import Joiner, JoinError, join
 from mesh.meeting import MeetingError, MeetingPlace, meet
 from mesh.membership import Membership, MembershipError, is_address
 from mesh.secret import load as load_secret
 from mesh.token import SECRET_BYTES, Token, TokenError
+from mesh.zap import TransportError
 from node import counters, log
 from node.config import Config, run_dir
 from node.discovery.board import LOOK_S, Board, BoardError, make, ttl_s
@@ -97,7 +99,11 @@ class Discovery:
     def _open_place(self) -> None:
         if self._secret is not None and self._meeting is None:
             bind = port_above(self._config.interconnect.bind, MEETING_PORT)
-            self._meeting = MeetingPlace(self._secret, bind, self)
+            try:
+                self._meeting = MeetingPlace(self._secret, bind, self)
+                self._told.pop("closed", None)
+            except TransportError as error:
+                self._tell("closed", str(error), effect="no other host can ask this one who it is")
 
     def _close_place(self) -> None:
         if self._meeting is not None:
@@ -229,7 +235,7 @@ class Discovery:
         except (MeetingError, TokenError) as error:
             self._candidate(host.address, str(error), "nothing: it is tried again")
             return
-        except (JoinError, MembershipError) as error:
+        except (JoinError, MembershipError, StampError) as error:
             self._candidate(host.address, str(error), "what the cause says: it is tried again", self._log.warning)
             return
         self._candidates.clear()
@@ -283,9 +289,13 @@ class Discovery:
         token = Token(table.cluster_id, address, self._cluster.identity.public_key, secrets.token_bytes(SECRET_BYTES))
         tokens.withdraw(self._given.get(guest_id, b""))
         tokens.issue(token, ttl_s, now_ms())
+        try:
+            self._place.door.look()
+        except TransportError as error:
+            tokens.withdraw(token.number)
+            raise TokenError(str(error)) from error
         self._given[guest_id] = token.number
         self._cluster.keep_tokens()
-        self._place.door.look()
         return token.text()
 
     def refused(self, address: str, why: str) -> None:

@@ -85,7 +85,7 @@ class Door:
             if server is not None:
                 server.stop()
         self._join_server = self._knock_server = None
-        self.look()
+        self.keep()
 
     # -- for mesh/join.py -----------------------------------------------------------------------------------------------------
 

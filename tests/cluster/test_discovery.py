@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -184,6 +185,26 @@ def test_a_place_that_cannot_be_written_is_said(start: Start, tmp_path: Path) ->
     wait_for(lambda: host.metric("mqnode_degraded") == 0)
     assert host.get("/v1/status")[1]["warnings"] == []
     assert {json.loads(line)["event"] for line in host.errors()} == {"interconnect_stopped"}  # no traceback beside it
+
+
+def test_ports_of_discovery_that_are_taken_end_nothing(network: Network, start: Start) -> None:
+    """Both hosts serve all the same, and become one cluster when the ports are free."""
+
+    def taken(name: str, port: int) -> socket.socket:
+        return network.inside(name, lambda: socket.create_server((network.address(name, "x0"), port)))
+
+    addresses = [f"{network.address(name, 'x0')}:7001" for name in ("h1", "h2")]
+    with taken("h1", 7003) as meeting, taken("h1", 7002) as one, taken("h2", 7002) as other:
+        hosts = start(f'method = "static"\nhosts = {json.dumps(addresses)}', "h1", "h2")
+        pids = [host.pid("interconnect") for host in hosts]
+        wait_for(lambda: "discovery_closed" in hosts[0].log(), FORMED_S, hosts[0].log)
+        meeting.close()
+        wait_for(lambda: any(":7002 for other hosts: Address already in use" in host.log() for host in hosts), FORMED_S)
+        assert [set(members(host)) for host in hosts] == [{"h1"}, {"h2"}]
+        one.close()
+        other.close()
+        formed(*hosts)
+    assert [host.pid("interconnect") for host in hosts] == pids
 
 
 def test_a_folder_without_the_secret_finds_members_again(start: Start, tmp_path: Path) -> None:

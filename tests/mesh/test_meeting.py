@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import gevent
 import msgspec
 import pytest
 
-from mesh import identity
+from mesh import addresses, identity
 from mesh.discovery import Sight
 from mesh.hlc import Stamp
 from mesh.meeting import Challenge, Knock, Meet, MeetingError, MeetingPlace, meet, proof
@@ -116,3 +117,17 @@ def test_garbage_is_refused(address: str, said: bytes) -> None:
     with Questions(address, SECRET.meeting_public_key, GUEST, timeout_s=3, answer_bytes_max=9999) as ask:
         assert b"Refused" in (ask(said) or b"")
     assert meet(GUEST, SECRET, address, sight(2))
+
+
+def test_a_name_server_that_is_silent_holds_nothing_up(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Who is asked by an address is asked meanwhile: a lookup has a time like everything else, and a thread like nothing else."""
+    monkeypatch.setattr(addresses, "getaddrinfo", lambda *_: gevent.sleep(60))
+    waits = gevent.spawn(lambda: meet(GUEST, SECRET, "h9.example:7003", sight(2), timeout_s=1.0))
+    assert meet(GUEST, SECRET, address, sight(2)).host == sight(1)
+    with pytest.raises(MeetingError, match=r"^h9\.example:7003 leads to no address: no name server answers$"):
+        waits.get(timeout=10)
+
+
+def test_a_name_that_leads_nowhere_is_said(address: str) -> None:
+    with pytest.raises(MeetingError, match=r"^no\.\.where:7003 leads to no address: "):
+        meet(GUEST, SECRET, "no..where:7003", sight(2))
