@@ -10,7 +10,9 @@ A client id is owned by at most one connection (`owners`). A claim of an owned i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -25,7 +27,7 @@ from node.sessions.presence import Presence
 from node.sessions.purges import Purges
 from node.sessions.requests import Requests
 from node.sessions.subscriptions import Subscriptions
-from node.sessions.timers import Timers
+from node.sessions.timers import AT_ONCE, Timers
 from node.sessions.wills import Wills
 from storage.layout import NUMBER_BITS, SessionRecord, client_key
 
@@ -99,9 +101,17 @@ class Directory:
             self.timers.at(now_ms + RESTART_GRACE_MS, self._after_restart)
             return
         self._have_said = True
-        for record in list(self.sessions.values()):
-            if self.elsewhere.owns(record):
+        self._look_after_some(iter(list(self.sessions.values())), now_ms)
+
+    def _look_after_some(self, records: Iterator[SessionRecord], now_ms: int) -> None:
+        """Some in each turn: between them the keeper's heart beats."""
+        some = list(islice(records, AT_ONCE))
+        for record in some:
+            if self.sessions.get(record.client_id) is record and self.elsewhere.owns(record):
                 self.look_after(record, now_ms)
+        if some:
+            self.timers.at(now_ms, partial(self._look_after_some, records))
+            return
         self.wills.orphaned(self.elsewhere.number, self.owners.will_ids(), self._is_connected_elsewhere, now_ms)
         self.elsewhere.after_restart(now_ms)
 
@@ -346,6 +356,7 @@ class Directory:
         if self.sessions.get(record.client_id) is record:
             del self.sessions[record.client_id]
         self.by_sid.pop(record.sid, None)
+        self.expiry.forget(record.sid)
         for sid in record.inherits:
             self.writer.heirs.pop(sid, None)
         self.attached.discard(record.sid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from node.config import Limits
 from node.keeper.heals import Heals
 from node.sessions.directory import RESTART_GRACE_MS, Directory
 from node.sessions.outbox import REPLY
+from node.sessions.timers import AT_ONCE
 from storage.store import open_store
 from storage.writer import Writer
 from tests.simulation.leaving import SILENT
@@ -94,3 +96,47 @@ def test_no_will_of_who_said_goodbye_and_came_to_another_worker_while_the_keeper
 
 def will(record: bytes) -> dict[str, Any]:
     return {"delay_s": 0, "record": record}
+
+
+def test_who_begins_a_session_anew_all_day_long_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Each would have ended by itself a day later."""
+    link, life = WorkerLink(0), Life(tmp_path)
+    life.turns(life.came(link))
+
+    def comes_and_goes(times: int) -> None:
+        for _ in range(times):
+            life.turns(
+                life.asks(link, "claim", "X", 1, True, 86_400, None, None, 0),
+                life.asks(link, "detach", "X", 1, 86_400, "drop", 0),
+            )
+
+    comes_and_goes(1500)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        comes_and_goes(1500)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 1500 < 300, "but what the store remembers of each for a while"
+
+
+def test_all_sessions_of_a_host_that_starts_end_in_turns(tmp_path: Path) -> None:
+    """Between these the keeper's heart beats. Who comes meanwhile has its session."""
+    count = 2 * AT_ONCE + 1
+    link, life = WorkerLink(0), Life(tmp_path)
+    claims = [life.asks(link, "claim", str(each), each, False, 60, None, None, 0) for each in range(1, count + 1)]
+    life.turns(life.came(link), lambda now: [claim(now) for claim in claims])
+    life.end()
+    life = Life(tmp_path)
+    life.turns(life.came(link))
+    detached = []
+    for turn in range(6):
+        life.turns(
+            life.asks(link, "claim", str(count), 1, False, 60, None, None, 0) if turn == 1 else lambda now: None,
+            now_ms=RESTART_GRACE_MS,
+        )
+        detached.append(sum(not each.attached for each in life.directory.sessions.values()))
+    assert detached[0] == AT_ONCE
+    assert AT_ONCE < detached[1] <= 2 * AT_ONCE
+    assert detached[-1] == count - 1
