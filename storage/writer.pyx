@@ -691,7 +691,7 @@ cdef class Writer:
             if self.is_repeated(flow, content):
                 return
             self.store(PACKET_IDS, key, flow, sealed(content + record[1:9], self.dot))
-        if self.full and not will and not moved:
+        if self.full and not will and not moved and (count or not record[0] & 4 or get_u32(record + 25)):  # deletion makes room
             if packet_id:
                 self.erase(PACKET_IDS, key)
             self.refuse(batch, index, "refused_disk_full")

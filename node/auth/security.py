@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 
 from node.auth import acl, passwords
 from node.auth.files import read_secret
@@ -43,7 +44,7 @@ def check_security(config: Config) -> list[str]:
             from node.auth.jwt_tokens import JwtTokens
         except ImportError as error:
             text = "needs PyJWT with cryptography: no token could be verified. Run"
-            raise ConfigError(f'auth.jwt {text}: /opt/mqnode/bin/pip install "mqnode[jwt]"') from error
+            raise ConfigError(f'auth.jwt {text}: {sys.prefix}/bin/pip install "mqnode[jwt]"') from error
         JwtTokens(auth.jwt)
         if auth.jwt.jwks_url:
             _check_endpoint(auth.jwt.jwks_url, auth.jwt.ca_file)

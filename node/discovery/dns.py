@@ -6,6 +6,7 @@ interconnect.bind. Some servers have no answer to AAAA, or for one name of sever
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -18,7 +19,7 @@ try:
     import dns.exception
     import dns.resolver
 except ImportError as error:
-    raise BoardError('discovery.method = "dns" needs dnspython: /opt/mqnode/bin/pip install "mqnode[dns]"') from error
+    raise BoardError(f'discovery.method = "dns" needs dnspython: {sys.prefix}/bin/pip install "mqnode[dns]"') from error
 
 
 class Dns:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import configparser
 import io
+import sys
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ try:
     import urllib3
     from minio.credentials.providers import AWSConfigProvider
 except ImportError as error:
-    raise BoardError('discovery.method = "s3" needs minio: /opt/mqnode/bin/pip install "mqnode[s3]"') from error
+    raise BoardError(f'discovery.method = "s3" needs minio: {sys.prefix}/bin/pip install "mqnode[s3]"') from error
 
 _Errors = (minio.error.MinioException, urllib3.exceptions.HTTPError, OSError, ValueError, configparser.Error)
 

@@ -91,11 +91,15 @@ def test_no_byte_left(broker: Broker) -> None:
     offline_session(broker)
     with Client(broker.port, timeout_s=30) as publisher:
         publisher.connect("pub")
+        assert publisher.publish_all("kept", b"x", 1, retain=True).reason in (0, NO_MATCHING_SUBSCRIBERS)
         accepted = publish_until_refused(publisher, 2000)
         with no_byte_left(broker.data_dir):
             parts = [broker.metric(f'mqnode_disk_bytes{{part="{part}"}}') for part in ("size", "free")]
             assert parts == [64 << 20, 0]
             assert publisher.publish_all("t", b"too much").reason == QUOTA_EXCEEDED
+            assert publisher.publish_all("kept", b"y", 1, retain=True).reason == QUOTA_EXCEEDED
+            assert publisher.publish_all("kept", b"", 1, retain=True).reason == NO_MATCHING_SUBSCRIBERS
+            assert broker.metric("mqnode_retained_messages") == 0
             assert publisher.publish_all("nobody").reason == NO_MATCHING_SUBSCRIBERS
             assert drain(broker, len(accepted)) == accepted
         wait_for(lambda: has_room(broker), 10, broker.log)

@@ -325,7 +325,7 @@ class WriterModel(RuleBasedStateMachine):
 
     def refusal(self, targets, record, will, moved) -> str:
         limits, state = self.limits, self.state
-        if self.writer.full and not will and not moved:
+        if self.writer.full and not will and not moved and (targets or not record[0] & 4 or payload(record)):
             return "refused_disk_full"
         if limits.queue_policy == "refuse" and not moved:
             for sid, *_ in targets:
