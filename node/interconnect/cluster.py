@@ -76,6 +76,15 @@ class Cluster:
         own = self.identity.node_id
         return self.has_left and self.table.members[own].stamp.node_id != own
 
+    def removed_by(self, node_id: bytes) -> bool:
+        """A member says so, and our record is later than what it knows. Have we made that ourselves, by a change of name or address
+        since, it is so; False if another member has let us in again."""
+        own = self.identity.node_id
+        if self.has_left or self.table.members[own].stamp.node_id != own:
+            return False
+        self.keep(self.table.without(own, Stamp(self.stamp().time, node_id)))
+        return True
+
     @property
     def name_ignored(self) -> bool:
         """The configuration names another cluster than that to which this host belongs, and which keeps its name."""

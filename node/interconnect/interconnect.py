@@ -326,6 +326,8 @@ class Interconnect:
 
     def removed(self, node_id: bytes, table: bytes) -> None:
         self._table.learn(node_id, table)
+        if not self._keeper.up:  # else another one knows better
+            self._table.removed(node_id)
 
     def try_addresses(self, addresses: dict[bytes, str]) -> None:
         """Members that are not up may be there and no longer where the table says; once up they tell themselves."""

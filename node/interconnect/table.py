@@ -49,7 +49,16 @@ class TableExchange:
                     effect="the list of hosts stays as it is here", next="mqnode cluster nodes, on both hosts",
                 )  # fmt: skip
         if was_member and self._cluster.has_left:
-            self._log.error(
-                "not_a_member", peer=self._name(node_id), cause="this host was removed: mqnode cluster remove, at another one",
-                effect="it serves nobody", next="mqnode join: what only its disk has comes along",
-            )  # fmt: skip
+            self._say_removed(node_id)
+
+    def removed(self, node_id: bytes) -> None:
+        """A peer says it, and nobody is there who says otherwise."""
+        if self._cluster.removed_by(node_id):
+            self._changed()
+            self._say_removed(node_id)
+
+    def _say_removed(self, node_id: bytes) -> None:
+        self._log.error(
+            "not_a_member", peer=self._name(node_id), cause="this host was removed: mqnode cluster remove, at another one",
+            effect="it serves nobody", next="mqnode join: what only its disk has comes along",
+        )  # fmt: skip

@@ -43,7 +43,11 @@ def hosts() -> Iterator[list[Host]]:
 
 
 def nodes(host: Host) -> set[str]:
-    return {each["name"] for each in json.loads(host.mqnode("cluster", "nodes", "--json").stdout)["nodes"]}
+    return {each["name"] for each in ask_nodes(host)}
+
+
+def ask_nodes(host: Host) -> list[dict[str, Any]]:
+    return list(json.loads(host.mqnode("cluster", "nodes", "--json").stdout)["nodes"])
 
 
 # -- joining again -------------------------------------------------------------------------------------------------------------
@@ -99,6 +103,23 @@ def test_a_host_that_is_removed_while_it_leaves_keeps_what_is_not_copied(hosts: 
         assert client.take().payload == b"kept"
     assert host.mqnode("leave", "--grace", "0").returncode == 0
     assert nodes(first) == nodes(other) == {"h1", "h2"}
+
+
+def test_a_host_that_was_removed_and_has_another_address_since_serves_nobody() -> None:
+    """Its own record is the later one, and still not what makes it a member."""
+    with running_hosts(Loopback("h1", "h2"), interconnect=MESH, workers=1) as (first, second):
+        join(first, second)
+        second.kill_all()
+        removed = first.mqnode("cluster", "remove", "h2", "--yes")
+        assert removed.returncode == 0, removed.stderr
+        second.config.write_text(second.config.read_text().replace(":7001", ":7401"))
+        second.launch()
+        wait_for(lambda: "not_a_member" in second.log(), 15, second.log)
+        wait_for(lambda: "no member" in str(second.get("/ready")[1]), 5)
+        assert "another host removed this one" in second.mqnode("leave").stderr
+        admit(first, second)
+        in_sync(first, second)
+        assert {each["address"].rpartition(":")[2] for each in ask_nodes(first)} == {"7001", "7401"}
 
 
 # -- refused, and not removed ---------------------------------------------------------------------------------------------------
