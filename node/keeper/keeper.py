@@ -14,6 +14,7 @@ import signal
 import struct
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ class Keeper:
                 )
                 self.writer.drops_orphans = self.config.cluster.on_owner_down == "drop"
                 heals = Heals(self.writer, self.log)
-                self.directory = Directory(self.writer, self.store.number, worker_count(self.config), heals)
+                workers, beat = worker_count(self.config), partial(counters.beat, self.slot)
+                self.directory = Directory(self.writer, self.store.number, workers, heals, beat)
                 strict = self.config.cluster.ack_policy == "strict"
                 self.replicas = replicas = Replicas(self.writer, self.directory, self.store.number, strict, self.log)
                 self.joining = Joining(self)

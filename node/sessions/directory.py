@@ -10,10 +10,10 @@ A client id is owned by at most one connection (`owners`). A claim of an owned i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,13 +38,17 @@ RESTART_GRACE_MS = 3000  # after the keeper's own start: for workers to say whom
 
 NO_SESSION = {"sid": 0, "present": False, "will_id": 0, "sent": 0}  # the answer to a claim that begins none
 
+T = TypeVar("T")
+
 _encode = msgspec.msgpack.encode
 _decode_session = msgspec.msgpack.Decoder(SessionRecord).decode
 
 
 class Directory:
-    def __init__(self, writer: Any, number: int, workers: int, heals: Heals) -> None:
-        """`number`: this host's, that of the sessions which it owns."""
+    def __init__(
+        self, writer: Any, number: int, workers: int, heals: Heals, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        """`number`: this host's, that of the sessions which it owns. `beat()`: now and then where a turn takes long."""
         self.writer = writer
         self.outbox = Outbox(workers)
         self.timers = Timers()
@@ -60,6 +64,7 @@ class Directory:
         self.presence = Presence(self)
         self.requests = Requests(self)
         self.tally: dict[str, int] = {}
+        self._beat = beat
         self._claims: dict[str, deque[tuple[Link, Claim, Answer]]] = {}
         self._left: dict[int, int] = {}  # sid -> last qseq at our start, until a worker has said who has the session
         self._have_said = False  # have all workers said whom they have, since our start?
@@ -135,7 +140,7 @@ class Directory:
         """A worker said HELLO, and we serve: these clients are its own still, connected for so many seconds."""
         self.outbox.links.append(link)
         self._have_said = self._have_said or len(self.outbox.links) >= self.outbox.workers
-        for cid, connection, sid, age_s in clients:
+        for cid, connection, sid, age_s in self._beating(clients):
             record = self.by_sid.get(sid)
             taken = bool(sid) and (record is None or not self.elsewhere.owns(record))  # by another host
             if taken or cid in self.owners:  # came back elsewhere while we started
@@ -154,9 +159,15 @@ class Directory:
         for cid in self._claims:
             self.refuse(cid, "its worker is gone", lambda each: each[0] is link)
         self.outbox.left(link)  # behind that: it may grant the next claim
-        for cid in self.owners.at(link):
+        for cid in self._beating(self.owners.at(link)):
             self._gone(cid, self.owners[cid], "keep", None, None, now_ms, WORKER_GRACE_MS)
         self.owners.left(link)
+
+    def _beating(self, many: Iterable[T]) -> Iterator[T]:
+        for number, each in enumerate(many):
+            if number % AT_ONCE == 0:
+                self._beat()
+            yield each
 
     # -- claims -----------------------------------------------------------------------------------------------------------
 

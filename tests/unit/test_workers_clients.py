@@ -32,9 +32,13 @@ class Life:
     def __init__(self, folder: Path) -> None:
         self._store = store = open_store(folder, 1 << 24, 1 << 30)
         self._writer = Writer(store.environment, store.databases, Limits(), store.number)
-        self.directory = Directory(self._writer, store.number, 2, Heals(self._writer, SILENT))
+        self.beats = 0
+        self.directory = Directory(self._writer, store.number, 2, Heals(self._writer, SILENT), self._beat)
         store.start_clock(0, 0, b"")
         self.directory.load(*store.contents(), 0)
+
+    def _beat(self) -> None:
+        self.beats += 1
 
     def turns(self, *steps: Step, now_ms: int = 0) -> list[tuple[Any, int, Any]]:
         """One for each, 10 ms apart; what is said."""
@@ -140,3 +144,14 @@ def test_all_sessions_of_a_host_that_starts_end_in_turns(tmp_path: Path) -> None
     assert detached[0] == AT_ONCE
     assert AT_ONCE < detached[1] <= 2 * AT_ONCE
     assert detached[-1] == count - 1
+
+
+def test_a_worker_with_many_clients_dies_or_says_that_it_has_them_while_the_heart_beats(tmp_path: Path) -> None:
+    count = 2 * AT_ONCE + 1
+    link, life = WorkerLink(0), Life(tmp_path)
+    clients = [[str(each), each, 0, 0] for each in range(count)]
+    life.turns(life.came(link, *clients))
+    assert life.beats == 3
+    life.turns(lambda now: life.directory.worker_left(link, now))
+    assert life.beats == 6
+    assert not life.directory.owners.at(link)
