@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,6 +209,7 @@ class Client:
         self.socket = socket.create_connection((host, port), timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
+        self._early: deque[Packet] = deque()
         self._next_id = 0
 
     def close(self) -> None:
@@ -226,6 +228,8 @@ class Client:
 
     def receive(self, timeout_s: float | None = None) -> Packet:
         """The next packet. Raises Closed, and TimeoutError when none comes."""
+        if self._early:
+            return self._early.popleft()
         deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         while (found := taken(self._buffer, self.version)) is None:
             self.socket.settimeout(max(0.001, deadline - time.monotonic()))
@@ -278,10 +282,23 @@ class Client:
 
     def subscribe(self, *filters: str | tuple[str, int], **values: Any) -> Packet:
         """Each filter with its options byte (QoS 0 if left out); the SUBACK."""
+        self._ask_to_subscribe(*filters, **values)
+        return self.expect(SUBACK)
+
+    def subscribe_amid(self, *filters: str, **values: Any) -> Packet:
+        """The same, where messages come at any time: those before the SUBACK (MQTT 5, 3.8.4) are received after it."""
+        self._ask_to_subscribe(*filters, **values)
+        early = []
+        while (found := self.receive()).kind == PUBLISH:
+            early.append(found)
+        self._early.extend(early)
+        assert found.kind == SUBACK, found
+        return found
+
+    def _ask_to_subscribe(self, *filters: str | tuple[str, int], **values: Any) -> None:
         pairs = [(each, 0) if isinstance(each, str) else each for each in filters]
         body = struct.pack(">H", self.next_id()) + (properties(**values) if self.version == 5 else b"")
         self.send(packet(0x82, body + b"".join(text(name) + bytes([options]) for name, options in pairs)))
-        return self.expect(SUBACK)
 
     def unsubscribe(self, *filters: str) -> Packet:
         body = struct.pack(">H", self.next_id()) + (properties() if self.version == 5 else b"")

@@ -74,7 +74,7 @@ def test_memory_is_told_under_sys(host: Host) -> None:
     told: dict[str, int] = {}
     with Client(broker.port) as client:
         client.connect("heap")
-        client.subscribe("$SYS/broker/heap/+")
+        client.subscribe_amid("$SYS/broker/heap/+")
         while len(told) < 2:
             message = client.take()
             told[message.topic] = int(message.payload)
@@ -87,7 +87,7 @@ def test_all_that_mosquitto_tells_under_sys_is_told(host: Host) -> None:
     missing = set(MOSQUITTO)
     with Client(host[0].port) as client:
         client.connect("watcher")
-        client.subscribe("$SYS/broker/#")
+        client.subscribe_amid("$SYS/broker/#")
         wait_for(
             lambda: missing.discard(client.take().topic.removeprefix("$SYS/broker/")) or not missing,
             what=lambda: str(missing),
@@ -117,7 +117,7 @@ def test_packets_payloads_repetitions_and_what_is_in_flight_are_counted(host: Ho
         again.expect(PINGRESP)
         after = samples(broker)
         assert {name: count - before[name] for name, count in after.items() if count != before[name]} == COUNTED
-        again.subscribe("$SYS/broker/publish/bytes/received")
+        again.subscribe_amid("$SYS/broker/publish/bytes/received")
         wait_for(lambda: int(again.take().payload) == after['mqnode_publish_bytes_total{dir="in"}'])
         again.disconnect(session_expiry=0)
 
@@ -168,7 +168,7 @@ def test_subscriptions_and_sessions_are_counted(host: Host) -> None:
             "subscriptions/count": b"6", "shared_subscriptions/count": b"2", "clients/connected": b"2",
             "clients/disconnected": b"1", "clients/total": b"3",
         }  # fmt: skip
-        live.subscribe("$SYS/broker/#")
+        live.subscribe_amid("$SYS/broker/#")
         told: dict[str, bytes] = {}
         deadline = time.monotonic() + 20
         while {name: told.get(f"$SYS/broker/{name}") for name in wanted} != wanted:

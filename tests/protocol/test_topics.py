@@ -118,7 +118,7 @@ def test_wildcards_at_the_front_do_not_match_the_brokers_topics(clients: Clients
     for client, filter in zip(watching, filters, strict=True):
         client.subscribe(filter)
     system = clients.connect(worker=there)
-    system.subscribe("$SYS/broker/uptime")
+    system.subscribe_amid("$SYS/broker/uptime")
     assert [system.take().topic for _ in range(2)] == ["$SYS/broker/uptime"] * 2
     publisher = clients.connect()
     for name in ("/broker/uptime", "/x"):
@@ -134,11 +134,11 @@ def test_wildcards_at_the_front_do_not_match_the_brokers_topics(clients: Clients
 def test_the_brokers_topics(clients: Clients, version: int, there: int) -> None:
     client = clients.connect(version=version, worker=there)
     values = {"subscription_identifier": [9]} if version == 5 else {}
-    client.subscribe("$SYS/broker/version", **values)
+    client.subscribe_amid("$SYS/broker/version", **values)
     got = client.take()
     assert got.payload.startswith(b"mqnode version ")
     assert (got.retain, got.properties) == (True, values)
-    client.subscribe("$SYS/broker/clients/+", **values)
+    client.subscribe_amid("$SYS/broker/clients/+", **values)
     names = {each.topic for each in client.take_all(7) if each.retain and each.properties == values}
     assert {"$SYS/broker/clients/connected", "$SYS/broker/clients/total"} <= names
 
