@@ -49,7 +49,7 @@ class Drain:
         self._host = host
         self._log = log.logger("admin")
         self._greenlet: gevent.Greenlet[[], None] | None = None
-        self._is_copied = False  # once: the host may leave
+        self._is_copied = False  # when the host was told to leave
         self._order = Order(False, 0, 0, 0)
         self._phase, self._failure = "serving", ""
         self._began_s = 0.0
@@ -143,16 +143,16 @@ class Drain:
                 if time.monotonic() < grace_s and self._clients():
                     return True
                 self._say("moving")
-            if not self._is_copied and self._move():  # while copying, too: who was about to be let in
+            if not self._host.has_left and self._move():  # while copying, too: who was about to be let in
                 return True
             if self._phase == "moving":
                 if not self._order.leave:
                     return False
                 self._say("copying")
-            self._is_copied = self._is_copied or self._copied()
-            if not self._is_copied:
-                return True
             if not self._host.has_left:
+                self._is_copied = self._copied()  # each time until it has left
+                if not self._is_copied:
+                    return True
                 self._host.ask_interconnect("leave")
             return bool(self._host.ask_keeper("end_store"))  # until it is a new one
         except LinkError as error:  # a process that is started anew
