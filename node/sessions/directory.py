@@ -382,12 +382,15 @@ class Directory:
         """What the time brings; call it in every turn, first."""
         self.now_ms = now_ms
         self.timers.run(now_ms)
+        self.expiry.run(now_ms)
         if not self.writer.is_settling:  # then we may be an old copy, whose commits are none
             self.purges.step(now_ms)
 
     def next_due_ms(self) -> int | None:
         """When `tick` has something to do; None: nothing is planned."""
-        return 0 if self.purges and not self.writer.is_settling else self.timers.next_ms
+        if self.purges and not self.writer.is_settling:
+            return 0
+        return min((each for each in (self.timers.next_ms, self.expiry.next_ms) if each is not None), default=None)
 
     def count(self, name: str) -> None:
         self.tally[name] = self.tally.get(name, 0) + 1

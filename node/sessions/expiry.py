@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from functools import partial
 from typing import TYPE_CHECKING
 
 from node.sessions.timers import AT_ONCE
@@ -28,10 +27,8 @@ class Expiry:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._due_ms: dict[int, int] = {}  # sid -> when its session is looked at
-        self._looks: list[
-            tuple[int, int]
-        ] = []  # a heap of (when, sid), and of some that `_due_ms` does not have any more
-        self._planned_ms = 0  # the timer; 0: there is none
+        # A heap of these as (when, sid), and of some that do not count any more
+        self._looks: list[tuple[int, int]] = []
 
     def later(self, record: SessionRecord) -> None:
         if record.expiry_s == NEVER:
@@ -40,24 +37,20 @@ class Expiry:
         if self._due_ms.get(record.sid, due_ms + 1) > due_ms:
             self._due_ms[record.sid] = due_ms
             heapq.heappush(self._looks, (due_ms, record.sid))
-            self._plan()
+            self._trim()
 
     def forget(self, sid: int) -> None:
         """Its session is over."""
         self._due_ms.pop(sid, None)
+        self._trim()
+
+    def _trim(self) -> None:
         if len(self._looks) > 2 * len(self._due_ms) + FORGOTTEN_MAX:
-            self._looks = [(due_ms, each) for each, due_ms in self._due_ms.items()]
+            self._looks = [(due_ms, sid) for sid, due_ms in self._due_ms.items()]
             heapq.heapify(self._looks)
 
-    def _plan(self) -> None:
-        if self._looks and not 0 < self._planned_ms <= self._looks[0][0]:
-            self._planned_ms = self._looks[0][0]
-            self._directory.timers.at(self._planned_ms, partial(self._look, self._planned_ms))
-
-    def _look(self, planned_ms: int, now_ms: int) -> None:
-        if planned_ms != self._planned_ms:
-            return  # an earlier one was planned since
-        self._planned_ms = 0
+    def run(self, now_ms: int) -> None:
+        """What is due beyond AT_ONCE of them waits for the next call."""
         for _ in range(AT_ONCE):
             if not self._looks or self._looks[0][0] > now_ms:
                 break
@@ -65,7 +58,10 @@ class Expiry:
             if self._due_ms.get(sid) == due_ms:
                 del self._due_ms[sid]
                 self._end(sid, now_ms)
-        self._plan()
+
+    @property
+    def next_ms(self) -> int | None:
+        return self._looks[0][0] if self._looks else None
 
     def _end(self, sid: int, now_ms: int) -> None:
         record = self._directory.by_sid.get(sid)

@@ -102,27 +102,42 @@ def will(record: bytes) -> dict[str, Any]:
     return {"delay_s": 0, "record": record}
 
 
-def test_who_begins_a_session_anew_all_day_long_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Each would have ended by itself a day later."""
+@pytest.mark.parametrize(
+    ("is_new", "expiry_s", "less_s", "every_ms", "remembered_bytes"),
+    [
+        pytest.param(True, 86_400, 0, 10, 150, id="begins anew, and would last for a day"),
+        pytest.param(True, 1, 0, 2000, 150, id="ends by itself before the next"),
+        pytest.param(False, 864_000, 20, 10, 50, id="goes on, and would last less long each time"),
+    ],
+)
+def test_a_session_that_comes_and_goes_all_day_long_leaves_nothing_behind(
+    tmp_path: Path, is_new: bool, expiry_s: int, less_s: int, every_ms: int, remembered_bytes: int
+) -> None:
+    """Beside another one, which lasts for a month. Of each that has ended the store remembers a little for a while."""
+    count = 5000
     link, life = WorkerLink(0), Life(tmp_path)
-    life.turns(life.came(link))
+    directory = life.directory
 
-    def comes_and_goes(times: int) -> None:
-        for _ in range(times):
-            life.turns(
-                life.asks(link, "claim", "X", 1, True, 86_400, None, None, 0),
-                life.asks(link, "detach", "X", 1, 86_400, "drop", 0),
-            )
+    def comes_and_goes(client: str, expiry_s: int, now_ms: int) -> None:
+        directory.tick(now_ms)
+        life.asks(link, "claim", client, 1, is_new, expiry_s, None, None, 0)(now_ms)
+        life.asks(link, "detach", client, 1, expiry_s, "drop", 0)(now_ms)
+        directory.outbox.take()
+        directory.outbox.take_urgent()
 
-    comes_and_goes(1500)
+    def comes_and_goes_often(number: int) -> None:
+        for each in range(number, number + count):
+            comes_and_goes("X", expiry_s - each * less_s, each * every_ms)
+
+    life.turns(life.came(link), lambda now: comes_and_goes("another", 30 * 86_400, 0))
+    life.turns(lambda now: comes_and_goes_often(1))
     tracemalloc.start()
     try:
-        before, _ = tracemalloc.get_traced_memory()
-        comes_and_goes(1500)
-        after, _ = tracemalloc.get_traced_memory()
+        life.turns(lambda now: comes_and_goes_often(1 + count), now_ms=count * every_ms)
+        left_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (after - before) / 1500 < 300, "but what the store remembers of each for a while"
+    assert left_bytes / count < remembered_bytes
 
 
 def test_all_sessions_of_a_host_that_starts_end_in_turns(tmp_path: Path) -> None:
